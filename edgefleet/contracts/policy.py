@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The policy file (TOML, kept in git): what a release must show before it runs, commits and spreads.
+
+Its SHA-256 and its device part are signed with the release. All durations are production seconds; an emulation may
+scale the clock, never the policy.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.decoding import decode_toml
+from edgefleet.contracts.errors import PolicyError
+from edgefleet.contracts.manifest import Fact, Natural, Positive, Share
+from edgefleet.contracts.names import Sha256
+
+Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
+Percent = Annotated[float, msgspec.Meta(ge=0.0, le=100.0)]
+
+
+class AcceptancePin(Fact, frozen=True, kw_only=True):
+    """Which acceptance examples a release must pass, and with what score at least."""
+
+    sha256: Sha256
+    minimum: Share
+
+
+class ShadowRule(Fact, frozen=True, kw_only=True):
+    """How long the candidate only listens: until ``samples`` paired comparisons, at most ``limit_s``."""
+
+    samples: Natural = 50
+    limit_s: Seconds = 3600.0
+
+
+class TrialRule(Fact, frozen=True, kw_only=True):
+    """When a trial ends well, and what ends it badly.
+
+    Both ``requests`` and ``minimum_s`` must be reached; after ``limit_s`` without them the trial fails.
+    More than ``crash_limit`` crashes, ``non_finite_limit`` NaN answers or ``failed_limit`` failed requests roll back
+    (a limit of 0: the first one does). ``unexplained_limit`` bounds deaths that nothing explains.
+    """
+
+    requests: Natural = 200
+    minimum_s: Seconds = 3600.0
+    limit_s: Seconds = 7 * 86400.0
+    crash_limit: Natural = 1
+    non_finite_limit: Natural = 0
+    failed_limit: Natural = 0
+    unexplained_limit: Natural = 5
+
+
+class DevicePolicy(Fact, frozen=True, kw_only=True):
+    """The part of the policy that devices carry out; it travels in the signed release."""
+
+    acceptance: AcceptancePin | None = None
+    shadow: ShadowRule = ShadowRule()
+    trial: TrialRule = TrialRule()
+
+
+class WaveRule(Fact, frozen=True, kw_only=True):
+    """One wave: the share of the fleet (holdout included) that has the release when it is done."""
+
+    percent: Percent
+    minimum_s: Seconds = 3600.0
+
+
+class GateRule(Fact, frozen=True, kw_only=True):
+    """What the evidence of a wave must show.
+
+    ``minimum_*`` is exposure: below it the gate waits, at most ``limit_s``, and then halts. A bound that is broken
+    halts at once. ``accuracy_drop`` compares labelled accuracy in the wave with the devices still on the release
+    before, in shares (0.03 = three points); ``disagreement`` bounds the share of paired comparisons with another
+    answer than the release before; ``failed_devices`` bounds the share of the wave's devices that refused the
+    release or rolled it back, and ``failed_devices_grace`` such devices are borne whatever the share.
+    """
+
+    minimum_devices: Positive = 1
+    minimum_requests: Natural = 0
+    minimum_labels: Natural = 0
+    minimum_compared: Natural = 0
+    failed_devices: Share = 0.02
+    failed_devices_grace: Natural = 0
+    accuracy_drop: Share = 0.03
+    disagreement: Share = 0.10
+    limit_s: Seconds = 7 * 86400.0
+
+
+class RolloutPolicy(Fact, frozen=True, kw_only=True):
+    """How a release spreads: the holdout, the waves in order (the last one 100 %), and the gate behind each."""
+
+    holdout_percent: Percent = 10.0
+    waves: Annotated[tuple[WaveRule, ...], msgspec.Meta(min_length=1, max_length=32)]
+    gate: GateRule = GateRule()
+
+
+class Policy(Fact, frozen=True, kw_only=True):
+    """A whole policy file."""
+
+    format_version: Literal[1]
+    device: DevicePolicy = DevicePolicy()
+    rollout: RolloutPolicy
+
+
+class PinnedPolicy(Fact, frozen=True, kw_only=True):
+    """A policy and the SHA-256 of the file it was read from."""
+
+    policy: Policy
+    sha256: Sha256
+
+
+def read_policy(data: bytes, *, source: str) -> PinnedPolicy:
+    """Read and check a policy file; an unreadable rule stops, it never passes.
+
+    Raises:
+        PolicyError: the file is not TOML, a field is wrong or unknown, or the waves do not grow to 100 %.
+    """
+    policy = decode_toml(data, Policy, source=source, error=PolicyError)
+    percents = [wave.percent for wave in policy.rollout.waves]
+    if percents != sorted(set(percents)) or percents[0] == 0.0:
+        raise PolicyError(f"{source}: rollout.waves must grow, got {percents}", hint="order the waves by percent")
+    if percents[-1] != 100.0:
+        raise PolicyError(
+            f"{source}: the last of rollout.waves is {percents[-1]} percent, expected 100",
+            hint="end with a wave of 100 percent, which also releases the holdout",
+        )
+    return PinnedPolicy(policy=policy, sha256=sha256_hex(data))
