@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What commands print: one JSON document or text on standard output, progress on standard error."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import msgspec
+
+from edgefleet.contracts.errors import EdgeFleetError
+
+
+class Advance(Protocol):
+    """Report that ``steps`` more of the work is done."""
+
+    def __call__(self, steps: int = 1) -> None: ...  # noqa: D102
+
+
+def emit(document: object, *, as_json: bool, human: Callable[[], str] | str) -> None:
+    """Print ``document`` (a msgspec structure or plain types) as indented JSON, or the text for people."""
+    if as_json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    else:
+        sys.stdout.write((human if isinstance(human, str) else human()).rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+def emit_error(error: EdgeFleetError, *, as_json: bool) -> None:
+    """Print an error: message and hint on standard error, or with ``--json`` one document on standard output."""
+    if as_json:
+        document = {
+            "error": {
+                "code": error.code,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_status": int(error.exit_status),
+            }
+        }
+        emit(document, as_json=True, human="")
+    else:
+        sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
+
+
+@contextmanager
+def progress(description: str, total: int | None = None) -> Iterator[Advance]:
+    """Show a progress bar on standard error while the block runs; silent where that is no terminal.
+
+    ``total`` is the number of steps, or None where it is not known.
+    """
+    if not sys.stderr.isatty():
+        yield _stand_still
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total)
+
+        def advance(steps: int = 1) -> None:
+            bar.advance(task, steps)
+
+        yield advance
+
+
+def _stand_still(steps: int = 1) -> None:
+    """Take no notice: nobody is looking."""
