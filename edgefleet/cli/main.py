@@ -2,9 +2,10 @@
 """``edgefleet``: finds the verbs in the entry-point group ``edgefleet.commands`` and loads one when it is used."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
-from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, MissingExtraError
+from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, InputError, MissingExtraError
 
 GROUP = "edgefleet.commands"
 #: The order in which help shows the verbs: the order of the work.
@@ -14,27 +15,47 @@ _ORDER = (
 )  # fmt: skip
 #: Which extra brings the packages of each verb's room.
 _EXTRAS = {
+    "edgefleet": "converter",
+    "firmware_profiles": "converter",
     "converter": "converter",
     "fleet_server": "server",
     "fleet_emulation": "demo",
-    "firmware_profiles": "converter",
 }
+_OWN_PACKAGES = (*_EXTRAS, "device_agent")
+_HELP = """\
+Usage: edgefleet COMMAND [OPTIONS] [ARGUMENTS]
+
+Take a trained model to a fleet of edge devices, and bring the evidence back.
+
+Commands:
+{commands}
+
+Every command has --help with an example, and --json for one JSON document on standard output.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 refused (a check said no), 4 not allowed,
+5 the rollout was halted or rolled back.
+
+Example: edgefleet demo
+"""
 
 
 def main() -> None:
     """Run the command line and exit with a documented status."""
-    try:
-        import typer
-    except ImportError:
-        sys.stderr.write(
-            "error: the command 'edgefleet' needs one of the extras converter, server or demo\n"
-            "hint: run: pip install 'edgefleet[converter]' (a device uses 'edgefleet-agent')\n"
-        )
-        sys.exit(int(ExitStatus.FAILED))
-    del typer
-    from edgefleet.cli.front_door import run
-
     sys.exit(run(sys.argv[1:], verbs()))
+
+
+def run(arguments: Sequence[str], points: Mapping[str, EntryPoint]) -> int:
+    """Run one command and return its exit status; expected failures are printed, never raised."""
+    try:
+        return _dispatch(list(arguments), points)
+    except EdgeFleetError as error:
+        from edgefleet.cli.output import emit_error
+
+        emit_error(error, as_json="--json" in arguments)
+        return int(error.exit_status)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
 
 
 def verbs() -> dict[str, EntryPoint]:
@@ -44,27 +65,45 @@ def verbs() -> dict[str, EntryPoint]:
     return {name: found[name] for name in [*known, *sorted(set(found) - set(known))]}
 
 
-def load(point: EntryPoint) -> object:
-    """Load a verb's ``typer.Typer`` application.
+def _dispatch(arguments: list[str], points: Mapping[str, EntryPoint]) -> int:
+    first = arguments[0] if arguments else ""
+    if first in ("", "--help", "-h", "help"):
+        sys.stdout.write(_HELP.format(commands=_describe(points)))
+        return int(ExitStatus.DONE if first else ExitStatus.WRONG_USAGE)
+    if first == "--version":
+        sys.stdout.write(f"edgefleet {version('edgefleet')}\n")
+        return int(ExitStatus.DONE)
+    if first not in points:
+        raise InputError(f"'{first}' is not a command of edgefleet", hint="see: edgefleet --help")
+    return _run_verb(points[first], arguments[1:])
 
-    Raises:
-        MissingExtraError: a package that its room needs is not installed.
-    """
+
+def _run_verb(point: EntryPoint, arguments: list[str]) -> int:
+    """Load a verb's ``typer.Typer`` application and run it."""
+    room = point.module.partition(".")[0]
     try:
-        return point.load()
+        from edgefleet.cli.typer_adapter import run_app
+
+        return run_app(point.load(), arguments, name=f"edgefleet {point.name}")
     except ModuleNotFoundError as error:
-        raise missing_package(error, point.module.partition(".")[0], f"'edgefleet {point.name}'") from error
+        if error.name is None or error.name.partition(".")[0] in _OWN_PACKAGES:
+            raise
+        raise MissingExtraError(
+            f"'edgefleet {point.name}' needs the Python package '{error.name}', which is not installed",
+            hint=f"run: pip install 'edgefleet[{_EXTRAS.get(room, 'demo')}]'",
+        ) from error
 
 
-def missing_package(error: ModuleNotFoundError, room: str, needed_for: str) -> EdgeFleetError:
-    """Turn a failed import into the one sentence that names the extra; our own modules are never missing."""
-    extra = _EXTRAS.get(room, "demo")
-    return MissingExtraError(
-        f"{needed_for} needs the Python package '{error.name}', which is not installed",
-        hint=f"run: pip install 'edgefleet[{extra}]'",
-    )
+def _describe(points: Mapping[str, EntryPoint]) -> str:
+    width = max((len(name) for name in points), default=0)
+    return "\n".join(f"  {name:{width}}  {_summary(point)}" for name, point in points.items())
 
 
-def distribution_version() -> str:
-    """Return the installed version of EdgeFleet."""
-    return version("edgefleet")
+def _summary(point: EntryPoint) -> str:
+    """Return the first sentence of a verb's help, or what is missing to load it."""
+    try:
+        from edgefleet.cli.typer_adapter import summary
+
+        return summary(point.load())
+    except ModuleNotFoundError:
+        return f"(pip install 'edgefleet[{_EXTRAS.get(point.module.partition('.')[0], 'demo')}]')"

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a room's ``typer.Typer`` application in the front door's terms: our errors, our exit statuses."""
+
+import typer
+from typer.main import get_command
+
+from edgefleet.contracts.errors import InputError
+
+
+def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> int:
+    """Run an application and return its exit status.
+
+    Raises:
+        InputError: an option or argument is wrong.
+        EdgeFleetError: whatever the command itself raises.
+    """
+    try:
+        result = get_command(app).main(args=arguments, prog_name=name, standalone_mode=False)
+    except typer.TyperException as error:  # every usage error derives from it
+        usage = error.format_message() or "a command is missing"
+        raise InputError(f"{name}: {usage}", hint=f"see: {name} --help") from error
+    except typer.Abort as error:
+        raise InputError(
+            f"{name}: stopped, nothing was confirmed", hint="answer the question with y, or use --yes"
+        ) from error
+    return result if isinstance(result, int) else 0
+
+
+def summary(app: typer.Typer) -> str:
+    """Return the first line of an application's help."""
+    return get_command(app).get_short_help_str(limit=90)
