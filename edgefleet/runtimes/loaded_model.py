@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bundle's model, loaded: raw inputs in, real-valued outputs out, exactly as the manifest says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from edgefleet.contracts.bundle import Bundle
+from edgefleet.contracts.errors import IncompatibleError, ModelFailedError
+from edgefleet.contracts.manifest import Manifest, TensorSpec
+from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
+from edgefleet.runtimes.preprocessing import preprocess
+from edgefleet.runtimes.tensors import Floats, dequantize, to_model_inputs
+
+Array = npt.NDArray[Any]
+
+
+class LoadedModel:
+    """One interpreter with the manifest that says how to feed and read it; not for two threads at once."""
+
+    def __init__(self, manifest: Manifest, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
+        self.manifest = manifest
+        self.interpreter = LiteRtInterpreter(model, kernels=kernels, threads=threads)
+        _check_interface(manifest, self.interpreter)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1) -> "LoadedModel":
+        """Load a verified bundle's model.
+
+        Raises:
+            BundleError: the model's bytes changed on disk.
+            IncompatibleError: the model is not the one that the manifest describes, or needs another runtime.
+            UnsupportedModelError: the runtime cannot load it.
+        """
+        return cls(bundle.manifest, bundle.read(bundle.manifest.model), kernels=kernels, threads=threads)
+
+    def answer(self, raw: Sequence[Array]) -> list[Floats]:
+        """Answer one raw sample (one array an input, before preprocessing) with de-quantized float32 outputs.
+
+        Raises:
+            SampleError: the sample does not fit.
+            ModelFailedError: the interpreter failed.
+        """
+        prepared = [preprocess(value, self.manifest.preprocessing) for value in raw]
+        outputs = self.invoke(to_model_inputs(prepared, self.manifest.interface.inputs))
+        return [dequantize(o, spec) for o, spec in zip(outputs, self.manifest.interface.outputs, strict=True)]
+
+    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run the model on tensors as it takes them, and return its tensors as they are."""
+        return self.interpreter.invoke(inputs)
+
+
+def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter) -> None:
+    if manifest.runtime.kind != "litert":
+        raise IncompatibleError(
+            f"the bundle is for the runtime '{manifest.runtime.kind}', this one is 'litert'",
+            hint="use a bundle made for this board's profile",
+        )
+    for where, said, found in (
+        ("input", manifest.interface.inputs, interpreter.inputs),
+        ("output", manifest.interface.outputs, interpreter.outputs),
+    ):
+        if [_essence(spec) for spec in said] != [_essence(spec) for spec in found]:
+            raise ModelFailedError(
+                f"the model's {where}s are not those of manifest.interface.{where}s",
+                hint="convert the model again; the bundle contradicts itself",
+            )
+
+
+def _essence(spec: TensorSpec) -> tuple[object, ...]:
+    return (spec.shape, spec.dtype, spec.scale, spec.zero_point)

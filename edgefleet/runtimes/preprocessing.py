@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a product's raw input to the model's real-valued input: the one implementation for converter and device.
+
+Resizing maps pixel centres (output centre ``(i + 0.5) * in / out``), with a triangle filter whose support grows with
+the factor when shrinking (as Pillow's antialiased resize does), a box filter for ``area``, and rounds half up.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefleet.contracts.errors import SampleError
+from edgefleet.contracts.manifest import ImagePreprocessing, Preprocessing
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+_DIMENSIONS = 3
+
+
+def preprocess(raw: Array, how: Preprocessing) -> Array:
+    """Apply a bundle's preprocessing to one raw input; without any the input is returned as it is.
+
+    Raises:
+        SampleError: the input is not what the preprocessing starts from.
+    """
+    if how.image is None:
+        return raw
+    return preprocess_image(raw, how.image)
+
+
+def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
+    """Turn an 8-bit RGB (height, width, 3) or grey (height, width[, 1]) picture into float32 (h, w, channels).
+
+    Raises:
+        SampleError: the array is no 8-bit picture.
+    """
+    if picture.dtype != np.uint8 or picture.ndim not in (2, _DIMENSIONS) or picture.shape[2:] not in ((), (1,), (3,)):
+        raise SampleError(
+            f"a picture is an array of {picture.dtype} with shape {list(picture.shape)}, "
+            "expected uint8 [height, width, 3] (RGB) or [height, width] (grey)",
+            hint="pass the picture as it was decoded; the bundle's preprocessing scales it",
+        )
+    pixels = picture if picture.ndim == _DIMENSIONS else picture[:, :, np.newaxis]
+    resized = _resize(pixels.astype(np.float64), how)
+    channels = _pick_channels(resized, how.channels)
+    return (channels * how.scale + how.offset).astype(np.float32)
+
+
+def _resize(pixels: npt.NDArray[np.float64], how: ImagePreprocessing) -> npt.NDArray[np.float64]:
+    height, width = how.size
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if how.resize == "nearest":
+        rows = _nearest(pixels.shape[0], height)
+        return pixels[rows][:, _nearest(pixels.shape[1], width)]
+    down = _weights(pixels.shape[0], height, how.resize)
+    across = _weights(pixels.shape[1], width, how.resize)
+    resized = np.einsum("ij,jkc->ikc", down, np.einsum("ij,kjc->kic", across, pixels))
+    rounded: npt.NDArray[np.float64] = np.clip(np.floor(resized + 0.5), 0.0, 255.0)
+    return rounded
+
+
+def _nearest(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
+    return np.minimum(((np.arange(size_out) + 0.5) * size_in / size_out).astype(np.intp), size_in - 1)
+
+
+@lru_cache(maxsize=32)
+def _weights(size_in: int, size_out: int, kind: str) -> npt.NDArray[np.float64]:
+    """Return the (size_out, size_in) matrix of filter weights of one axis; each row sums to 1."""
+    ratio = size_in / size_out
+    support = max(ratio, 1.0)
+    centres = (np.arange(size_out) + 0.5) * ratio
+    distance = np.arange(size_in) + 0.5 - centres[:, np.newaxis]
+    if kind == "area":
+        weights = np.clip(0.5 * (ratio + 1.0) - np.abs(distance), 0.0, min(ratio, 1.0))
+    else:
+        weights = np.clip(1.0 - np.abs(distance) / support, 0.0, None)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _pick_channels(pixels: npt.NDArray[np.float64], channels: str) -> npt.NDArray[np.float64]:
+    if channels == "GRAY":
+        return pixels if pixels.shape[2] == 1 else _luma(pixels)
+    colour = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    return colour[:, :, ::-1] if channels == "BGR" else colour
+
+
+def _luma(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return ITU-R BT.601 luma, rounded half up to whole grey levels."""
+    grey = pixels @ np.array([0.299, 0.587, 0.114])
+    return np.asarray(np.floor(grey + 0.5)[:, :, np.newaxis])

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between real values and a model's tensors: ``real = scale * (quantized - zero_point)``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefleet.contracts.errors import SampleError
+from edgefleet.contracts.manifest import TensorSpec
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+
+def quantize(values: Array, spec: TensorSpec) -> Array:
+    """Turn real values into the tensor's dtype: rounded half to even and clamped; float tensors only change dtype."""
+    dtype = np.dtype(spec.dtype)
+    if spec.scale is None or spec.zero_point is None:
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    scaled = np.rint(values.astype(np.float32) / np.float32(spec.scale)) + np.float32(spec.zero_point)
+    clamped: Array = np.clip(scaled, limits.min, limits.max).astype(dtype)
+    return clamped
+
+
+def dequantize(values: Array, spec: TensorSpec) -> Floats:
+    """Turn a tensor into real float32 values of the same shape."""
+    if spec.scale is None or spec.zero_point is None:
+        return values.astype(np.float32, copy=False)
+    return (values.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)
+
+
+def to_model_inputs(sample: Sequence[Array], specs: Sequence[TensorSpec]) -> list[Array]:
+    """Quantize one sample, one real-valued array an input; a missing batch dimension of 1 is added.
+
+    Raises:
+        SampleError: another number of arrays than inputs, or a shape that does not fit.
+    """
+    if len(sample) != len(specs):
+        raise SampleError(
+            f"a sample has {len(sample)} arrays, the model has {len(specs)} inputs",
+            hint="give one array for each input, by its name",
+        )
+    return [quantize(_batched(value, spec), spec) for value, spec in zip(sample, specs, strict=True)]
+
+
+def _batched(value: Array, spec: TensorSpec) -> Array:
+    if value.shape == spec.shape:
+        return value
+    if value.size == int(np.prod(spec.shape)) and value.shape == tuple(n for n in spec.shape if n != 1):
+        return value.reshape(spec.shape)
+    if (1, *value.shape) == spec.shape:
+        return value[np.newaxis]
+    raise SampleError(
+        f"a sample of input '{spec.name}' has shape {list(value.shape)}, the model expects {list(spec.shape)}",
+        hint="check the samples, or name a preprocessing file with --preprocessing",
+    )
