@@ -17,7 +17,7 @@ GOLDEN_DIR = "golden/"
 ACCEPTANCE_PATH = "golden/acceptance.npz"
 MODEL_CARD_PATH = "MODEL_CARD.md"
 #: A member's path: relative, forward slashes, no ``.`` or ``..`` segment, at most 100 bytes (ustar's name field).
-MEMBER_PATH_PATTERN = r"^(?=.{1,100}$)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
+MEMBER_PATH_PATTERN = r"^(?=.{1,100}$)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z"
 
 Task = Literal["classification", "regression", "anomaly", "detection"]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]

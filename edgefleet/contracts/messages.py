@@ -19,8 +19,8 @@ CONFIDENCE_BINS = 20
 LATENCY_BINS_PER_OCTAVE = 4
 LATENCY_BINS = 112
 
-Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}$")]
-Cause = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Cause = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 Detail = Annotated[str, msgspec.Meta(max_length=1000)]
 Column = Annotated[tuple[Natural, ...], msgspec.Meta(max_length=4096)]
 

@@ -7,12 +7,12 @@ from typing import Annotated
 import msgspec
 
 #: A product, device, tenant or profile: safe in a file name, a URL, an MQTT topic and a TUF path pattern.
-NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}\Z"
 #: Semantic version 2.0.0 without build metadata (``+`` is not safe in an MQTT topic).
 VERSION_PATTERN = (
-    r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[0-9a-z]{1,16}(\.[0-9a-z]{1,16}){0,4})?$"
+    r"^(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})\.(0|[1-9][0-9]{0,8})(-[0-9a-z]{1,16}(\.[0-9a-z]{1,16}){0,4})?\Z"
 )
-SHA256_PATTERN = r"^[0-9a-f]{64}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}\Z"
 
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Version = Annotated[str, msgspec.Meta(pattern=VERSION_PATTERN)]

@@ -15,7 +15,8 @@ from edgefleet.contracts.errors import PolicyError
 from edgefleet.contracts.manifest import Fact, Natural, Positive, Share
 from edgefleet.contracts.names import Sha256
 
-Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
+#: Finite: "without limit" is not a rule that a device can keep (a century is).
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=3.2e9)]
 Percent = Annotated[float, msgspec.Meta(ge=0.0, le=100.0)]
 
 

@@ -90,7 +90,7 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
     return TensorSpec(
         name=str(detail["name"]),
         shape=tuple(int(size) for size in detail["shape"]),
-        dtype=np.dtype(detail["dtype"]).name,  # type: ignore[arg-type]  # LiteRT has no dtype beyond the contract's
+        dtype=np.dtype(detail["dtype"]).name,
         scale=float(scale) if quantized else None,
         zero_point=int(zero_point) if quantized else None,
     )

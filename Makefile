@@ -1,0 +1,61 @@
+# Each target sets up what it needs. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench campaign docs package clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+.make/venv:
+	@mkdir -p .make
+	@PYTHON=$(PYTHON) scripts/install-system-packages demo
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EdgeFleet needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet 'pip>=25.1'
+	@touch $@
+
+.make/demo: .make/venv pyproject.toml
+	$(PIP) install --quiet --editable '.[demo]'
+	@touch $@
+
+.make/dev: .make/demo pyproject.toml
+	$(PIP) install --quiet --editable '.[demo]' --group dev
+	@touch $@
+
+.make/system:
+	@mkdir -p .make
+	@PYTHON=$(PYTHON) scripts/install-system-packages test
+	@touch $@
+
+demo: .make/demo ## the whole loop on this machine: convert, approve, roll out, four failures, four defenders
+	$(BIN)/edgefleet demo --once
+
+test: .make/dev .make/system ## all tests
+	$(BIN)/python -m pytest -m "not wheel" $(PYTEST_ARGS)
+
+check: .make/dev .make/system ## format, lint, types, import walls, docs, and the wheel with one extra at a time
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m wheel $(PYTEST_ARGS)
+
+bench: .make/dev ## benchmarks against named baselines; results in benchmarks/results/
+	$(BIN)/python -m benchmarks
+
+campaign: .make/dev .make/system ## the long runs that CI has no time for; results in benchmarks/results/
+	$(BIN)/python -m benchmarks --campaign
+
+docs: .make/dev ## check that every documented command and link is true
+	$(BIN)/python -m pytest tests/docs
+
+package: .make/dev ## build the wheel and the source distribution into dist/
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove everything that the other targets made
+	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
