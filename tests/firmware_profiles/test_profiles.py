@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boards that come with EdgeFleet are valid, and a user's wrong file is told in one sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefleet.contracts.errors import FileMissingError, InputError, ProfileError
+from edgefleet.contracts.profile import compat_hash
+from firmware_profiles import list_profiles, load_profile, read_profile
+
+KNOWN = ["linux-x86_64", "mps2-an386", "raspberry-pi-4"]
+EDGEFLEET = Path(sys.executable).with_name("edgefleet")
+
+
+def edgefleet(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([EDGEFLEET, *arguments], capture_output=True, text=True, check=False, timeout=60)
+
+
+def altered(profile_id: str, path: str, value: object) -> bytes:
+    """Return the TOML of a known profile with one field set (dots and list indices in ``path``)."""
+    document = msgspec.to_builtins(load_profile(profile_id))
+    place = document
+    *parents, last = path.split(".")
+    for part in parents:
+        place = place[int(part)] if part.isdigit() else place[part]
+    place[last] = value
+    return tomli_w.dumps(_without_none(document)).encode()
+
+
+def _without_none(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(v) for v in value]
+    return value
+
+
+def test_the_known_boards_are_listed_in_order() -> None:
+    assert [profile.id for profile in list_profiles()] == KNOWN
+
+
+@pytest.mark.parametrize("profile_id", KNOWN)
+def test_each_board_is_named_like_its_file(profile_id: str) -> None:
+    assert load_profile(profile_id).id == profile_id
+
+
+def test_all_boards_differ_in_what_runs_on_them() -> None:
+    assert len({compat_hash(profile) for profile in list_profiles()}) == len(KNOWN)
+
+
+def test_a_budget_or_title_does_not_change_the_compat_hash() -> None:
+    board = load_profile("mps2-an386")
+    other = msgspec.structs.replace(
+        board, title="another", budgets=msgspec.structs.replace(board.budgets, model_bytes=1)
+    )
+    assert compat_hash(other) == compat_hash(board)
+
+
+def test_another_memory_map_changes_the_compat_hash() -> None:
+    board = load_profile("mps2-an386")
+    moved = read_profile(altered("mps2-an386", "memory.regions.1.origin", 0x2100_0000), source="b.toml")
+    assert compat_hash(moved) != compat_hash(board)
+
+
+def test_an_unknown_id_names_the_known_ones() -> None:
+    with pytest.raises(InputError) as caught:
+        load_profile("pi-4")
+    assert caught.value.message == "there is no profile 'pi-4', only linux-x86_64, mps2-an386, raspberry-pi-4"
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileMissingError) as caught:
+        load_profile(str(tmp_path / "board.toml"))
+    assert caught.value.message == f"cannot read the profile '{tmp_path}/board.toml': No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("profile_id", "path", "value", "message"),
+    [
+        ("mps2-an386", "runtime.kind", "litert",
+         "b.toml: memory.regions are for microcontrollers; runtime.kind is 'litert'; "
+         "runtime.kind is 'litert', but a board with cpu.architecture 'armv7e-m' runs 'tflm'; "
+         "runtime.numerics is 'tflm/1', but runtime.kind 'litert' computes as 'litert/1'"),
+        ("linux-x86_64", "runtime.numerics", "tflm/1",
+         "b.toml: runtime.numerics is 'tflm/1', but runtime.kind 'litert' computes as 'litert/1'"),
+        ("linux-x86_64", "runtime.version", "new",
+         "b.toml: runtime.version is 'new', expected numbers with dots between them"),
+        ("linux-x86_64", "precisions", ["int8", "int8"], "b.toml: precisions names 'int8' twice"),
+        ("mps2-an386", "memory.regions.1.origin", 4096, "b.toml: memory.regions 'code' and 'data' overlap"),
+        ("mps2-an386", "memory.regions.1.name", "code", "b.toml: memory.regions names 'code' twice"),
+        ("mps2-an386", "memory.regions.1.origin", 0xFFFF_FFFF,
+         "b.toml: memory.regions 'data' ends behind the 32-bit address space"),
+        ("mps2-an386", "memory.flash_bytes", None,
+         "b.toml: memory.flash_bytes is missing; a microcontroller keeps its model there"),
+        ("mps2-an386", "budgets.arena_bytes", 5_000_000,
+         "b.toml: budgets.arena_bytes is 5000000, over memory.ram_bytes (4194304)"),
+        ("mps2-an386", "budgets.model_bytes", 5_000_000,
+         "b.toml: budgets.model_bytes is 5000000, over memory.flash_bytes (4194304)"),
+        ("mps2-an386", "operators", ["conv"],
+         "b.toml: operators has 'conv', expected names as TFLite's schema writes them (CONV_2D)"),
+        ("linux-x86_64", "cpu.cores", 0, "b.toml: Expected `int` >= 1 - at `$.cpu.cores`"),
+        ("linux-x86_64", "colour", "red", "b.toml: Object contains unknown field `colour`"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_one_sentence_with_its_path(profile_id: str, path: str, value: object, message: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        read_profile(altered(profile_id, path, value), source="b.toml")
+    assert caught.value.message == message
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_make_the_reader_fail_in_another_way(data: bytes) -> None:
+    with pytest.raises(ProfileError):
+        read_profile(data, source="b.toml")
+
+
+def test_the_command_lists_boards_as_one_json_document() -> None:
+    done = edgefleet("profiles", "list", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["id"] for row in json.loads(done.stdout)] == KNOWN
+
+
+def test_the_command_shows_a_users_own_board(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(altered("raspberry-pi-4", "id", "mine"))
+    done = edgefleet("profiles", "show", str(file), "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["profile"]["id"] == "mine"
+    assert edgefleet("profiles", "validate", str(file)).stdout == (
+        "mine.toml is a valid profile: mine (Raspberry Pi 4 Model B (64-bit))\n"
+    )
+
+
+def test_the_command_refuses_a_wrong_board_with_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_bytes(altered("raspberry-pi-4", "runtime.version", "latest"))
+    done = edgefleet("profiles", "validate", str(file))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == (
+        "error: mine.toml: runtime.version is 'latest', expected numbers with dots between them\n"
+        "hint: correct the fields that are named, then: edgefleet profiles validate\n"
+    )
