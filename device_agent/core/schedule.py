@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When to try again: exponential back-off and jitter, with the random number as an argument."""
+
+from dataclasses import dataclass
+
+#: Deaths of the worker within one back-off cap after which the running model is held to be bad.
+CRASH_LOOP_LIMIT = 5
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Delays that double from ``first_s`` to ``cap_s``, spread over the upper half of each delay."""
+
+    first_s: float
+    cap_s: float
+
+    def delay_s(self, failures: int, random: float) -> float:
+        """Return the delay after ``failures`` in a row (0 or 1: the first delay); ``random`` lies in [0, 1)."""
+        exponent = min(max(failures - 1, 0), 32)
+        full = min(self.first_s * 2.0**exponent, self.cap_s)
+        return full * (0.5 + 0.5 * random)
+
+
+def jittered_s(period_s: float, random: float) -> float:
+    """Return a period spread by a tenth to both sides, so that a fleet does not poll in step."""
+    return period_s * (0.9 + 0.2 * random)

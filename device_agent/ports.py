@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent needs of the world, as interfaces: real adapters in the field, in-process ones in a simulation."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from device_agent.core.orders import Order, TargetFile
+from device_agent.core.record import DeviceRecord
+from device_agent.core.serving import AdmissionRequest, AdmissionVerdict, ModelRef, Report, ServingPlan
+from edgefleet.contracts.messages import Event, Gap, Hint, Message, RunningRelease, State, Telemetry, Watermark
+
+
+class Clock(Protocol):
+    """Two clocks: Unix seconds for messages, and one that never jumps for durations."""
+
+    def wall(self) -> float:
+        """Return Unix seconds."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some fixed moment."""
+
+
+class StateStore(Protocol):
+    """Keeps the one record; a save is durable when it returns."""
+
+    def load(self) -> DeviceRecord | None:
+        """Return the record, or None for a device that has none.
+
+        Raises:
+            StorageError: it is unreadable.
+        """
+
+    def save(self, record: DeviceRecord) -> None:
+        """Replace the record durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+    def set_aside(self) -> Path:
+        """Rename an unreadable record away and start an empty one; return the new name."""
+
+
+class Slots(Protocol):
+    """Content-addressed bundle files."""
+
+    def path(self, bundle_sha256: str) -> Path:
+        """Return where the bundle lies, or would lie."""
+
+    def has(self, bundle_sha256: str) -> bool:
+        """Tell whether the bundle is there."""
+
+    def adopt(self, source: Path, bundle_sha256: str) -> Path:
+        """Move a downloaded file into its slot, durably.
+
+        Raises:
+            BundleError: it has another hash.
+            StorageError: it cannot be moved.
+        """
+
+    def mark_good(self, release: RunningRelease, *, counter: int, committed_at: float) -> None:
+        """Note durably beside the slot that it was committed, for the day the record is unreadable."""
+
+    def mark_bad(self, bundle_sha256: str) -> None:
+        """Note durably that the bundle is in quarantine."""
+
+    def last_good(self) -> tuple[RunningRelease, int] | None:
+        """Return the last committed release whose file still has its hash, and its order's counter."""
+
+    def bad(self) -> tuple[str, ...]:
+        """Return the bundles noted as bad."""
+
+    def keep_only(self, bundle_sha256s: Sequence[str]) -> None:
+        """Delete the other bundles."""
+
+
+class Outbox(Protocol):
+    """The durable queue of messages that the server has not stored yet."""
+
+    @property
+    def epoch(self) -> str:
+        """The random number that this outbox got when it was made."""
+
+    def append(self, body: Telemetry | Event | Gap, *, created_at: float) -> Message:
+        """Store a message durably and return it with its key."""
+
+    def after(self, sequence: int, limit: int) -> list[Message]:
+        """Return up to ``limit`` messages with higher sequences, in order."""
+
+    def acknowledge(self, epoch: str, sequence: int) -> None:
+        """Let go of everything up to a watermark of this epoch."""
+
+    def depth(self) -> int:
+        """Return how many messages wait."""
+
+
+class Messenger(Protocol):
+    """A connection to the broker that comes and goes; nothing here blocks."""
+
+    def incoming(self) -> list[Watermark | Hint]:
+        """Return what came since the last call."""
+
+    @property
+    def connection(self) -> int:
+        """Number of the present connection, counted from 1; 0 while there is none."""
+
+    def send(self, message: Message) -> None:
+        """Hand a message over for sending; it may be lost."""
+
+    def announce(self, state: State) -> None:
+        """Set the retained state; it is published now and at each connect, with ``connected`` false as last will."""
+
+    def close(self, farewell: State | None) -> None:
+        """Publish the farewell state if there is a connection, and end it."""
+
+
+class Inference(Protocol):
+    """The inference worker. Commands return at once; what became of them comes as reports."""
+
+    def start(self) -> None:
+        """Start a worker if none runs."""
+
+    def serve(self, plan: ServingPlan) -> None:
+        """Ask for a plan to be put in force."""
+
+    def verify(self, model: ModelRef) -> None:
+        """Ask for a verification by fresh inferences."""
+
+    def collect(self) -> None:
+        """Ask for the counts since the last time."""
+
+    def reports(self) -> list[Report]:
+        """Return the reports since the last call."""
+
+    def kill(self, why: str) -> None:
+        """End a worker that does not answer; reported as a crash."""
+
+    def stop(self) -> None:
+        """Let the worker end."""
+
+    def rss_bytes(self) -> int:
+        """Return the resident memory of the worker, 0 if unknown."""
+
+
+class Trust(Protocol):
+    """Both TUF repositories."""
+
+    def check(self, seen_counter: int) -> Order:
+        """Return the order that both repositories agree on.
+
+        Raises:
+            TrustRefusedError: the metadata or the order is refused, with a precise cause.
+            UnreachableError: the server does not answer.
+        """
+
+
+class Downloads(Protocol):
+    """Fetches bundles, resuming where it stopped."""
+
+    def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
+        """Return a complete file with the target's length and hash.
+
+        Raises:
+            CorruptDownloadError: length or hash is wrong; the file was dropped.
+            StorageError: the disk is full.
+            UnreachableError: the server does not answer.
+        """
+
+    def discard(self) -> None:
+        """Delete leftovers of earlier downloads."""
+
+
+class Admission(Protocol):
+    """Runs the checks of a bundle before it may run."""
+
+    def admit(self, request: AdmissionRequest) -> AdmissionVerdict:
+        """Return the verdict; a child that dies or takes too long refuses."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything that an agent needs."""
+
+    clock: Clock
+    state: StateStore
+    slots: Slots
+    outbox: Outbox
+    messenger: Messenger
+    inference: Inference
+    trust: Trust
+    downloads: Downloads
+    admission: Admission
+    executor: Executor
+    random: Callable[[], float]
+    boot_id: str
