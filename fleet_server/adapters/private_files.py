@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write files so that a crash leaves the old content or the new, and secrets so that only their owner reads them."""
+
+import os
+from pathlib import Path
+
+from edgefleet.contracts.errors import ConflictError, FileMissingError, StorageError
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
+    """Write a file durably (temporary file, fsync, rename, fsync of the folder).
+
+    Raises:
+        ConflictError: ``replace`` is false and the file exists.
+        StorageError: the disk said no.
+    """
+    if not replace and path.exists():
+        raise ConflictError(f"'{path}' exists already", hint="choose another name, or take the file away first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write '{path}': {error.strerror or error}", hint="check free space and permissions"
+        ) from error
+
+
+def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Write a secret with mode 0600 into a folder of mode 0700; existing ones are kept unless ``replace``."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, mode=0o700)
+    write_file(path, data, mode=0o600, replace=replace)
+
+
+def read_file(path: Path, what: str) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        FileMissingError: it cannot be read; ``what`` says what the user knows it as.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileMissingError(
+            f"cannot read {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What approvers sign: the product's delegated metadata as they verified it last, plus exactly one release.
+
+``verify`` and ``sign`` are python-tuf's; here is only which content may be signed at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tuf.api.metadata import Metadata, TargetFile, Targets
+
+from edgefleet.contracts.errors import TrustError
+from edgefleet.contracts.manifest import Manifest
+from edgefleet.contracts.names import acceptance_target_path, bundle_target_path
+from edgefleet.contracts.policy import PinnedPolicy
+from edgefleet.contracts.tuf_custom import AcceptanceCustom, ReleaseCustom, to_custom
+
+APPROVAL_LIFETIME = timedelta(days=365)
+_EXPIRY_TOLERANCE = timedelta(days=31)
+
+
+@dataclass(frozen=True)
+class ReleaseTarget:
+    """One file that a release adds to the image repository."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    custom: ReleaseCustom | AcceptanceCustom
+
+
+def production_role(product: str) -> str:
+    """Return the name of a product's delegated role."""
+    return f"production-{product}"
+
+
+def bundle_target(manifest: Manifest, sha256: str, size_bytes: int, policy: PinnedPolicy) -> ReleaseTarget:
+    """Return the target of one verified bundle under one policy."""
+    custom = ReleaseCustom(
+        name=manifest.name,
+        version=manifest.version,
+        profile=manifest.profile.id,
+        compat_hash=manifest.profile.compat_hash,
+        policy_sha256=policy.sha256,
+        device_policy=policy.policy.device,
+    )
+    path = bundle_target_path(manifest.name, manifest.version, manifest.profile.id)
+    return ReleaseTarget(path, sha256, size_bytes, custom)
+
+
+def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
+    """Return the target of the acceptance examples that a bundle carries a copy of, or None."""
+    if manifest.acceptance is None:
+        return None
+    examples = manifest.acceptance
+    size_bytes = next(member.size_bytes for member in manifest.members if member.path == examples.path)
+    path = acceptance_target_path(manifest.name, examples.sha256)
+    return ReleaseTarget(path, examples.sha256, size_bytes, AcceptanceCustom(name=manifest.name))
+
+
+def add_release(base: Targets | None, targets: Sequence[ReleaseTarget], *, expires: datetime) -> Targets:
+    """Return ``base`` (None: the first ever) plus the targets of one release, with the next version.
+
+    Raises:
+        TrustError: a bundle with that path is in the base already, or acceptance examples changed under one name.
+    """
+    known = dict(base.targets) if base is not None else {}
+    for target in targets:
+        new = _target_file(target)
+        if target.path in known and (known[target.path] != new or isinstance(target.custom, ReleaseCustom)):
+            raise TrustError(
+                f"the image repository has '{target.path}' already", hint="publish the change under a new version"
+            )
+        known[target.path] = new
+    return Targets(version=base.version + 1 if base is not None else 1, expires=expires, targets=known)
+
+
+def check_same_but_expiry(proposed: Targets, own: Targets) -> None:
+    """Refuse a proposal that is anything else than what this approver would build.
+
+    Raises:
+        TrustError: it differs in more than its expiry, or its expiry lies more than 31 days off.
+    """
+    differences = describe_differences(own, proposed)
+    if differences:
+        raise TrustError(
+            f"the proposal differs from the release that was verified here: {'; '.join(differences)}",
+            hint="do not sign; ask the other approver what was proposed",
+        )
+    if abs(proposed.expires - own.expires) > _EXPIRY_TOLERANCE:
+        raise TrustError(
+            f"the proposal expires on {proposed.expires:%Y-%m-%d}, expected about {own.expires:%Y-%m-%d}",
+            hint="do not sign; publish and propose the release again",
+        )
+
+
+def describe_differences(old: Targets, new: Targets) -> list[str]:
+    """Return each difference between two metadata (expiry apart) in words; equal content gives an empty list."""
+    lines = [f"adds {path}" for path in sorted(set(new.targets) - set(old.targets))]
+    lines += [f"takes out {path}" for path in sorted(set(old.targets) - set(new.targets))]
+    both = sorted(set(old.targets) & set(new.targets))
+    lines += [f"changes {path}" for path in both if old.targets[path] != new.targets[path]]
+    ours, theirs = old.to_dict(), new.to_dict()
+    for field in sorted(set(ours) | set(theirs)):
+        if field not in ("targets", "expires") and ours.get(field) != theirs.get(field):
+            lines.append(f"changes {field} from {ours.get(field)} to {theirs.get(field)}")
+    return lines
+
+
+def read_targets(data: bytes, what: str) -> Metadata[Targets]:
+    """Parse targets metadata (no signature is checked here).
+
+    Raises:
+        TrustError: it is no targets metadata.
+    """
+    try:
+        metadata = Metadata[Targets].from_bytes(data)
+    except Exception as error:  # python-tuf raises its DeserializationError, and others on hostile input
+        raise TrustError(f"{what} is not TUF metadata: {error}", hint="build it with 'edgefleet'") from error
+    if not isinstance(metadata.signed, Targets):
+        raise TrustError(f"{what} is not targets metadata", hint="build it with 'edgefleet'")
+    return metadata
+
+
+def _target_file(target: ReleaseTarget) -> TargetFile:
+    return TargetFile(
+        length=target.size_bytes,
+        hashes={"sha256": target.sha256},
+        path=target.path,
+        unrecognized_fields={"custom": to_custom(target.custom)},
+    )

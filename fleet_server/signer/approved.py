@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which targets people have approved, as the signer verified it: root, then targets, then the delegated roles.
+
+The chain of trust is checked with python-tuf's ``verify_delegate`` from the signer's own copy of the root.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+
+from edgefleet.contracts.errors import TrustError
+from edgefleet.contracts.tuf_custom import ReleaseCustom, read_target_custom
+from fleet_server.core.delegation import read_targets
+
+
+@dataclass(frozen=True)
+class ApprovedTarget:
+    """One bundle that a threshold of approvers has signed."""
+
+    file: TargetFile
+    release: ReleaseCustom
+
+
+@dataclass(frozen=True)
+class ApprovedSet:
+    """The verified targets metadata by role (``targets`` included), and all bundles in it by target path."""
+
+    roles: Mapping[str, Metadata[Targets]]
+    bundles: Mapping[str, ApprovedTarget]
+
+
+def verify_approvals(root: Metadata[Root], targets: bytes, delegated: Mapping[str, bytes]) -> ApprovedSet:
+    """Verify every role's threshold of signatures, and collect the approved bundles.
+
+    Raises:
+        TrustError: a signature threshold is not met, or a role is not delegated to.
+    """
+    top = read_targets(targets, "the targets metadata")
+    _verify(root.signed, "targets", top)
+    roles: dict[str, Metadata[Targets]] = {"targets": top}
+    for role, data in delegated.items():
+        roles[role] = read_targets(data, f"the metadata of '{role}'")
+        _verify(top.signed, role, roles[role])
+    bundles = {
+        target.file.path: target for role in delegated for target in _bundles(top.signed, role, roles[role].signed)
+    }
+    return ApprovedSet(roles, bundles)
+
+
+def _verify(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> None:
+    try:
+        delegator.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except (RepositoryError, ValueError) as error:
+        raise TrustError(
+            f"the metadata of '{role}' is not signed by its threshold of keys: {error}",
+            hint="let the approvers sign with 'edgefleet releases approve'",
+        ) from error
+
+
+def _bundles(top: Targets, role: str, signed: Targets) -> list[ApprovedTarget]:
+    """Return the bundles that the delegation of this role covers; others are as good as unsigned."""
+    delegations = top.delegations
+    assert delegations is not None  # noqa: S101 - verify_delegate found the role
+    assert delegations.roles is not None  # noqa: S101
+    delegation = delegations.roles[role]
+    found = []
+    for path, file in signed.targets.items():
+        custom = read_target_custom(file.custom)
+        if isinstance(custom, ReleaseCustom) and delegation.is_delegated_path(path):
+            found.append(ApprovedTarget(file, custom))
+    return found

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The signer's own memory: an append-only log, one JSON document a line, hash-chained and synced before it signs.
+
+Everything that the signer's checks compare with is rebuilt from this log at start; the web process cannot write it.
+A last line that a power cut tore is dropped (nothing was signed on its strength); any other damage stops the signer.
+"""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from edgefleet.contracts.canonical import canonical_json, sha256_hex
+from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.manifest import Fact
+
+_GENESIS = "0" * 64
+
+
+class MetadataSigned(Fact, frozen=True, kw_only=True, tag="metadata"):
+    """A snapshot or timestamp of the image repository was signed."""
+
+    role: str
+    version: int
+    sha256: str
+    at: float
+
+
+class RolloutOpened(Fact, frozen=True, kw_only=True, tag="rollout"):
+    """A release may spread from now on, as its policy's waves allow."""
+
+    name: str
+    version: str
+    policy: str
+    at: float
+
+
+class AssignmentSigned(Fact, frozen=True, kw_only=True, tag="assignment"):
+    """A device got an order."""
+
+    device: str
+    counter: int
+    version: int
+    target_path: str | None
+    sha256: str
+    at: float
+
+
+class CertificateIssued(Fact, frozen=True, kw_only=True, tag="certificate"):
+    """A device got a certificate."""
+
+    device: str
+    profile: str
+    at: float
+
+
+Record = MetadataSigned | RolloutOpened | AssignmentSigned | CertificateIssued
+
+
+class _Line(Fact, frozen=True, kw_only=True):
+    previous: str
+    record: Record
+
+
+class Journal:
+    """The open log."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[Record] = []
+        self._last_hash = _GENESIS
+        keep_bytes = self._replay()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        os.ftruncate(self._file, keep_bytes)
+        os.lseek(self._file, 0, os.SEEK_END)
+
+    def append(self, record: Record) -> None:
+        """Add a record; it is on disk when this returns."""
+        line = canonical_json(_Line(previous=self._last_hash, record=record)) + b"\n"
+        os.write(self._file, line)
+        os.fsync(self._file)
+        self._last_hash = sha256_hex(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _replay(self) -> int:
+        """Read the log, and return how many of its bytes are whole lines."""
+        if not self.path.exists():
+            return 0
+        kept = 0
+        for line in self.path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
+            self._accept(line)
+            kept += len(line)
+        return kept
+
+    def _accept(self, line: bytes) -> None:
+        try:
+            entry = msgspec.json.decode(line, type=_Line)
+        except msgspec.MsgspecError as error:
+            raise self._damaged() from error
+        if entry.previous != self._last_hash:
+            raise self._damaged()
+        self.records.append(entry.record)
+        self._last_hash = sha256_hex(line)
+
+    def _damaged(self) -> StorageError:
+        return StorageError(
+            f"the signer's log '{self.path.name}' is damaged behind record {len(self.records)}",
+            hint="restore it from a backup: without it the signer cannot know what it has signed",
+        )

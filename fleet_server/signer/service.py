@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the signer does with a request: check it by its own knowledge, log it durably, then sign.
+
+The rules:
+
+1. A snapshot lists only metadata that a threshold of people signed, and never an older version than before.
+2. A version that was signed once is signed again only with the same content (so a crash changes nothing).
+3. A device's counter never falls, and one counter never means two orders.
+4. A device is sent only to a bundle in the approved set, made for its profile, within a rollout that was opened,
+   and only while no more devices have the release than the waves of its signed policy allow by now.
+5. A certificate is for the device that its request names.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from securesystemslib.signer import Signer
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.errors import EdgeFleetError, NotAllowedError, PolicyError, RefusedError, TrustError
+from edgefleet.contracts.policy import PinnedPolicy, read_policy
+from edgefleet.contracts.tuf_custom import Assignment, to_custom
+from fleet_server.adapters.certificates import KeyedCertificate, issue_device
+from fleet_server.adapters.private_files import write_file
+from fleet_server.core.cohort import cap_at
+from fleet_server.signer.approved import ApprovedSet, ApprovedTarget, verify_approvals
+from fleet_server.signer.journal import (
+    AssignmentSigned,
+    CertificateIssued,
+    Journal,
+    MetadataSigned,
+    Record,
+    RolloutOpened,
+)
+from fleet_server.signer.requests import (
+    Answer,
+    OpenRollout,
+    Refused,
+    Request,
+    SignAssignment,
+    SignCertificate,
+    Signed,
+    SignedAssignment,
+    SignSnapshot,
+    SignTimestamp,
+)
+
+_LONGEST_LIFETIME = timedelta(days=32)
+_HINT = "look at the server's log and the signer's log; nothing was signed"
+
+
+class _ApprovedFiles(msgspec.Struct, frozen=True):
+    targets: bytes
+    delegated: dict[str, bytes]
+
+
+class SignerService:
+    """The signer's state and its answers. ``clock`` returns Unix seconds; ``time_scale`` divides policy durations."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tenant: str,
+        root: Metadata[Root],
+        image_key: Signer,
+        director_key: Signer,
+        authority: KeyedCertificate,
+        clock: Callable[[], float],
+        time_scale: float = 1.0,
+    ) -> None:
+        self._tenant = tenant
+        self._root = root
+        self._image_key = image_key
+        self._director_key = director_key
+        self._authority = authority
+        self._clock = clock
+        self._time_scale = time_scale
+        self._approved_path = folder / "approved.msgpack"
+        self._journal = Journal(folder / "log.jsonl")
+        self._versions: dict[str, MetadataSigned] = {}
+        self._rollouts: dict[tuple[str, str], RolloutOpened] = {}
+        self._orders: dict[str, AssignmentSigned] = {}
+        self._ever: set[tuple[str, str]] = set()
+        self._profiles: dict[str, str] = {}
+        for record in self._journal.records:
+            self._remember(record)
+        self._approved = self._load_approved()
+
+    def answer(self, request: Request) -> Answer:
+        """Carry out a request, or say why not."""
+        try:
+            return self._dispatch(request)
+        except EdgeFleetError as error:
+            return Refused(code=error.code, message=error.message, hint=error.hint)
+
+    def _dispatch(self, request: Request) -> Answer:
+        if isinstance(request, SignAssignment):
+            return self._sign_assignment(request)
+        if isinstance(request, SignSnapshot):
+            return Signed(content=self._sign_snapshot(request))
+        if isinstance(request, SignTimestamp):
+            return Signed(content=self._sign_timestamp(request))
+        if isinstance(request, OpenRollout):
+            return self._open_rollout(request)
+        return self._sign_certificate(request)
+
+    def _sign_snapshot(self, request: SignSnapshot) -> bytes:
+        approved = verify_approvals(self._root, request.targets, request.delegated)
+        for role, metadata in approved.roles.items():
+            before = self._approved.roles.get(role) if self._approved else None
+            if before is not None and metadata.signed.version < before.signed.version:
+                raise TrustError(
+                    f"'{role}' is version {metadata.signed.version}, seen before: {before.signed.version}", hint=_HINT
+                )
+        gone = set(self._approved.roles if self._approved else ()) - set(approved.roles)
+        if gone:
+            raise TrustError(f"the snapshot leaves out '{min(gone)}', which it listed before", hint=_HINT)
+        meta = {f"{role}.json": MetaFile(version=data.signed.version) for role, data in approved.roles.items()}
+        signed = Metadata(Snapshot(version=request.version, expires=self._expiry(request.expires_at), meta=meta))
+        self._log_metadata("snapshot", request.version, signed)
+        files = _ApprovedFiles(request.targets, request.delegated)
+        write_file(self._approved_path, msgspec.msgpack.encode(files), mode=0o600)
+        self._approved = approved
+        return _signed_bytes(signed, self._image_key)
+
+    def _sign_timestamp(self, request: SignTimestamp) -> bytes:
+        snapshot = Metadata[Snapshot].from_bytes(request.snapshot)
+        self._root.signed.verify_delegate("snapshot", snapshot.signed_bytes, snapshot.signatures)
+        newest = self._versions.get("snapshot")
+        if newest is None or newest.version != snapshot.signed.version:
+            raise TrustError(f"snapshot {snapshot.signed.version} is not the newest that was signed", hint=_HINT)
+        signed = Metadata(
+            Timestamp(
+                version=request.version,
+                expires=self._expiry(request.expires_at),
+                snapshot_meta=MetaFile(version=snapshot.signed.version),
+            )
+        )
+        self._log_metadata("timestamp", request.version, signed)
+        return _signed_bytes(signed, self._image_key)
+
+    def _log_metadata(self, role: str, version: int, metadata: Metadata[Snapshot] | Metadata[Timestamp]) -> None:
+        sha256 = sha256_hex(metadata.signed_bytes)
+        before = self._versions.get(role)
+        _check_version(role, version, sha256, (before.version, before.sha256) if before else None)
+        self._log(MetadataSigned(role=role, version=version, sha256=sha256, at=self._clock()))
+
+    def _open_rollout(self, request: OpenRollout) -> Signed:
+        key = (request.name, request.version)
+        policy = read_policy(request.policy, source="the rollout's policy")
+        bundles = [t for t in self._bundles() if (t.release.name, t.release.version) == key]
+        if not bundles:
+            raise TrustError(f"release {request.name} {request.version} is not approved", hint="approve it first")
+        if any(target.release.policy_sha256 != policy.sha256 for target in bundles):
+            raise PolicyError("the policy is not the one that the release was approved with", hint=_HINT)
+        if key not in self._rollouts:
+            opened = RolloutOpened(
+                name=request.name, version=request.version, policy=request.policy.decode(), at=self._clock()
+            )
+            self._log(opened)
+        return Signed()
+
+    def _sign_assignment(self, request: SignAssignment) -> SignedAssignment:
+        target = self._allowed_target(request) if request.target_path is not None else None
+        before = self._orders.get(request.device)
+        if before is not None and (
+            request.counter < before.counter
+            or (request.counter == before.counter and request.target_path != before.target_path)
+        ):
+            raise TrustError(
+                f"device '{request.device}' has counter {before.counter} already, got {request.counter}", hint=_HINT
+            )
+        metadata = self._assignment_metadata(request, target.file if target else None)
+        sha256 = sha256_hex(b"".join(part.signed_bytes for part in metadata))
+        _check_version(request.device, request.version, sha256, (before.version, before.sha256) if before else None)
+        self._log(
+            AssignmentSigned(
+                device=request.device,
+                counter=request.counter,
+                version=request.version,
+                target_path=request.target_path,
+                sha256=sha256,
+                at=self._clock(),
+            )
+        )
+        targets, snapshot, timestamp = (_signed_bytes(part, self._director_key) for part in metadata)
+        return SignedAssignment(targets=targets, snapshot=snapshot, timestamp=timestamp)
+
+    def _assignment_metadata(
+        self, request: SignAssignment, file: TargetFile | None
+    ) -> tuple[Metadata[Targets], Metadata[Snapshot], Metadata[Timestamp]]:
+        expires = self._expiry(request.expires_at)
+        order = Assignment(tenant=self._tenant, device=request.device, profile=request.profile, counter=request.counter)
+        bare = {file.path: TargetFile(length=file.length, hashes=dict(file.hashes), path=file.path)} if file else {}
+        version = request.version
+        return (
+            Metadata(Targets(version=version, expires=expires, targets=bare, unrecognized_fields=to_custom(order))),
+            Metadata(Snapshot(version=version, expires=expires, meta={"targets.json": MetaFile(version=version)})),
+            Metadata(Timestamp(version=version, expires=expires, snapshot_meta=MetaFile(version=version))),
+        )
+
+    def _allowed_target(self, request: SignAssignment) -> ApprovedTarget:
+        path = request.target_path or ""
+        target = self._approved.bundles.get(path) if self._approved else None
+        if target is None:
+            raise TrustError(f"'{path}' is not in the approved set", hint="approve the release first")
+        if target.release.profile != request.profile or self._profiles.get(request.device) != request.profile:
+            raise TrustError(f"'{path}' is not for the profile of device '{request.device}'", hint=_HINT)
+        if (request.device, path) not in self._ever:
+            self._check_wave(target)
+        return target
+
+    def _check_wave(self, target: ApprovedTarget) -> None:
+        release = (target.release.name, target.release.version)
+        opened = self._rollouts.get(release)
+        if opened is None:
+            raise PolicyError(f"no rollout of {release[0]} {release[1]} was opened", hint="create a rollout")
+        policy = self._read_opened(opened)
+        paths = {t.file.path for t in self._bundles() if (t.release.name, t.release.version) == release}
+        profiles = {t.release.profile for t in self._bundles() if t.file.path in paths}
+        covered = sum(profile in profiles for profile in self._profiles.values())
+        elapsed_s = (self._clock() - opened.at) * self._time_scale
+        cap = cap_at(policy.policy.rollout.waves, covered=covered, elapsed_s=elapsed_s)
+        have = sum(order.target_path in paths for order in self._orders.values())
+        if have >= cap:
+            raise PolicyError(
+                f"{have} devices have {release[0]} {release[1]} already, and its waves allow {cap} by now",
+                hint="wait for the next wave",
+            )
+
+    def _sign_certificate(self, request: SignCertificate) -> Signed:
+        known = self._profiles.get(request.device)
+        if known is not None and known != request.profile:
+            raise NotAllowedError(
+                f"device '{request.device}' has profile '{known}', got '{request.profile}'", hint="invite a new name"
+            )
+        pem = issue_device(self._authority, self._tenant, request.device, request.csr_pem)
+        self._log(CertificateIssued(device=request.device, profile=request.profile, at=self._clock()))
+        return Signed(content=pem.encode())
+
+    def _read_opened(self, opened: RolloutOpened) -> PinnedPolicy:
+        return read_policy(opened.policy.encode(), source="the opened rollout's policy")
+
+    def _bundles(self) -> list[ApprovedTarget]:
+        return list(self._approved.bundles.values()) if self._approved else []
+
+    def _log(self, record: Record) -> None:
+        self._journal.append(record)
+        self._remember(record)
+
+    def _remember(self, record: Record) -> None:
+        if isinstance(record, AssignmentSigned):
+            self._orders[record.device] = record
+            if record.target_path is not None:
+                self._ever.add((record.device, record.target_path))
+        elif isinstance(record, MetadataSigned):
+            self._versions[record.role] = record
+        elif isinstance(record, RolloutOpened):
+            self._rollouts[(record.name, record.version)] = record
+        else:
+            self._profiles[record.device] = record.profile
+
+    def _load_approved(self) -> ApprovedSet | None:
+        if not self._approved_path.exists():
+            return None
+        files = msgspec.msgpack.decode(self._approved_path.read_bytes(), type=_ApprovedFiles)
+        return verify_approvals(self._root, files.targets, files.delegated)
+
+    def _expiry(self, expires_at: float) -> datetime:
+        expires = datetime.fromtimestamp(int(expires_at), UTC)
+        if expires > datetime.fromtimestamp(self._clock(), UTC) + _LONGEST_LIFETIME:
+            raise RefusedError(f"online metadata may not live until {expires:%Y-%m-%d}", hint=_HINT)
+        return expires
+
+
+def _check_version(what: str, version: int, sha256: str, before: tuple[int, str] | None) -> None:
+    if before is None or version > before[0]:
+        return
+    if version < before[0]:
+        raise TrustError(f"'{what}' has version {before[0]} already, got {version}", hint=_HINT)
+    if sha256 != before[1]:
+        raise TrustError(f"'{what}' has a version {version} with another content", hint=_HINT)
+
+
+def _signed_bytes(metadata: Metadata[Snapshot] | Metadata[Timestamp] | Metadata[Targets], key: Signer) -> bytes:
+    metadata.sign(key)
+    return metadata.to_bytes()
