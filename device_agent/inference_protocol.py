@@ -174,7 +174,9 @@ def decode_answer(body: bytes | bytearray) -> AnswerFrame:
         at += size
     if at > len(view):
         raise _malformed("is shorter than it announces")
-    return AnswerFrame(STATUSES[status], request_id, top, confidence, *texts, _decode_tensors(view[at:], count))
+    release, label, detail = texts
+    tensors = _decode_tensors(view[at:], count)
+    return AnswerFrame(STATUSES[status], request_id, top, confidence, release, label, detail, tensors)
 
 
 def _kind(view: memoryview) -> int:

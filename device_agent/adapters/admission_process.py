@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Admission in a child process: what it breaks, it breaks alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import msgspec
+
+from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
+
+
+class AdmissionProcess:
+    """Runs one child a bundle, with an empty folder of its own and a deadline."""
+
+    def __init__(self, *, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+
+    def admit(self, request: AdmissionRequest) -> AdmissionVerdict:
+        """Return the child's verdict; a child that dies or takes too long refuses."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="edgefleet-admission-") as folder:
+            command = [sys.executable, "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()]
+            try:
+                child = subprocess.run(
+                    command,
+                    input=msgspec.json.encode(request),
+                    capture_output=True,
+                    cwd=folder,
+                    timeout=self._deadline_s,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                detail = f"admission took longer than {self._deadline_s:g} s"
+                return AdmissionVerdict(kind="refused", cause="deadline", detail=detail, seconds=self._deadline_s)
+        seconds = time.monotonic() - started
+        if child.returncode < 0:
+            return _died(-child.returncode, seconds)
+        return _read(child, seconds)
+
+    def _cpu_s(self) -> str:
+        return str(max(round(self._deadline_s * (os.cpu_count() or 1)), 1))
+
+
+def _died(number: int, seconds: float) -> AdmissionVerdict:
+    name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+    detail = f"the model ended its admission with the signal {name}"
+    if number in (signal.SIGKILL, signal.SIGTERM):
+        return AdmissionVerdict(kind="postponed", cause="killed", detail=detail, seconds=seconds)
+    return AdmissionVerdict(kind="refused", cause="crash", detail=detail, seconds=seconds)
+
+
+def _read(child: subprocess.CompletedProcess[bytes], seconds: float) -> AdmissionVerdict:
+    try:
+        return msgspec.json.decode(child.stdout, type=AdmissionVerdict)
+    except msgspec.DecodeError:
+        lines = child.stderr.decode("utf-8", "replace").strip().splitlines()
+        detail = f"admission ended with status {child.returncode}: {lines[-1] if lines else 'no message'}"
+        return AdmissionVerdict(kind="postponed", cause="admission-failed", detail=detail[:1000], seconds=seconds)

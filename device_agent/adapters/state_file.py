@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's record in SQLite: one row, synchronous=FULL, so that it is durable when a save returns."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from device_agent.adapters.durable import sync_folder
+from device_agent.core.record import DeviceRecord
+from device_agent.errors import DamagedStateError
+from edgefleet.contracts.errors import StorageError
+
+_SCHEMA = "CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL) STRICT"
+_SAVE = "INSERT INTO device VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_DAMAGED = ("malformed", "not a database", "corrupt", "no such table")
+
+
+class StateFile:
+    """The one row of one device; used from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._database: sqlite3.Connection | None = None
+
+    def load(self) -> DeviceRecord | None:
+        """Return the record, or None for a device that has none.
+
+        Raises:
+            DamagedStateError: the database or the record in it is unreadable.
+            StorageError: the file cannot be opened.
+        """
+        try:
+            row = self._open().execute("SELECT record FROM device").fetchone()
+            return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
+        except sqlite3.DatabaseError as error:
+            raise _mapped(error, f"read the device's state in '{self._path.name}'") from error
+        except msgspec.DecodeError as error:
+            raise _damaged(self._path, str(error)) from error
+
+    def save(self, record: DeviceRecord) -> None:
+        """Replace the record durably.
+
+        Raises:
+            StorageError: it cannot be written; the old one is still there.
+        """
+        try:
+            with self._open() as database:
+                database.execute(_SAVE, (msgspec.json.encode(record).decode(),))
+        except sqlite3.DatabaseError as error:
+            raise _mapped(error, f"write the device's state to '{self._path.name}'") from error
+
+    def set_aside(self) -> Path:
+        """Rename an unreadable database away and start an empty one; return the new name."""
+        self.close()
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
+            number += 1
+        if self._path.exists():
+            self._path.rename(aside)
+        self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
+        sync_folder(self._path.parent)
+        return aside
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is None:
+            self._database = sqlite3.connect(self._path, timeout=10.0, check_same_thread=False)
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute(_SCHEMA)
+            self._database.commit()
+        return self._database
+
+
+def read_record(path: Path) -> DeviceRecord | None:
+    """Return the record of an agent that may be running, without changing anything."""
+    if not path.exists():
+        return None
+    try:
+        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0) as database:
+            row = database.execute("SELECT record FROM device").fetchone()
+        database.close()
+        return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
+    except sqlite3.DatabaseError as error:
+        raise _mapped(error, f"read the device's state in '{path.name}'") from error
+    except msgspec.DecodeError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _mapped(error: sqlite3.DatabaseError, what: str) -> StorageError:
+    if any(word in str(error) for word in _DAMAGED):
+        return DamagedStateError(f"cannot {what}: {error}", hint="restart the agent: it sets the file aside")
+    return StorageError(f"cannot {what}: {error}", hint="free space or correct the permissions")
+
+
+def _damaged(path: Path, why: str) -> DamagedStateError:
+    return DamagedStateError(
+        f"the device's state in '{path.name}' breaks its schema: {why}",
+        hint="restart the agent: it sets the file aside",
+    )

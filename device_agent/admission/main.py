@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admission child: ``python -m device_agent.admission.main PARENT_PID CPU_SECONDS``.
+
+The request comes on stdin, the verdict goes to stdout. Before it loads anything of the bundle, the child leaves the
+network, bounds its processor time and open files, and gives up writing files.
+"""
+
+import sys
+
+import msgspec
+
+from device_agent.core.serving import AdmissionRequest
+from device_agent.process_bounds import die_with_parent, leave_network, limit_resources
+
+_OPEN_FILES = 64
+
+
+def main(arguments: list[str]) -> int:
+    """Check one bundle."""
+    parent_pid, cpu_s = (int(argument) for argument in arguments)
+    die_with_parent(parent_pid)
+    leave_network()  # where the kernel refuses, the limits below still hold
+    limit_resources(cpu_s=cpu_s, open_files=_OPEN_FILES)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=AdmissionRequest)
+    from device_agent.admission.checks import admit
+
+    sys.stdout.buffer.write(msgspec.json.encode(admit(request)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's own errors, in EdgeFleet's tree.
+
+EdgeFleetError
+├── TrustError
+│   ├── TrustRefusedError      with the cause that the event carries
+│   └── CorruptDownloadError
+└── StorageError
+    └── DamagedStateError
+"""
+
+from edgefleet.contracts.errors import StorageError, TrustError
+
+
+class TrustRefusedError(TrustError):
+    """Metadata or an order is refused; ``cause`` is the event's kebab-case word."""
+
+    def __init__(self, cause: str, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
+
+
+class CorruptDownloadError(TrustError):
+    """A downloaded file has another length or hash than both repositories say."""
+
+    code = "download-corrupt"
+
+
+class DamagedStateError(StorageError):
+    """A database of the agent is unreadable."""
+
+    code = "state-damaged"
+
+
+def storage_failed(what: str, error: OSError) -> StorageError:
+    """Map an operating system error of a file operation to one sentence."""
+    return StorageError(f"cannot {what}: {error.strerror or error}", hint="free space or correct the permissions")

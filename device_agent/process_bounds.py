@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent's child processes do to themselves at their start: die with the parent, limits, no network."""
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWNET = 0x40000000
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent ends; end now if the parent is gone already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def leave_network() -> bool:
+    """Move this process into a network namespace of its own, without any interface; tell whether that worked.
+
+    An unprivileged process may do so only in a user namespace of its own, where the kernel allows these at all.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    return any(libc.unshare(flags) == 0 for flags in (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET))
+
+
+def limit_resources(*, cpu_s: int, open_files: int) -> None:
+    """Bound this process: processor seconds, open files, no core dump, no file written."""
+    for kind, limit in (
+        (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_NOFILE, open_files),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+
+
+def rss_bytes(pid: int | None = None) -> int:
+    """Return the resident memory of a process (this one), 0 if it is gone."""
+    try:
+        pages = Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
