@@ -2,7 +2,9 @@
 """Labelled examples as one ``.npz``: raw inputs before preprocessing, and labels. Acceptance is scored on them."""
 
 import io
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +20,11 @@ from edgefleet.runtimes.loaded_model import LoadedModel
 Array = npt.NDArray[Any]
 LABELS = "y"
 ONLY_INPUT = "x"
+#: What numpy and zipfile raise for files that are damaged, compressed otherwise, encrypted, or lie about a size.
+_UNREADABLE = (
+    ValueError, OSError, EOFError, KeyError, RuntimeError, SyntaxError, MemoryError,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 _HINT = "store arrays 'x' (or one named like each input) and 'y', the first axis counting samples"
 
 
@@ -51,16 +58,12 @@ def read_examples(data: bytes, interface: Interface, *, source: str) -> Examples
     Raises:
         SampleError: it is no ``.npz``, lacks an array, or the arrays differ in length.
     """
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise SampleError(f"{source} is not a readable .npz: {error}", hint=_HINT) from error
+    arrays = _load(data, source)
     names = [ONLY_INPUT] if ONLY_INPUT in arrays else [spec.name for spec in interface.inputs]
     for name in (*names, LABELS):
         if name not in arrays:
             raise SampleError(f"{source} has no array '{name}', only {sorted(arrays)}", hint=_HINT)
-    lengths = {name: len(arrays[name]) for name in (*names, LABELS)}
+    lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in (*names, LABELS)}
     if len(set(lengths.values())) != 1 or not lengths[LABELS]:
         raise SampleError(f"{source} has arrays of different or no length: {lengths}", hint=_HINT)
     return Examples(tuple(arrays[name] for name in names), arrays[LABELS])
@@ -70,10 +73,32 @@ def score_acceptance(model: LoadedModel, bundle: Bundle) -> AcceptanceScore:
     """Score a model on its bundle's acceptance examples: the share of right top-1 answers.
 
     Raises:
-        SampleError: the examples are unreadable or do not fit the model.
+        SampleError: the examples are unreadable, have labels that are no class numbers, or do not fit the model.
         ModelFailedError: the interpreter failed.
     """
     examples = read_examples(bundle.read(ACCEPTANCE_PATH), bundle.manifest.interface, source=ACCEPTANCE_PATH)
+    _check_labels(examples.labels, ACCEPTANCE_PATH)
     answers = [read_answer(model.answer(examples.sample(number))) for number in range(len(examples))]
     right = sum(a.finite and a.top == int(label) for a, label in zip(answers, examples.labels, strict=True))
     return AcceptanceScore(len(examples), right / len(examples), sum(not a.finite for a in answers))
+
+
+def _load(data: bytes, source: str) -> dict[str, Array]:
+    if not zipfile.is_zipfile(io.BytesIO(data)):  # numpy would take a bare .npy as well, or a pickle
+        raise SampleError(f"{source} is not a readable .npz: it is no zip file", hint=_HINT)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except _UNREADABLE as error:
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SampleError(f"{source} is not a readable .npz: {what}", hint=_HINT) from error
+
+
+def _check_labels(labels: Array, source: str) -> None:
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all()))
+    if labels.ndim != 1 or not whole:
+        raise SampleError(
+            f"{source} has labels of {labels.dtype} with shape {list(labels.shape)}, "
+            "expected class numbers with shape [samples]",
+            hint="store 'y' as whole numbers, one a sample",
+        )

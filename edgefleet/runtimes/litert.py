@@ -5,16 +5,17 @@ The reference kernels give the same bits on x86-64 and aarch64; the production k
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, ModelFailedError, UnsupportedModelError
-from edgefleet.contracts.manifest import TensorSpec
+from edgefleet.contracts.manifest import Dtype, TensorSpec
 
 Kernels = Literal["production", "reference"]
 Array = npt.NDArray[Any]
+_DTYPES = frozenset(get_args(Dtype))
 
 
 class LiteRtInterpreter:
@@ -27,8 +28,7 @@ class LiteRtInterpreter:
 
     def __init__(self, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
         self._interpreter = _load(model, kernels, threads)
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
+        inputs, outputs = _details(self._interpreter)
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = tuple(_spec(detail) for detail in outputs)
         self._input_ids = [int(detail["index"]) for detail in inputs]
@@ -44,11 +44,11 @@ class LiteRtInterpreter:
             for tensor_id, value in zip(self._input_ids, inputs, strict=True):
                 self._interpreter.set_tensor(tensor_id, value)
             self._interpreter.invoke()
+            return [self._interpreter.get_tensor(tensor_id) for tensor_id in self._output_ids]
         except (ValueError, RuntimeError) as error:
             raise ModelFailedError(
                 f"the model failed to run: {_first_line(error)}", hint="check the inputs' number, shape and dtype"
             ) from error
-        return [self._interpreter.get_tensor(tensor_id) for tensor_id in self._output_ids]
 
     def reset_state(self) -> None:
         """Set the model's state variables back to their start."""
@@ -72,6 +72,20 @@ def _load(model: bytes, kernels: Kernels, threads: int) -> Any:  # LiteRT is unt
     return interpreter
 
 
+def _details(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return LiteRT's descriptions of inputs and outputs; a damaged model has names or types that it cannot read."""
+    try:
+        return interpreter.get_input_details(), interpreter.get_output_details()
+    except (ValueError, RuntimeError) as error:
+        raise _damaged(f"its inputs and outputs cannot be read ({_first_line(error)})") from error
+
+
+def _damaged(what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"LiteRT loads the model, but {what}", hint="the file is damaged: convert or fetch the model again"
+    )
+
+
 def _missing() -> EdgeFleetError:
     return MissingExtraError(
         "running a model needs LiteRT, which is not installed",
@@ -87,10 +101,13 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
     """Turn LiteRT's description of a tensor into the contract's."""
     scale, zero_point = detail["quantization"]
     quantized = bool(scale)
+    dtype = np.dtype(detail["dtype"]).name
+    if dtype not in _DTYPES:
+        raise _damaged(f"its tensor '{detail['name']}' has the type {dtype}, which no input or output may have")
     return TensorSpec(
         name=str(detail["name"]),
         shape=tuple(int(size) for size in detail["shape"]),
-        dtype=np.dtype(detail["dtype"]).name,
+        dtype=dtype,
         scale=float(scale) if quantized else None,
         zero_point=int(zero_point) if quantized else None,
     )

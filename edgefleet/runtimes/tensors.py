@@ -15,12 +15,21 @@ Floats = npt.NDArray[np.float32]
 
 
 def quantize(values: Array, spec: TensorSpec) -> Array:
-    """Turn real values into the tensor's dtype: rounded half to even and clamped; float tensors only change dtype."""
+    """Turn real values into the tensor's dtype: rounded half to even and clamped; float tensors only change dtype.
+
+    Raises:
+        SampleError: a value is NaN, which no quantized tensor can hold.
+    """
     dtype = np.dtype(spec.dtype)
     if spec.scale is None or spec.zero_point is None:
         return values.astype(dtype, copy=False)
     limits = np.iinfo(dtype)
     scaled = np.rint(values.astype(np.float32) / np.float32(spec.scale)) + np.float32(spec.zero_point)
+    if np.isnan(scaled).any():
+        raise SampleError(
+            f"a sample of input '{spec.name}' has NaN, which a tensor of {spec.dtype} cannot hold",
+            hint="check what the samples were made from, and their preprocessing",
+        )
     clamped: Array = np.clip(scaled, limits.min, limits.max).astype(dtype)
     return clamped
 

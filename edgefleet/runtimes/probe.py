@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load and run a model once in a child process, because a hostile or damaged one can kill the interpreter.
+
+LiteRT verifies a flatbuffer's structure, so that flipped and missing bytes end in an error. A file that is well formed
+and lies about itself (a tensor index, a shape, a divisor) still ends in SIGSEGV or SIGFPE while it loads or runs.
+Whoever takes a model from outside calls :func:`probe_model` before it loads that model in a process that must live.
+"""
+
+import signal
+import subprocess
+import sys
+
+import msgspec
+
+from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, ModelFailedError, UnsupportedModelError
+from edgefleet.runtimes.litert import Kernels
+
+_REFUSED = 3
+_KNOWN: tuple[type[EdgeFleetError], ...] = (UnsupportedModelError, ModelFailedError, MissingExtraError)
+_HINT = "the file is damaged or not made by a converter: get it again from where it was made"
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """What the child says where the model is refused in an orderly way."""
+
+    code: str
+    message: str
+    hint: str
+
+
+def probe_model(model: bytes, *, kernels: Kernels = "production", deadline_s: float = 60.0) -> None:
+    """Load ``model`` and run it once on zeros in a child process; return where that went well.
+
+    Raises:
+        UnsupportedModelError: the runtime cannot load it.
+        ModelFailedError: it failed, killed the interpreter, or did not answer within ``deadline_s`` seconds.
+        MissingExtraError: the runtime is not installed.
+    """
+    command = [sys.executable, "-P", "-m", "edgefleet.runtimes.probe", kernels]
+    try:
+        done = subprocess.run(command, input=model, capture_output=True, timeout=deadline_s, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ModelFailedError(f"the model did not answer once within {deadline_s:g} s", hint=_HINT) from error
+    if done.returncode == _REFUSED:
+        raise _as_error(done.stdout)
+    if done.returncode:
+        raise ModelFailedError(f"the model killed the interpreter ({_death(done.returncode)})", hint=_HINT)
+
+
+def _as_error(document: bytes) -> EdgeFleetError:
+    refusal = msgspec.json.decode(document, type=_Refusal)
+    kind = next((known for known in _KNOWN if known.code == refusal.code), ModelFailedError)
+    return kind(refusal.message, hint=refusal.hint)
+
+
+def _death(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _child(kernels: Kernels) -> int:
+    import numpy as np
+
+    from edgefleet.runtimes.litert import LiteRtInterpreter
+
+    try:
+        interpreter = LiteRtInterpreter(sys.stdin.buffer.read(), kernels=kernels)
+        interpreter.invoke([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
+    except EdgeFleetError as error:
+        sys.stdout.buffer.write(msgspec.json.encode(_Refusal(error.code, error.message, error.hint)))
+        return _REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_child("reference" if sys.argv[1:] == ["reference"] else "production"))
