@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles by HTTPS: resumed where they stopped, never longer than the signed length, checked before they are used."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+import urllib3
+
+from device_agent.adapters.https import ServerConnection
+from device_agent.core.orders import TargetFile
+from device_agent.errors import CorruptDownloadError, storage_failed
+from edgefleet.contracts.canonical import sha256_file
+from edgefleet.contracts.errors import StorageError, UnreachableError
+
+_PIECE_BYTES = 256 << 10
+_OK, _PARTIAL, _RANGE = 200, 206, 416
+
+
+class BundleDownloads:
+    """Fetches bundles into ``<sha256>.part`` files; ``reserve_bytes`` of the disk stay free for a rollback."""
+
+    def __init__(self, folder: Path, connection: ServerConnection, *, reserve_bytes: int) -> None:
+        self._folder = folder
+        self._connection = connection
+        self._reserve_bytes = reserve_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
+        """Return a complete file with the target's length and hash; a cancelled one stays to be resumed.
+
+        Raises:
+            CorruptDownloadError: the file has another hash, or is longer; it was dropped.
+            StorageError: the disk is full; what was fetched is dropped, so that space is free.
+            UnreachableError: the server does not answer, or has no such file.
+        """
+        part = self._folder / f"{target.sha256}.part"
+        try:
+            self._check_space(part, target)
+            self._complete(part, target, cancelled)
+            return self._checked(part, target)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                part.unlink(missing_ok=True)
+            raise storage_failed(f"download '{target.path.rpartition('/')[2]}'", error) from error
+
+    def discard(self) -> None:
+        """Delete leftovers of earlier downloads."""
+        for path in self._folder.glob("*.part"):
+            path.unlink(missing_ok=True)
+
+    def _check_space(self, part: Path, target: TargetFile) -> None:
+        there = part.stat().st_size if part.exists() else 0
+        free = shutil.disk_usage(self._folder).free
+        needed = target.size_bytes - there + self._reserve_bytes
+        if free < needed:
+            raise StorageError(
+                f"cannot download '{target.path.rpartition('/')[2]}': {free} bytes are free, {needed} are needed",
+                hint="free space on the device; the agent tries again by itself",
+            )
+
+    def _complete(self, part: Path, target: TargetFile, cancelled: Callable[[], bool]) -> None:
+        with part.open("ab") as stream:
+            if stream.tell() > target.size_bytes:
+                stream.truncate(0)
+                stream.seek(0)
+            if stream.tell() < target.size_bytes:
+                self._append(stream, target, cancelled)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _append(self, stream: BinaryIO, target: TargetFile, cancelled: Callable[[], bool]) -> None:
+        with self._connection.get(f"/image/targets/{quote(target.path)}", first_byte=stream.tell()) as response:
+            if response.status == _OK:
+                stream.truncate(0)  # the server does not resume
+                stream.seek(0)
+            elif response.status == _RANGE:
+                stream.truncate(0)
+                return
+            elif response.status != _PARTIAL:
+                raise UnreachableError(
+                    f"the server answered {response.status} to a request for '{target.path}'",
+                    hint="check the server's log; the agent tries again by itself",
+                )
+            _copy(response, stream, target.size_bytes, cancelled)
+
+    def _checked(self, part: Path, target: TargetFile) -> Path:
+        size_bytes = part.stat().st_size
+        if size_bytes < target.size_bytes:
+            raise UnreachableError(
+                f"the download stopped at {size_bytes} of {target.size_bytes} bytes",
+                hint="the agent goes on from there by itself",
+            )
+        found = sha256_file(part) if size_bytes == target.size_bytes else "too-long"
+        if found != target.sha256:
+            part.unlink()
+            raise CorruptDownloadError(
+                f"'{target.path.rpartition('/')[2]}' came with another SHA-256 than both repositories say",
+                hint="it is fetched again by itself; if this stays, check proxy and server",
+            )
+        return part
+
+
+def _copy(
+    response: urllib3.BaseHTTPResponse, stream: BinaryIO, limit_bytes: int, cancelled: Callable[[], bool]
+) -> None:
+    """Append the body, up to one byte more than the signed length (so that a longer file is seen)."""
+    for piece in response.stream(_PIECE_BYTES):
+        left = limit_bytes + 1 - stream.tell()
+        stream.write(piece[:left])
+        if cancelled() or len(piece) >= left:
+            return
