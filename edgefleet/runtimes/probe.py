@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load and run a model once in a child process, because a hostile or damaged one can kill the interpreter.
 
-LiteRT verifies a flatbuffer's structure, so that flipped and missing bytes end in an error. A file that is well formed
-and lies about itself (a tensor index, a shape, a divisor) still ends in SIGSEGV or SIGFPE while it loads or runs.
+LiteRT verifies a flatbuffer's structure, so that almost every damaged file ends in an error. One that is well formed
+and lies about itself still ends in SIGSEGV or SIGFPE while it loads or runs: in the digits model the one bit that turns
+MAX_POOL_2D into SPLIT does it. A bundle's hashes keep damage out; for a model from elsewhere there are none.
 Whoever takes a model from outside calls :func:`probe_model` before it loads that model in a process that must live.
 """
 
