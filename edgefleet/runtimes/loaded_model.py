@@ -22,7 +22,7 @@ class LoadedModel:
     def __init__(self, manifest: Manifest, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
         self.manifest = manifest
         self.interpreter = LiteRtInterpreter(model, kernels=kernels, threads=threads)
-        _check_interface(manifest, self.interpreter)
+        _check_interface(manifest, self.interpreter, kernels)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1) -> "LoadedModel":
@@ -51,8 +51,8 @@ class LoadedModel:
         return self.interpreter.invoke(inputs)
 
 
-def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter) -> None:
-    if manifest.runtime.kind != "litert":
+def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter, kernels: Kernels) -> None:
+    if manifest.runtime.kind != "litert" and kernels != "reference":  # a host's stand-in has reference kernels only
         raise IncompatibleError(
             f"the bundle is for the runtime '{manifest.runtime.kind}', this one is 'litert'",
             hint="use a bundle made for this board's profile",

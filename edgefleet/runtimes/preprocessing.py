@@ -36,7 +36,8 @@ def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
     Raises:
         SampleError: the array is no 8-bit picture.
     """
-    if picture.dtype != np.uint8 or picture.ndim not in (2, _DIMENSIONS) or picture.shape[2:] not in ((), (1,), (3,)):
+    flat = picture.ndim in (2, _DIMENSIONS) and picture.shape[2:] in ((), (1,), (3,))
+    if picture.dtype != np.uint8 or not flat or not picture.size:
         raise SampleError(
             f"a picture is an array of {picture.dtype} with shape {list(picture.shape)}, "
             "expected uint8 [height, width, 3] (RGB) or [height, width] (grey)",
