@@ -66,12 +66,14 @@ def verbs() -> dict[str, EntryPoint]:
 
 
 def _dispatch(arguments: list[str], points: Mapping[str, EntryPoint]) -> int:
+    from edgefleet.cli.output import write_out
+
     first = arguments[0] if arguments else ""
     if first in ("", "--help", "-h", "help"):
-        sys.stdout.write(_HELP.format(commands=_describe(points)))
+        write_out(_HELP.format(commands=_describe(points)))
         return int(ExitStatus.DONE if first else ExitStatus.WRONG_USAGE)
     if first == "--version":
-        sys.stdout.write(f"edgefleet {version('edgefleet')}\n")
+        write_out(f"edgefleet {version('edgefleet')}\n")
         return int(ExitStatus.DONE)
     if first not in points:
         raise InputError(f"'{first}' is not a command of edgefleet", hint="see: edgefleet --help")

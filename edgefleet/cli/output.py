@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What commands print: one JSON document or text on standard output, progress on standard error."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.errors import EdgeFleetError, StorageError
 
 
 class Advance(Protocol):
@@ -20,10 +21,27 @@ class Advance(Protocol):
 def emit(document: object, *, as_json: bool, human: Callable[[], str] | str) -> None:
     """Print ``document`` (a msgspec structure or plain types) as indented JSON, or the text for people."""
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+        write_out(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
     else:
-        sys.stdout.write((human if isinstance(human, str) else human()).rstrip("\n") + "\n")
-    sys.stdout.flush()
+        write_out((human if isinstance(human, str) else human()).rstrip("\n") + "\n")
+
+
+def write_out(text: str) -> None:
+    """Write to standard output at once; a reader that went away (``| head``) has what it wanted.
+
+    Raises:
+        StorageError: standard output cannot be written to.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered has nowhere to go: without this the interpreter complains again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(
+                f"cannot write to standard output: {error.strerror}", hint="free space where the output goes"
+            ) from error
 
 
 def emit_error(error: EdgeFleetError, *, as_json: bool) -> None:
