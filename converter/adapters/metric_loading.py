@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--metric module:function``: a user's own metric, loaded by name."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from converter.core.scoring import Metric, default_metric
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.manifest import Task
+
+Array = npt.NDArray[Any]
+_HINT = "write a function(outputs, labels) -> float in a module that Python finds, or in this folder"
+
+
+def load_metric(name: str | None, task: Task) -> Metric:
+    """Return the task's own metric, or the user's: ``function(outputs, labels) -> float``.
+
+    Raises:
+        InputError: it cannot be imported or called.
+    """
+    if name is None:
+        return default_metric(task)
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise InputError(f"--metric is '{name}', expected module:function", hint=_HINT)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise InputError(f"the metric '{name}' cannot be loaded: {error}", hint=_HINT) from error
+    if not callable(function):
+        raise InputError(f"the metric '{name}' is no function", hint=_HINT)
+
+    def measured(outputs: Array, labels: Array) -> float:
+        try:
+            return float(function(outputs, labels))
+        except Exception as error:  # a user's function may raise anything
+            raise InputError(f"the metric '{name}' failed: {type(error).__name__}: {error}", hint=_HINT) from error
+
+    return Metric(name, measured)

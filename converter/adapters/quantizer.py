@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ai-edge-quantizer behind one function: a float model and its ranges in, an int8 model out."""
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from converter.adapters.flatbuffer import with_versions_written
+from converter.core.graph import GraphFacts
+from converter.core.ranges import Ranges
+from edgefleet.contracts.errors import UnsupportedModelError
+
+
+def quantize_int8(model: bytes, facts: GraphFacts, ranges: Ranges) -> bytes:
+    """Quantize weights per output channel and activations per tensor, inputs and outputs included.
+
+    Raises:
+        UnsupportedModelError: the quantizer cannot handle the model.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())
+        result = worker.quantize(_statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False)
+    except Exception as error:  # the quantizer raises bare ValueError, KeyError, RuntimeError, … for what it cannot do
+        raise UnsupportedModelError(
+            f"the model cannot be quantized to int8: {_first_line(error)}",
+            hint='keep it float with a recipe (precision = "float32"), or change the operator that is named',
+        ) from error
+    return with_versions_written(bytes(result.quantized_model))
+
+
+def _statistics(facts: GraphFacts, ranges: Ranges) -> dict[str, dict[str, Any]]:
+    """Return ranges in the quantizer's form: arrays of one value with the tensor's rank."""
+    ranks = {tensor.name: len(tensor.shape) for tensor in facts.tensors}
+    return {
+        name: {
+            "min": np.full([1] * ranks[name], found.low, dtype=np.float32),
+            "max": np.full([1] * ranks[name], found.high, dtype=np.float32),
+        }
+        for name, found in ranges.items()
+        if name in ranks
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where samples come from: a folder of pictures with labels.csv, an ``.npz``, or an ``.npy``."""
+
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.errors import FileMissingError, SampleError
+from edgefleet.contracts.manifest import Preprocessing, TensorSpec
+from edgefleet.runtimes.preprocessing import preprocess
+from edgefleet.runtimes.tensors import to_model_inputs
+
+Array = npt.NDArray[Any]
+LABELS_FILE = "labels.csv"
+_HINT = "give a folder of pictures with labels.csv (file,label), or an .npz with 'x' (and 'y')"
+
+
+class SampleSet(Protocol):
+    """Raw samples, before preprocessing, decoded when they are asked for."""
+
+    @property
+    def source(self) -> str:
+        """What the user calls the set."""
+
+    @property
+    def labels(self) -> Array | None:
+        """One label a sample, or None."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    def raw(self, number: int) -> list[Array]:
+        """Return one sample, one array an input."""
+
+    def digest(self, number: int) -> bytes:
+        """Return the SHA-256 of one sample's content and label, whatever its path or place."""
+
+
+class ArraySamples:
+    """Samples in memory: one array an input, first axis samples."""
+
+    def __init__(self, source: str, inputs: Sequence[Array], labels: Array | None) -> None:
+        self.source = source
+        self.inputs = tuple(inputs)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.inputs[0])
+
+    def raw(self, number: int) -> list[Array]:
+        """Return one sample, one array an input."""
+        return [values[number] for values in self.inputs]
+
+    def digest(self, number: int) -> bytes:
+        """Return the SHA-256 of one sample's arrays and label."""
+        digest = hashlib.sha256()
+        for value in self.raw(number):
+            digest.update(_tensor_bytes(value))
+        if self.labels is not None:
+            digest.update(_tensor_bytes(np.asarray(self.labels[number])))
+        return digest.digest()
+
+
+class PictureSamples:
+    """Pictures of a folder, decoded to 8-bit RGB one at a time."""
+
+    def __init__(self, source: str, files: Sequence[Path], labels: Array | None) -> None:
+        self.source = source
+        self.files = tuple(files)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.files)
+
+    def raw(self, number: int) -> list[Array]:
+        """Return one picture, (height, width, 3) uint8.
+
+        Raises:
+            SampleError: the file is no picture that Pillow reads.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(self.files[number]) as picture:
+                return [np.asarray(picture.convert("RGB"))]
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+            raise SampleError(
+                f"{self.source}: '{self.files[number].name}' is not a readable picture",
+                hint="replace the file or take it out of labels.csv",
+            ) from error
+
+    def digest(self, number: int) -> bytes:
+        """Return the SHA-256 of the picture's file and its label."""
+        label = b"" if self.labels is None else str(int(self.labels[number])).encode()
+        return hashlib.sha256(hashlib.sha256(_read(self.files[number])).digest() + label).digest()
+
+
+def open_samples(path: Path, input_names: Sequence[str], class_names: Sequence[str] = ()) -> SampleSet:
+    """Open samples; ``input_names`` name the arrays of an ``.npz`` where a model has several inputs.
+
+    Raises:
+        FileMissingError: there is no such file or folder.
+        SampleError: it is none of the three kinds, or contradicts itself.
+    """
+    if path.is_dir():
+        return _open_folder(path, class_names)
+    if not path.exists():
+        raise FileMissingError(f"there are no samples at '{path}'", hint=_HINT)
+    if path.suffix == ".npy":
+        return ArraySamples(path.name, [_load_npy(path)], None)
+    if path.suffix == ".npz":
+        return _open_npz(path, input_names)
+    raise SampleError(f"'{path.name}' is neither a folder nor an .npz or .npy file", hint=_HINT)
+
+
+def canonical_order(samples: SampleSet) -> list[int]:
+    """Return the positions of all samples in the order of their digests: the same for any order of the files."""
+    return sorted(range(len(samples)), key=samples.digest)
+
+
+def sample_set_sha256(samples: SampleSet) -> str:
+    """Return the hash of a set of samples, independent of their order and paths."""
+    return sha256_hex(b"".join(sorted(samples.digest(number) for number in range(len(samples)))))
+
+
+def model_inputs(
+    samples: SampleSet, order: Sequence[int], how: Preprocessing, specs: Sequence[TensorSpec]
+) -> Iterator[list[Array]]:
+    """Yield samples as the model takes them: preprocessed, quantized, with their batch dimension.
+
+    Raises:
+        SampleError: a sample does not fit; the message names the set.
+    """
+    for number in order:
+        try:
+            yield to_model_inputs([preprocess(value, how) for value in samples.raw(number)], specs)
+        except SampleError as error:
+            prefix = "" if error.message.startswith(samples.source) else f"{samples.source}: "
+            raise SampleError(f"{prefix}{error.message}", hint=error.hint) from error
+
+
+def class_numbers(samples: SampleSet) -> Array:
+    """Return the labels of a set that must have them.
+
+    Raises:
+        SampleError: it has none.
+    """
+    if samples.labels is None:
+        raise SampleError(f"{samples.source} has no labels", hint="add an array 'y', or a labels.csv (file,label)")
+    return samples.labels
+
+
+def _open_folder(folder: Path, class_names: Sequence[str]) -> PictureSamples:
+    listing = folder / LABELS_FILE
+    try:
+        with listing.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.reader(stream) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SampleError(f"the folder '{folder.name}' has no readable {LABELS_FILE}", hint=_HINT) from error
+    if len(rows) < 2 or any(len(row) < 2 for row in rows):
+        raise SampleError(
+            f"'{folder.name}/{LABELS_FILE}' needs a header and rows of two columns", hint="write: file,label"
+        )
+    files = [_inside(folder, row[0]) for row in rows[1:]]
+    labels = [_class_number(row[1].strip(), class_names, f"{folder.name}/{LABELS_FILE}") for row in rows[1:]]
+    return PictureSamples(folder.name, files, np.array(labels, dtype=np.int64))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        raise SampleError(
+            f"'{folder.name}/{LABELS_FILE}' names '{name}', which is no file of the folder", hint="correct the row"
+        )
+    return path
+
+
+def _class_number(text: str, class_names: Sequence[str], source: str) -> int:
+    if text in class_names:
+        return list(class_names).index(text)
+    try:
+        return int(text)
+    except ValueError:
+        raise SampleError(
+            f"'{source}' has the label '{text}', which is neither a number nor a known class",
+            hint="use class numbers, or name the classes in order with --labels FILE",
+        ) from None
+
+
+def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
+    arrays = _load_npz(path)
+    names = ["x"] if "x" in arrays else list(input_names)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise SampleError(f"{path.name} has no array '{missing[0]}', only {sorted(arrays)}", hint=_HINT)
+    lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in (*names, *({"y"} & set(arrays)))}
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise SampleError(f"{path.name} has arrays of different or no length: {lengths}", hint=_HINT)
+    return ArraySamples(path.name, [arrays[name] for name in names], arrays.get("y"))
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
+        raise SampleError(f"{path.name} is not a readable .npz: {_first_line(error)}", hint=_HINT) from error
+
+
+def _load_npy(path: Path) -> Array:
+    try:
+        loaded: Array = np.load(path, allow_pickle=False)
+        if loaded.ndim and len(loaded):
+            return loaded
+    except Exception as error:  # numpy raises several types for damaged files
+        raise SampleError(f"{path.name} is not a readable .npy: {_first_line(error)}", hint=_HINT) from error
+    raise SampleError(
+        f"{path.name} holds no samples (shape {list(loaded.shape)})", hint="the first axis counts samples"
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SampleError(f"cannot read '{path.name}': {error.strerror or error}", hint="check the file") from error
+
+
+def _tensor_bytes(value: Array) -> bytes:
+    little_endian = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"), copy=False))
+    return f"{little_endian.dtype.str}{value.shape}".encode() + little_endian.tobytes()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

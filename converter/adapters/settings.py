@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small files that a user names on the command line: preprocessing, recipe, class names, arrays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.core.recipe import Recipe, read_recipe
+from edgefleet.contracts.decoding import decode_toml
+from edgefleet.contracts.errors import FileMissingError, InputError, SampleError
+from edgefleet.contracts.manifest import Preprocessing
+
+Array = npt.NDArray[Any]
+
+
+def read_preprocessing(path: Path | None) -> Preprocessing:
+    """Read a preprocessing file; none given means: inputs come in model units.
+
+    Raises:
+        FileMissingError: there is no such file.
+        SettingError: it breaks the schema.
+    """
+    if path is None:
+        return Preprocessing()
+    return decode_toml(_read(path, "preprocessing"), Preprocessing, source=path.name)
+
+
+def read_recipe_file(path: Path | None) -> Recipe | None:
+    """Read a recipe; none given means: what the board prefers.
+
+    Raises:
+        FileMissingError: there is no such file.
+        SettingError: it breaks the schema.
+    """
+    return None if path is None else read_recipe(_read(path, "recipe"), source=path.name)
+
+
+def read_labels(path: Path | None) -> tuple[str, ...]:
+    """Read class names, one a line; empty lines are left out.
+
+    Raises:
+        FileMissingError: there is no such file.
+        InputError: it is not UTF-8, or a name comes twice.
+    """
+    if path is None:
+        return ()
+    try:
+        lines = _read(path, "class names").decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path.name}' is not UTF-8 text", hint="save the class names as UTF-8") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(set(names)) != len(names):
+        raise InputError(f"'{path.name}' names a class twice", hint="give each class a name of its own")
+    return names
+
+
+def read_batch(path: Path) -> Array:
+    """Read an ``.npy`` file whose first axis counts samples.
+
+    Raises:
+        FileMissingError: there is no such file.
+        SampleError: it is no .npy file, or holds nothing.
+    """
+    _read(path, "batch")
+    try:
+        batch: Array = np.load(path, allow_pickle=False)
+    except Exception as error:  # numpy raises several types for damaged files
+        raise SampleError(f"'{path.name}' is not a readable .npy file", hint="write it with numpy.save") from error
+    if batch.ndim == 0 or not len(batch):
+        raise SampleError(f"'{path.name}' holds no samples", hint="store a batch whose first axis counts samples")
+    return batch
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FileMissingError(
+            f"cannot read the {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
+        ) from error

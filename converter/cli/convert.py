@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet convert``: a model in, a bundle and its evidence out."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgefleet.cli.options import JsonOption
+from edgefleet.cli.output import emit, progress
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.evidence import ConversionEvidence
+from edgefleet.contracts.manifest import Fact, Task
+
+_EPILOG = (
+    "Example: edgefleet convert model.tflite --profile raspberry-pi-4 --name person --version 1.0.0 "
+    "--calibration pictures/ --evaluation labelled/ --preprocessing bgr.toml --out dist"
+)
+app = typer.Typer()
+Samples = Annotated[
+    Path | None, typer.Option(metavar="P", help="A folder of pictures with labels.csv (file,label), or an .npz.")
+]
+
+
+class ConversionDocument(Fact, frozen=True, kw_only=True):
+    """What ``--json`` prints."""
+
+    bundle: str
+    sha256: str
+    evidence_file: str
+    evidence: ConversionEvidence
+
+
+@app.command(epilog=_EPILOG)
+def convert(
+    model: Annotated[Path, typer.Argument(help="A .tflite file, float or quantized already, or a Keras file.")],
+    profile: Annotated[str, typer.Option(metavar="ID|FILE.toml", help="The board: an id, or a file of your own.")],
+    name: Annotated[str, typer.Option(metavar="N", help="The product's name.")],
+    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="The release's version.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the bundle and its evidence go.")],
+    calibration: Samples = None,
+    evaluation: Samples = None,
+    acceptance: Samples = None,
+    labels: Annotated[Path | None, typer.Option(metavar="F", help="Class names, one a line.")] = None,
+    preprocessing: Annotated[Path | None, typer.Option(metavar="F.toml", help="How pictures become inputs.")] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="F.toml", help="What to quantize, and how.")] = None,
+    task: Annotated[str, typer.Option(metavar="T", help="classification, regression, anomaly or detection.")] = (
+        "classification"
+    ),
+    metric: Annotated[str | None, typer.Option(metavar="module:function", help="Your own metric.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a model for one board: quantize, check, evaluate, and write a bundle with its evidence."""
+    from converter.adapters.metric_loading import load_metric
+    from converter.adapters.output_files import write_whole
+    from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
+    from converter.core.request import ConversionRequest
+    from converter.pipeline import convert as run_conversion
+    from edgefleet.contracts.canonical import canonical_json
+    from edgefleet.contracts.names import bundle_file_name
+    from firmware_profiles import load_profile
+
+    chosen = _task(task)
+    request = ConversionRequest(
+        model=model,
+        profile=load_profile(profile),
+        name=name,
+        version=version,
+        task=chosen,
+        metric=load_metric(metric, chosen),
+        preprocessing=read_preprocessing(preprocessing),
+        labels=read_labels(labels),
+        recipe=read_recipe_file(recipe),
+        calibration=calibration,
+        evaluation=evaluation,
+        acceptance=acceptance,
+    )
+    with progress(f"converting {model.name}"):
+        done = run_conversion(request, now=datetime.now(UTC))
+    bundle_path = out / bundle_file_name(name, version, request.profile.id)
+    evidence_path = bundle_path.with_suffix(".evidence.json")
+    write_whole(evidence_path, canonical_json(done.evidence))
+    write_whole(bundle_path, done.bundle)
+    document = ConversionDocument(
+        bundle=str(bundle_path),
+        sha256=done.evidence.bundle_sha256,
+        evidence_file=str(evidence_path),
+        evidence=done.evidence,
+    )
+    emit(document, as_json=as_json, human=lambda: _summary(document))
+
+
+def _task(text: str) -> Task:
+    for known in ("classification", "regression", "anomaly", "detection"):
+        if text == known:
+            return known
+    raise InputError(f"--task is '{text}'", hint="choose classification, regression, anomaly or detection")
+
+
+def _summary(document: ConversionDocument) -> str:
+    evidence = document.evidence
+    lines = [
+        f"{document.bundle}: {evidence.bundle_bytes} bytes, model {evidence.model_bytes}"
+        + (f" (float {evidence.float_model_bytes})" if evidence.float_model_bytes else ""),
+        f"sha256 {document.sha256}",
+    ]
+    for title, score in (("evaluation", evidence.evaluation), ("acceptance", evidence.acceptance)):
+        if score is not None:
+            lines.append(f"{title}: {score.metric} {score.value:.4f} on {score.samples} samples")
+    compared = evidence.comparison
+    if compared is not None:
+        lines.append(
+            f"against float: {compared.difference:+.4f} [{compared.interval.low:+.4f}, {compared.interval.high:+.4f}], "
+            f"same top-1 {compared.top1_agreement:.4f}, mean |Δ| {compared.mean_abs_delta:.5f}"
+        )
+    return "\n".join([*lines, *(f"note: {warning}" for warning in evidence.warnings)])

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a board runs a model: precision, operators, operator versions, budgets. Each refusal names what is wrong."""
+
+from converter.core.graph import GraphFacts
+from converter.core.operator_versions import is_older, minimum_runtime_version, required_version
+from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
+from edgefleet.contracts.profile import Profile
+
+_ANOTHER = "choose another profile, or train the model without it"
+
+
+def check_source(facts: GraphFacts) -> None:
+    """Refuse what no board of this release runs.
+
+    Raises:
+        UnsupportedModelError: a custom operator, or control flow.
+    """
+    custom = sorted({operator.name for operator in facts.operators if operator.custom})
+    if custom:
+        raise UnsupportedModelError(
+            f"the model has the custom operator '{custom[0]}', which no profile's runtime has",
+            hint="export the model with TFLite's built-in operators only",
+        )
+
+
+def check_board(facts: GraphFacts, profile: Profile) -> None:
+    """Refuse a model that the board does not run right.
+
+    Raises:
+        UnsupportedModelError: precision, operator or operator version.
+        BudgetError: the model is larger than the board's budget.
+    """
+    _check_operators(facts, profile)
+    _check_precision(facts, profile)
+    _check_versions(facts, profile)
+    _check_size(facts, profile)
+
+
+def outdated_operators(facts: GraphFacts) -> tuple[str, ...]:
+    """Return the operators whose version is lower than their types ask for, sorted, each once."""
+    return tuple(sorted({o.name for o in facts.operators if o.version < required_version(o, facts)}))
+
+
+def needed_runtime(facts: GraphFacts) -> str:
+    """Return the oldest TFLite release that runs the model, from its operators' versions and its own statement."""
+    versions: dict[str, int] = {}
+    for operator in facts.operators:
+        needed = max(operator.version, required_version(operator, facts))
+        versions[operator.name] = max(needed, versions.get(operator.name, 0))
+    newest = minimum_runtime_version(versions)
+    stated = facts.minimum_runtime_version
+    return stated if stated is not None and is_older(newest, stated) else newest
+
+
+def _check_operators(facts: GraphFacts, profile: Profile) -> None:
+    if not profile.operators:
+        return
+    missing = [name for name in facts.operator_names() if name not in profile.operators]
+    if missing:
+        raise UnsupportedModelError(
+            f"the model has the operator {missing[0]}, which profile '{profile.id}' does not run", hint=_ANOTHER
+        )
+
+
+def _check_precision(facts: GraphFacts, profile: Profile) -> None:
+    precision = facts.precision()
+    if precision in profile.precisions:
+        return
+    rest = facts.operators_in_float()
+    because = f": the operator {rest[0]} stays in float" if precision == "mixed" and rest else ""
+    raise UnsupportedModelError(
+        f"the model computes in {precision}{because}; profile '{profile.id}' runs {', '.join(profile.precisions)}",
+        hint="choose another recipe or profile, or train the model without that operator",
+    )
+
+
+def _check_versions(facts: GraphFacts, profile: Profile) -> None:
+    """Refuse for tflite-runtime what it would load and compute wrongly, or not load at all."""
+    if profile.runtime.kind != "tflite-runtime":
+        return
+    needed = needed_runtime(facts)
+    if is_older(profile.runtime.version, needed):
+        raise UnsupportedModelError(
+            f"the model needs TFLite {needed}; profile '{profile.id}' has {profile.runtime.version}",
+            hint="update the board's runtime, or choose another recipe",
+        )
+    wrong = outdated_operators(facts)
+    if wrong:
+        raise UnsupportedModelError(
+            f"the model says a lower version of {wrong[0]} than its types need: this runtime would compute wrongly",
+            hint="convert from the float model",
+        )
+
+
+def _check_size(facts: GraphFacts, profile: Profile) -> None:
+    limit = profile.budgets.model_bytes
+    if limit is not None and facts.size_bytes > limit:
+        raise BudgetError(
+            f"the model has {facts.size_bytes} bytes; profile '{profile.id}' allows {limit} (budgets.model_bytes)",
+            hint="train a smaller model, or raise the budget in the profile if the board has room",
+        )

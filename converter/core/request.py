@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user asks of a conversion, and the plain decisions that follow from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from converter.core.operator_versions import is_older
+from converter.core.recipe import Recipe
+from converter.core.scoring import Metric
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task
+from edgefleet.contracts.names import NAME_PATTERN, is_name, is_version
+from edgefleet.contracts.profile import Profile
+
+_NONE = Preprocessing()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionRequest:
+    """A conversion's arguments; sample sets are paths, read once the model is known to be sound."""
+
+    model: Path
+    profile: Profile
+    name: str
+    version: str
+    task: Task
+    metric: Metric
+    preprocessing: Preprocessing = _NONE
+    labels: tuple[str, ...] = ()
+    recipe: Recipe | None = None
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    acceptance: Path | None = None
+
+
+def check_request(request: ConversionRequest) -> None:
+    """Refuse what no model could make right.
+
+    Raises:
+        InputError: a name or version that cannot be published, or acceptance examples for a task without classes.
+    """
+    if not is_name(request.name):
+        raise InputError(
+            f"the name '{request.name}' does not match {NAME_PATTERN}", hint="use lower case, digits, - and _"
+        )
+    if not is_version(request.version):
+        raise InputError(
+            f"the version '{request.version}' is not MAJOR.MINOR.PATCH", hint="for example: --version 1.0.0"
+        )
+    if request.acceptance is not None and request.task != "classification":
+        raise InputError(
+            f"acceptance examples are scored by top-1 accuracy, and the task is '{request.task}'",
+            hint="leave out --acceptance, or name the task: --task classification",
+        )
+
+
+def runtime_requirement(profile: Profile, *, proved_with: str, oldest_tflite: str) -> RuntimeRequirement:
+    """Return what a board must have: the release on the board or the one proved here, whichever is older.
+
+    For tflite-runtime it is the release that knows all operator versions.
+    """
+    runtime = profile.runtime
+    versions = {
+        "litert": runtime.version if is_older(runtime.version, proved_with) else proved_with,
+        "tflite-runtime": oldest_tflite,
+        "tflm": runtime.version,
+    }
+    return RuntimeRequirement(kind=runtime.kind, minimum_version=versions[runtime.kind], numerics=runtime.numerics)

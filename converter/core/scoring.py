@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model's outputs to a metric, to a comparison with the float model, and to reference histograms."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.evidence import FloatComparison, Interval, Score
+from edgefleet.contracts.manifest import ReferenceHistograms, Task
+from edgefleet.runtimes.answers import read_answer
+from edgefleet.runtimes.metrics import accuracy, mean_squared_error, paired_accuracy_interval, recall_per_class
+
+Array = npt.NDArray[Any]
+MetricFunction = Callable[[Array, Array], float]
+_CONFIDENCE_BINS = 20
+_RESAMPLES = 200
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A named figure: ``function(outputs, labels)``, outputs real-valued with shape (samples, …)."""
+
+    name: str
+    function: MetricFunction
+
+
+def top1_accuracy(outputs: Array, labels: Array) -> float:
+    """Return the share of samples whose largest output is the label's; not-finite outputs are wrong."""
+    return accuracy(top1(outputs), labels)
+
+
+def area_under_roc(scores: Array, labels: Array) -> float:
+    """Return the probability that an anomaly (label 1) scores above a normal sample (label 0); ties count half."""
+    anomalous, normal = scores[labels == 1].reshape(-1), scores[labels == 0].reshape(-1)
+    if not len(anomalous) or not len(normal):
+        return float("nan")
+    above = (anomalous[:, np.newaxis] > normal).sum() + 0.5 * (anomalous[:, np.newaxis] == normal).sum()
+    return float(above / (len(anomalous) * len(normal)))
+
+
+def default_metric(task: Task) -> Metric:
+    """Return a task's own metric.
+
+    Raises:
+        InputError: the task has none (detection).
+    """
+    metrics = {
+        "classification": Metric("accuracy", top1_accuracy),
+        "regression": Metric("mse", mean_squared_error),
+        "anomaly": Metric("auc", area_under_roc),
+    }
+    if task not in metrics:
+        raise InputError(f"the task '{task}' has no metric of its own", hint="name one: --metric module:function")
+    return metrics[task]
+
+
+def top1(outputs: Array) -> Array:
+    """Return each sample's class, -1 where an output is not finite; ``outputs`` has shape (samples, …)."""
+    flat = outputs.reshape(len(outputs), -1)
+    return np.where(np.isfinite(flat).all(axis=1), np.nan_to_num(flat).argmax(axis=1), -1)
+
+
+def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:
+    """Return the metric's value, and for classification each class's recall."""
+    classes = outputs.reshape(len(outputs), -1).shape[1]
+    per_class = recall_per_class(top1(outputs), labels, classes) if task == "classification" else ()
+    return Score(metric=metric.name, value=metric.function(outputs, labels), samples=len(outputs), per_class=per_class)
+
+
+def compare(metric: Metric, float_outputs: Array, outputs: Array, labels: Array) -> FloatComparison:
+    """Compare a converted model with its float source on the same samples."""
+    before, after = metric.function(float_outputs, labels), metric.function(outputs, labels)
+    return FloatComparison(
+        float_value=before,
+        difference=after - before,
+        interval=_interval(metric, float_outputs, outputs, labels),
+        top1_agreement=accuracy(top1(outputs), top1(float_outputs)),
+        mean_abs_delta=float(np.abs(outputs.astype(np.float64) - float_outputs).mean()),
+    )
+
+
+def histograms(outputs: Array) -> ReferenceHistograms:
+    """Count the answered classes and the top-1 confidences, as a device counts them."""
+    answers = [read_answer([sample]) for sample in outputs]
+    finite = [answer for answer in answers if answer.finite]
+    classes = np.bincount([a.top for a in finite], minlength=outputs[0].size)
+    bins = np.minimum((np.array([a.confidence for a in finite]) * _CONFIDENCE_BINS).astype(int), _CONFIDENCE_BINS - 1)
+    confidence = np.bincount(bins, minlength=_CONFIDENCE_BINS)
+    return ReferenceHistograms(classes=tuple(map(int, classes)), confidence=tuple(map(int, confidence)))
+
+
+def _interval(metric: Metric, float_outputs: Array, outputs: Array, labels: Array) -> Interval:
+    if metric.function is top1_accuracy:
+        paired = paired_accuracy_interval(top1(float_outputs) == labels, top1(outputs) == labels)
+        return Interval(low=paired.low, high=paired.high, level=paired.level, method=paired.method)
+    chance = np.random.default_rng(_SEED)
+    picks = [chance.integers(0, len(labels), len(labels)) for _ in range(_RESAMPLES)]
+    changes = [metric.function(outputs[p], labels[p]) - metric.function(float_outputs[p], labels[p]) for p in picks]
+    low, high = np.nanquantile(changes, [0.025, 0.975])
+    return Interval(
+        low=float(low), high=float(high), level=0.95, method=f"paired bootstrap, {_RESAMPLES} resamples, percentile"
+    )

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check a bundle as a device would, and use one: verify, evaluate, run."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.adapters.execution import predict, run_all
+from converter.adapters.samples import class_numbers, model_inputs, open_samples
+from converter.core.scoring import Metric, score
+from edgefleet.contracts.bundle import Bundle, open_bundle
+from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError
+from edgefleet.contracts.evidence import Score
+from edgefleet.contracts.manifest import Fact, Manifest
+from edgefleet.contracts.profile import Profile, compat_hash
+from edgefleet.runtimes.examples import score_acceptance
+from edgefleet.runtimes.litert import Kernels
+from edgefleet.runtimes.loaded_model import LoadedModel
+from edgefleet.runtimes.parity import check_parity
+from edgefleet.runtimes.preprocessing import preprocess
+from edgefleet.runtimes.probe import probe_model
+from edgefleet.runtimes.tensors import dequantize, to_model_inputs
+
+Array = npt.NDArray[Any]
+#: Another processor's production kernels may decide a few close examples the other way.
+_ACCEPTANCE_SLACK = 0.02
+
+
+class Check(Fact, frozen=True, kw_only=True):
+    """One check that a bundle passed."""
+
+    name: str
+    result: str
+
+
+class Verification(Fact, frozen=True, kw_only=True):
+    """A bundle that passed all checks."""
+
+    bundle: str
+    sha256: str
+    name: str
+    version: str
+    profile: str
+    checks: tuple[Check, ...]
+
+
+class Run(NamedTuple):
+    """Outputs of a batch: ``raw`` tells whether they are the model's tensors as they are or real values."""
+
+    outputs: list[Array]
+    raw: bool
+
+
+def verify_bundle(path: Path, profile: Profile | None) -> Verification:
+    """Check format and hashes, board, model, both parity stages and acceptance examples.
+
+    Raises:
+        FileMissingError, BundleError, IncompatibleError, UnsupportedModelError, ModelFailedError, SampleError: the
+            first check that says no.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    checks = [Check(name="format", result=f"{len(manifest.members)} members, each as the manifest says")]
+    if profile is not None:
+        check_compatible(manifest, profile)
+        checks.append(Check(name="board", result=f"made for what '{profile.id}' is"))
+    probe_model(bundle.read(manifest.model), kernels="reference")
+    kinds: tuple[Kernels, ...] = ("reference",) if _kernels(manifest) == "reference" else ("reference", "production")
+    checks += [_check_parity(bundle, kernels) for kernels in kinds]
+    if manifest.acceptance is not None:
+        checks.append(_check_acceptance(bundle))
+    return Verification(
+        bundle=path.name,
+        sha256=bundle.sha256,
+        name=manifest.name,
+        version=manifest.version,
+        profile=manifest.profile.id,
+        checks=tuple(checks),
+    )
+
+
+def check_compatible(manifest: Manifest, profile: Profile) -> None:
+    """Refuse a bundle that was made for another board.
+
+    Raises:
+        IncompatibleError: the boards' compat hashes differ.
+    """
+    if manifest.profile.compat_hash != compat_hash(profile):
+        raise IncompatibleError(
+            f"the bundle {manifest.name} {manifest.version} is for profile '{manifest.profile.id}', "
+            f"not for '{profile.id}'",
+            hint=f"use the release's bundle for '{profile.id}', or convert the model for it",
+        )
+
+
+def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
+    """Score a bundle's model on labelled samples.
+
+    Raises:
+        FileMissingError, BundleError, SampleError, ModelFailedError: what cannot be read or does not fit.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    samples = open_samples(samples_path, [s.name for s in manifest.interface.inputs], manifest.interface.labels)
+    labels = class_numbers(samples)
+    probe_model(bundle.read(manifest.model), kernels="reference")
+    model = LoadedModel.from_bundle(bundle, kernels=_kernels(manifest))
+    inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
+    return score(metric, predict(model.interpreter, inputs, manifest.task), labels, manifest.task)
+
+
+def run_bundle(path: Path, batch: Array) -> Run:
+    """Run a bundle's model on a batch, first axis samples.
+
+    A batch of the input's own integer type is fed as it is and the outputs come back as they are. Anything else is
+    raw samples: they are preprocessed and quantized, and the outputs come back as real values.
+
+    Raises:
+        FileMissingError, BundleError, SampleError, ModelFailedError: what cannot be read or does not fit.
+    """
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    if len(manifest.interface.inputs) != 1:
+        raise SampleError(
+            f"the model has {len(manifest.interface.inputs)} inputs, and an .npy file holds one",
+            hint="use 'edgefleet evaluate' with an .npz of one array an input",
+        )
+    probe_model(bundle.read(manifest.model), kernels="reference")
+    model = LoadedModel.from_bundle(bundle, kernels=_kernels(manifest))
+    raw = batch.dtype == np.dtype(manifest.interface.inputs[0].dtype) and batch.dtype.kind != "f"
+    inputs = [_as_tensor(sample, manifest) if raw else _prepared(sample, manifest) for sample in batch]
+    outputs = run_all(model.interpreter, inputs)
+    if raw:
+        return Run(outputs, raw=True)
+    return Run([dequantize(o, s) for o, s in zip(outputs, manifest.interface.outputs, strict=True)], raw=False)
+
+
+def _kernels(manifest: Manifest) -> Kernels:
+    return "production" if manifest.runtime.kind == "litert" else "reference"
+
+
+def _check_parity(bundle: Bundle, kernels: Kernels) -> Check:
+    report = check_parity(LoadedModel.from_bundle(bundle, kernels=kernels), bundle, kernels)
+    unit = "LSB" if bundle.manifest.tolerances.unit == "lsb" else "absolute"
+    said = f"{report.samples} vectors, worst {report.worst:g} {unit}, allowed {report.tolerance:g}"
+    if not report.passed:
+        raise ModelFailedError(
+            f"the model does not answer its parity vectors with the {kernels} kernels: {said}, "
+            f"{report.top1_changed} clear top-1 changed",
+            hint="do not install it; convert the model again, and report it if this repeats",
+        )
+    return Check(name=f"parity, {kernels} kernels", result=said)
+
+
+def _check_acceptance(bundle: Bundle) -> Check:
+    accepted = bundle.manifest.acceptance
+    assert accepted is not None  # noqa: S101  # the caller looked
+    got = score_acceptance(LoadedModel.from_bundle(bundle, kernels=_kernels(bundle.manifest)), bundle)
+    if got.non_finite or abs(got.value - accepted.value) > _ACCEPTANCE_SLACK:
+        raise ModelFailedError(
+            f"the model scores {got.value:.4f} on its acceptance examples with {got.non_finite} answers not finite; "
+            f"the manifest says {accepted.value:.4f}",
+            hint="do not install it; convert the model again",
+        )
+    return Check(name="acceptance", result=f"{accepted.metric} {got.value:.4f} on {got.samples} examples")
+
+
+def _as_tensor(sample: Array, manifest: Manifest) -> list[Array]:
+    spec = manifest.interface.inputs[0]
+    for shaped in (sample, sample[np.newaxis]):
+        if shaped.shape == spec.shape:
+            return [shaped]
+    raise SampleError(
+        f"a sample has shape {list(sample.shape)}, the model expects {list(spec.shape)}",
+        hint="store a batch whose first axis counts samples",
+    )
+
+
+def _prepared(sample: Array, manifest: Manifest) -> list[Array]:
+    return to_model_inputs([preprocess(sample, manifest.preprocessing)], manifest.interface.inputs)
