@@ -50,8 +50,8 @@ class Slots(Protocol):
     def path(self, bundle_sha256: str) -> Path:
         """Return where the bundle lies, or would lie."""
 
-    def has(self, bundle_sha256: str) -> bool:
-        """Tell whether the bundle is there."""
+    def intact(self, bundle_sha256: str) -> bool:
+        """Tell whether the bundle is there and has its hash."""
 
     def adopt(self, source: Path, bundle_sha256: str) -> Path:
         """Move a downloaded file into its slot, durably.
@@ -89,6 +89,9 @@ class Outbox(Protocol):
 
     def after(self, sequence: int, limit: int) -> list[Message]:
         """Return up to ``limit`` messages with higher sequences, in order."""
+
+    def gaps(self) -> list[Message]:
+        """Return the gaps that wait, in order."""
 
     def acknowledge(self, epoch: str, sequence: int) -> None:
         """Let go of everything up to a watermark of this epoch."""

@@ -14,7 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from device_agent.adapters.durable import write_durably
 from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder, Identity, encode_identity
+from device_agent.adapters.identity import DataFolder, encode_identity
+from device_agent.core.identity import Identity
 from device_agent.errors import storage_failed
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import (

@@ -3,7 +3,7 @@
 
 ======================  =======================================================
 ``identity/key.pem``     the private key, mode 0600
-``identity/device.json`` names, server and broker (:class:`Identity`)
+``identity/device.json`` names, server and broker (:class:`device_agent.core.identity.Identity`)
 ``identity/certificate.pem``, ``identity/ca.pem``
 ``trust/image.root.json``, ``trust/director.root.json``   the trusted roots
 ======================  =======================================================
@@ -13,21 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from device_agent.core.identity import Identity
 from edgefleet.contracts.decoding import decode_json
-from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import FileMissingError
-from edgefleet.contracts.manifest import Fact
-from edgefleet.contracts.names import Name
-
-
-class Identity(Fact, frozen=True, kw_only=True):
-    """The names that an enrolment gave this device, and where to go."""
-
-    server_url: str
-    tenant: Name
-    device: Name
-    profile: Name
-    broker: BrokerAddress | None = None
 
 
 class DataFolder:

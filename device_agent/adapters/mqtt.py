@@ -176,6 +176,8 @@ class MqttChannel:
     def lost(self) -> None:
         """Forget a broken connection and plan the next one."""
         was_connected, self._connected = self._connected, False
+        if self._client is not None and (end := self._client.socket()) is not None:
+            end.close()
         self._client = None
         self._failures = 1 if was_connected else self._failures + 1
         self._retry_at = time.monotonic() + _RECONNECT.delay_s(self._failures, self._random())

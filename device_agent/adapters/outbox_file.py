@@ -62,6 +62,13 @@ class OutboxFile:
         )
         return [self._decode(number, data) for number, data in rows]
 
+    def gaps(self) -> list[Message]:
+        """Return the gaps that wait, in order."""
+        rows = self._database.execute(
+            "SELECT sequence, data FROM message WHERE gap_first IS NOT NULL ORDER BY sequence"
+        ).fetchall()
+        return [self._decode(number, data) for number, data in rows]
+
     def acknowledge(self, epoch: str, sequence: int) -> None:
         """Let go of everything up to a watermark; one of another epoch is ignored."""
         if epoch != self._epoch:

@@ -37,9 +37,13 @@ class SlotFolder:
         """Return where the bundle lies, or would lie."""
         return self._folder / f"{bundle_sha256}.bundle"
 
-    def has(self, bundle_sha256: str) -> bool:
-        """Tell whether the bundle is there (its hash is checked when it is loaded)."""
-        return self.path(bundle_sha256).is_file()
+    def intact(self, bundle_sha256: str) -> bool:
+        """Tell whether the bundle is there and has its hash."""
+        try:
+            self._check(self.path(bundle_sha256), bundle_sha256)
+        except (OSError, BundleError):
+            return False
+        return True
 
     def adopt(self, source: Path, bundle_sha256: str) -> Path:
         """Move a file of the same file system into its slot, durably.
@@ -79,7 +83,7 @@ class SlotFolder:
         bad = self.bad()
         marks = [mark for mark in map(_read_mark, self._folder.glob("*.good")) if mark is not None]
         for mark in sorted(marks, key=lambda mark: mark.committed_at, reverse=True):
-            if mark.release.bundle_sha256 not in bad and self._intact(mark.release.bundle_sha256):
+            if mark.release.bundle_sha256 not in bad and self.intact(mark.release.bundle_sha256):
                 return mark.release, mark.counter
         return None
 
@@ -100,13 +104,6 @@ class SlotFolder:
                 f"'{path.name}' has the SHA-256 {found[:12]}…, expected {bundle_sha256[:12]}…",
                 hint="it is fetched again at the next poll",
             )
-
-    def _intact(self, bundle_sha256: str) -> bool:
-        try:
-            self._check(self.path(bundle_sha256), bundle_sha256)
-        except (OSError, BundleError):
-            return False
-        return True
 
     def _write(self, name: str, data: bytes) -> None:
         try:

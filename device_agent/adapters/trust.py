@@ -28,7 +28,8 @@ from tuf.api.metadata import TargetFile as TufTarget  # type: ignore[attr-define
 from tuf.ngclient import FetcherInterface, Updater  # type: ignore[attr-defined]
 
 from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder, Identity
+from device_agent.adapters.identity import DataFolder
+from device_agent.core.identity import Identity
 from device_agent.core.orders import Order, TargetFile
 from device_agent.errors import TrustRefusedError, storage_failed
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES

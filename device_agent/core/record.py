@@ -31,10 +31,11 @@ class Progress(Fact, frozen=True, kw_only=True):
 
 
 class Fault(Fact, frozen=True, kw_only=True):
-    """Why the device goes back, and when the first sign was (Unix seconds)."""
+    """Why the device goes back, from which release, and when the first sign was (Unix seconds)."""
 
     cause: Cause
     detail: Detail = ""
+    release: RunningRelease | None = None
     at: float = 0.0
 
 
@@ -53,6 +54,7 @@ class DeviceRecord(Fact, frozen=True, kw_only=True):
     active: RunningRelease | None = None
     previous: RunningRelease | None = None
     candidate: RunningRelease | None = None
+    compat_hash: str = ""
     policy: DevicePolicy = DevicePolicy()
     progress: Progress = Progress()
     quarantine: tuple[Sha256, ...] = ()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from device_agent.core.lifecycle import LIVE, resume
-from device_agent.core.record import DeviceRecord, Fault
+from device_agent.core.record import DeviceRecord, Fault, quarantined
 from device_agent.core.trial import Death, judge_death
 from edgefleet.contracts.messages import DeviceStatus
 
@@ -31,7 +31,7 @@ def recover(record: DeviceRecord, *, boot_id: str, now: float) -> Recovery:
         running, status = _resume_live(running, status, death, now)
     if status == "rolling-back" and running.fault is None:
         fault = Fault(cause="unknown-state", detail=f"the persisted state was '{record.status[:100]}'", at=now)
-        running = msgspec.structs.replace(running, fault=fault)
+        running = msgspec.structs.replace(running, fault=fault, candidate=None)
     return Recovery(status, running, death)
 
 
@@ -43,7 +43,8 @@ def _resume_live(
         return msgspec.structs.replace(record, status="rolling-back", fault=fault), "rolling-back"
     progress, verdict = judge_death(record.progress, death)
     if verdict.kind == "fail":
-        fault = Fault(cause=verdict.cause, detail=verdict.detail, at=now)
-        failed = msgspec.structs.replace(record, progress=progress, status="rolling-back", fault=fault)
-        return failed, "rolling-back"
+        fault = Fault(cause=verdict.cause, detail=verdict.detail, release=record.candidate, at=now)
+        failed = quarantined(record, record.candidate.bundle_sha256)
+        changes = {"progress": progress, "status": "rolling-back", "fault": fault, "candidate": None}
+        return msgspec.structs.replace(failed, **changes), "rolling-back"
     return msgspec.structs.replace(record, progress=progress), status

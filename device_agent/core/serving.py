@@ -59,6 +59,7 @@ class LoadFailed(Fact, frozen=True, kw_only=True, tag="load-failed"):
 
     number: Natural
     bundle_sha256: Sha256
+    cause: str
     detail: str
 
 
@@ -82,6 +83,7 @@ class Verified(Fact, frozen=True, kw_only=True, tag="verified"):
 
     bundle_sha256: Sha256
     passed: bool
+    cause: str
     detail: str
 
 
@@ -91,6 +93,9 @@ class Died(Fact, frozen=True, kw_only=True, tag="died"):
     kind: Literal["crash", "unexplained"]
     detail: str
 
+
+#: Causes of a failed load that point to the slot's file and not to the model: it is fetched again, not quarantined.
+SLOT_DAMAGE = ("bundle-invalid", "file-missing")
 
 Report = Serving | LoadFailed | ModelFaulted | Collected | Verified | Died
 

@@ -126,9 +126,13 @@ def verify(ref: ModelRef) -> Verified:
         bundle = open_slot(ref)
         parity = check_parity(LoadedModel.from_bundle(bundle), bundle, "production")
     except EdgeFleetError as error:
-        return Verified(bundle_sha256=ref.release.bundle_sha256, passed=False, detail=error.message[:1000])
+        return Verified(
+            bundle_sha256=ref.release.bundle_sha256, passed=False, cause=error.code, detail=error.message[:1000]
+        )
     detail = f"{parity.samples} parity vectors, worst difference {parity.worst:g}, tolerance {parity.tolerance:g}"
-    return Verified(bundle_sha256=ref.release.bundle_sha256, passed=parity.passed, detail=detail)
+    return Verified(
+        bundle_sha256=ref.release.bundle_sha256, passed=parity.passed, cause="parity-production", detail=detail
+    )
 
 
 class Engine:
@@ -164,7 +168,9 @@ class Engine:
                 loaded.append(None if ref is None else self._resident(ref))
             except EdgeFleetError as error:
                 sha256 = ref.release.bundle_sha256 if ref else ""
-                return LoadFailed(number=plan.number, bundle_sha256=sha256, detail=error.message[:1000])
+                return LoadFailed(
+                    number=plan.number, bundle_sha256=sha256, cause=error.code, detail=error.message[:1000]
+                )
         return Prepared(plan, loaded[0], loaded[1])
 
     def switch(self, prepared: Prepared) -> Serving:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Telling the server: events and telemetry through the outbox, the retained state, and what is sent again when."""
+
+import logging
+from collections import deque
+
+from device_agent.core.ledger import merge
+from device_agent.ports import Clock, Messenger, Outbox
+from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.messages import Event, ModelWindow, State, Telemetry, Watermark
+
+_LOG = logging.getLogger("edgefleet.agent")
+#: Messages under way at a time, beyond the server's watermark.
+IN_FLIGHT = 100
+_RESEND_FIRST_S = 30.0
+_RESEND_CAP_S = 600.0
+_UNSTORED_LIMIT = 1000
+
+
+class Reporter:
+    """The way of one device's messages from the outbox to the broker, again and again until they are stored."""
+
+    def __init__(self, outbox: Outbox, messenger: Messenger, clock: Clock) -> None:
+        self._outbox = outbox
+        self._messenger = messenger
+        self._clock = clock
+        self._unstored: deque[Telemetry | Event] = deque(maxlen=_UNSTORED_LIMIT)
+        self._windows: list[ModelWindow] = []
+        self._window_start = clock.wall()
+        self._cursor = 0
+        self._more = True
+        self._under_way: deque[int] = deque()
+        self._connection = 0
+        self._resend_s = _RESEND_FIRST_S
+        self._resend_at: float | None = None
+        self._state: State | None = None
+        self.restarts = 0
+
+    def event(self, event: Event) -> None:
+        """Store an event durably; on a full disk it is kept in memory and stored later."""
+        _LOG.info("%s (%s) %s", event.kind, event.cause, event.detail)
+        self._store(event)
+
+    def count(self, windows: tuple[ModelWindow, ...]) -> None:
+        """Add counts to the window that the next telemetry reports."""
+        self._windows += windows
+
+    def telemetry(self, rss_bytes: int) -> None:
+        """Close the window and store it as one message."""
+        now = self._clock.wall()
+        body = Telemetry(
+            window_start=self._window_start,
+            window_end=now,
+            models=merge(self._windows),
+            rss_bytes=rss_bytes,
+            worker_restarts=self.restarts,
+        )
+        self._windows, self._window_start, self.restarts = [], now, 0
+        self._store(body)
+
+    def announce(self, state: State) -> None:
+        """Set the retained state, if it changed."""
+        if state != self._state:
+            self._state = state
+            self._messenger.announce(state)
+
+    def stored(self, watermark: Watermark) -> None:
+        """Let go of what the server has stored."""
+        if watermark.epoch != self._outbox.epoch:
+            return
+        try:
+            self._outbox.acknowledge(watermark.epoch, watermark.sequence)
+        except StorageError as error:
+            _LOG.warning("%s", error)
+            return
+        stored = False
+        while self._under_way and self._under_way[0] <= watermark.sequence:
+            self._under_way.popleft()
+            stored = True
+        if stored:
+            self._resend_s = _RESEND_FIRST_S
+            self._resend_at = self._clock.monotonic() + self._resend_s if self._under_way else None
+
+    def send(self) -> None:
+        """Send what is not under way yet, and again what the server did not store in time."""
+        self._store_late()
+        if self._messenger.connection != self._connection:
+            self._connection = self._messenger.connection
+            self._start_over()
+        if not self._connection:
+            return
+        if self._resend_at is not None and self._clock.monotonic() >= self._resend_at:
+            self._resend_s = min(2.0 * self._resend_s, _RESEND_CAP_S)
+            self._start_over()
+        if self._more:
+            self._send_next()
+
+    def _start_over(self) -> None:
+        self._cursor, self._more = 0, True
+        self._under_way.clear()
+        self._resend_at = None
+
+    def _send_next(self) -> None:
+        """Send as many messages as may be under way; gaps go first, because the watermark waits for them."""
+        if self._cursor == 0:
+            for gap in self._outbox.gaps():
+                self._messenger.send(gap)
+        room = IN_FLIGHT - len(self._under_way)
+        messages = self._outbox.after(self._cursor, room)
+        for message in messages:
+            self._messenger.send(message)
+            self._under_way.append(message.sequence)
+            self._cursor = message.sequence
+        self._more = len(messages) == room
+        if self._under_way and self._resend_at is None:
+            self._resend_at = self._clock.monotonic() + self._resend_s
+
+    def _store(self, body: Telemetry | Event) -> None:
+        self._unstored.append(body)
+        self._store_late()
+
+    def _store_late(self) -> None:
+        while self._unstored:
+            try:
+                self._outbox.append(self._unstored[0], created_at=self._clock.wall())
+            except StorageError as error:
+                _LOG.warning("%s", error)
+                return
+            self._unstored.popleft()
+            self._more = True
