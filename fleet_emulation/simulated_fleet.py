@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m fleet_emulation.simulated_fleet CONFIG.json``: many devices in one process.
+
+Each device is the real agent over its ports: it verifies both repositories, keeps its own slots, state and outbox,
+and infers for real. Only the inference worker and the admission child live in this process instead of their own.
+"""
+
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from device_agent.adapters.download import BundleDownloads
+from device_agent.adapters.enrolment import enrol, read_ticket
+from device_agent.adapters.https import ServerConnection
+from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.mqtt import MqttChannel, MqttPump, NoBroker
+from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.slots import SlotFolder
+from device_agent.adapters.state_file import StateFile
+from device_agent.adapters.trust import TufTrust
+from device_agent.admission.checks import InProcessAdmission
+from device_agent.agent import Agent
+from device_agent.core.identity import Identity
+from device_agent.ports import Messenger, Ports
+from device_agent.settings import AgentSettings
+from device_agent.worker.engine import Engine
+from device_agent.worker.in_process import InProcessInference
+from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.manifest import Fact, Positive
+from fleet_emulation.live_stream import LiveStream
+
+_ENROLMENTS_AT_ONCE = 4
+_BACKGROUND_THREADS = 3
+
+
+class SimulationConfig(Fact, frozen=True, kw_only=True):
+    """What a simulation is told: tickets to enrol with, its folder, and how its inputs look.
+
+    ``requests_per_s`` is each device's rate; ``digits`` the file of :class:`LiveStream`.
+    """
+
+    tickets: tuple[str, ...]
+    folder: str
+    digits: str
+    seed: int
+    requests_per_s: float
+    time_scale: Positive
+    settings: AgentSettings
+
+
+class SimulationReady(Fact, frozen=True, kw_only=True):
+    """The first line: how many devices are enrolled and at work."""
+
+    devices: int
+    pid: int
+
+
+class SimulationTotals(Fact, frozen=True, kw_only=True):
+    """The last line: requests of all devices since each had a first model."""
+
+    served: int
+    failed: int
+
+
+class RealClock:
+    """The machine's clocks."""
+
+    def wall(self) -> float:
+        """Return Unix seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return seconds that never jump."""
+        return time.monotonic()
+
+
+class SimulatedDevice:
+    """One device: its agent, its engine, and what its camera sees."""
+
+    def __init__(
+        self, folder: DataFolder, config: SimulationConfig, *, number: int, pump: MqttPump, executor: Executor
+    ) -> None:
+        self._random = random.Random(config.seed * 1000 + number)
+        identity = folder.read_identity()
+        engine = Engine(random=self._random.random, nonce=self._random.getrandbits(32))
+        self._engine = engine
+        self._stream = LiveStream(Path(config.digits), seed=config.seed * 1000 + number)
+        self._frames = iter(self._stream)
+        self._between_s = 1.0 / config.requests_per_s
+        self._request_at = time.monotonic() + self._random.random() * self._between_s
+        self._tick_at = 0.0
+        self._folder = folder
+        self.served = 0
+        self.failed = 0
+        ports = self._ports(identity, config.settings, pump, executor)
+        self.agent = Agent(
+            identity, config.settings, ports, agent_version="simulated", time_scale=float(config.time_scale)
+        )
+        self.agent.wake = self._wake
+        self.agent.start()
+
+    def step(self, now: float) -> float:
+        """Do what is due and return when something will be (CLOCK_MONOTONIC)."""
+        if now >= self._request_at:
+            self._request()
+            self._request_at = max(self._request_at + self._between_s, now)
+        if now >= self._tick_at:
+            self._tick_at = now + max(0.02, self.agent.tick())
+        return min(self._request_at, self._tick_at)
+
+    def close(self) -> None:
+        """Stop as a device does that is switched off properly."""
+        self.agent.stop()
+
+    def _wake(self) -> None:
+        self._tick_at = 0.0
+
+    def _request(self) -> None:
+        frame = next(self._frames)
+        reply = self._engine.infer([frame.pixels])
+        self._engine.settle()
+        if reply.status == "no-model":
+            return  # nothing was ever installed: there is no application yet
+        if reply.status != "ok":
+            self.failed += 1
+            return
+        self.served += 1
+        if self._stream.is_labelled(frame):
+            self._engine.feedback(reply.request_id, str(frame.label))
+
+    def _ports(self, identity: Identity, settings: AgentSettings, pump: MqttPump, executor: Executor) -> Ports:
+        folder = self._folder
+        connection = ServerConnection(identity.server_url, ca=folder.ca, certificate=folder.certificate, key=folder.key)
+        return Ports(
+            clock=RealClock(),
+            state=StateFile(folder.state),
+            slots=SlotFolder(folder.slots),
+            outbox=OutboxFile(folder.outbox, identity.device, limit_bytes=settings.outbox_bytes),
+            messenger=self._messenger(identity, pump),
+            inference=InProcessInference(self._engine),
+            trust=TufTrust(folder, identity, connection),
+            downloads=BundleDownloads(folder.downloads, connection, reserve_bytes=settings.reserve_bytes),
+            admission=InProcessAdmission(),
+            executor=executor,
+            random=self._random.random,
+            boot_id="simulated",
+        )
+
+    def _messenger(self, identity: Identity, pump: MqttPump) -> Messenger:
+        if identity.broker is None:
+            return NoBroker()
+        channel = MqttChannel(
+            pump,
+            tenant=identity.tenant,
+            device=identity.device,
+            broker=identity.broker,
+            tls=None,
+            random=self._random.random,
+        )
+        channel.on_news = self._wake
+        return channel
+
+
+def enrol_all(config: SimulationConfig) -> list[DataFolder]:
+    """Enrol every ticket's device, a few at a time, and return their folders in the tickets' order."""
+
+    def enrol_one(path: str) -> DataFolder:
+        ticket = read_ticket(Path(path))
+        folder = DataFolder(Path(config.folder) / ticket.device)
+        if not folder.identity.exists():
+            enrol(ticket, folder)
+        return folder
+
+    with ThreadPoolExecutor(_ENROLMENTS_AT_ONCE) as pool:
+        return list(pool.map(enrol_one, config.tickets))
+
+
+def run(devices: Sequence[SimulatedDevice], ended: threading.Event) -> None:
+    """Step all devices until told to end."""
+    while not ended.is_set():
+        now = time.monotonic()
+        next_at = min(device.step(now) for device in devices)
+        ended.wait(min(max(next_at - time.monotonic(), 0.001), 0.02))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a simulation until SIGTERM."""
+    config = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=SimulationConfig)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    folders = enrol_all(config)
+    pump = MqttPump()
+    with ThreadPoolExecutor(_BACKGROUND_THREADS) as executor:
+        devices = [
+            SimulatedDevice(folder, config, number=number, pump=pump, executor=executor)
+            for number, folder in enumerate(folders)
+        ]
+        _say(SimulationReady(devices=len(devices), pid=os.getpid()))
+        run(devices, ended)
+        for device in devices:
+            device.close()
+    pump.stop()
+    _say(SimulationTotals(served=sum(d.served for d in devices), failed=sum(d.failed for d in devices)))
+    return 0
+
+
+def _say(document: object) -> None:
+    try:
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # whoever started the simulation is gone
+        raise StorageError("nobody reads the simulation's output", hint="start it from the demo") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
