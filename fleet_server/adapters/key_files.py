@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
 from edgefleet.contracts.errors import FileMissingError, NotAllowedError, SettingError
 from fleet_server.adapters.private_files import read_file, write_file, write_secret
+from fleet_server.core.tuf_types import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
 SCHEME = "file"
 
@@ -44,7 +44,7 @@ class PemFileSigner(CryptoSigner):
         pem = Path(parse.unquote(uri.path)).read_bytes()
         if not isinstance(public_key, SSlibKey):
             raise TypeError("expected an SSlibKey")
-        return CryptoSigner(load_pem_private_key(pem, passphrase), public_key)  # type: ignore[arg-type]
+        return CryptoSigner(load_pem_private_key(pem, passphrase), public_key)
 
 
 SIGNER_FOR_URI_SCHEME[SCHEME] = PemFileSigner

@@ -64,7 +64,7 @@ assignment = Table(
     Column("name", String(63)),
     Column("version", String(64)),
     Column("bundle_sha256", String(64)),
-    Column("rollout_id", String(32)),
+    Column("rollout_id", String(160)),
     Column("purpose", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     PrimaryKeyConstraint("device", "counter"),
@@ -131,7 +131,7 @@ repository_root = Table(
 rollout = Table(
     "rollout",
     metadata,
-    Column("id", String(32), primary_key=True),
+    Column("id", String(160), primary_key=True),
     Column("name", String(63), nullable=False),
     Column("version", String(64), nullable=False),
     Column("state", String(16), nullable=False),
@@ -148,11 +148,14 @@ rollout = Table(
 rollout_device = Table(
     "rollout_device",
     metadata,
-    Column("rollout_id", String(32), ForeignKey("rollout.id"), nullable=False),
+    Column("rollout_id", String(160), ForeignKey("rollout.id"), nullable=False),
     Column("device", String(63), nullable=False),
     Column("wave", Integer, nullable=False),
     Column("counter", Integer, nullable=False),
-    Column("previous_counter", Integer),
+    Column("assigned_at", Float, nullable=False),
+    Column("previous_name", String(63)),
+    Column("previous_version", String(64)),
+    Column("previous_sha256", String(64)),
     Column("revert_counter", Integer),
     PrimaryKeyConstraint("rollout_id", "device"),
 )
@@ -252,6 +255,13 @@ confusion = Table(
     Column("predicted", Integer, nullable=False),
     Column("count", Integer, nullable=False),
     PrimaryKeyConstraint("bundle_sha256", "actual", "predicted"),
+)
+
+version_counter = Table(
+    "version_counter",
+    metadata,
+    Column("what", String(64), primary_key=True),
+    Column("value", Integer, nullable=False),
 )
 
 ingestion_count = Table(

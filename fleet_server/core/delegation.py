@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tuf.api.metadata import Metadata, TargetFile, Targets
-
 from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.names import acceptance_target_path, bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy
 from edgefleet.contracts.tuf_custom import AcceptanceCustom, ReleaseCustom, to_custom
+from fleet_server.core.tuf_types import Metadata, TargetFile, Targets
 
 APPROVAL_LIFETIME = timedelta(days=365)
 _EXPIRY_TOLERANCE = timedelta(days=31)

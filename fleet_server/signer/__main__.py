@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import msgspec
-from tuf.api.metadata import Metadata, Root
 
 from fleet_server.adapters.certificates import KeyedCertificate
 from fleet_server.adapters.key_files import load_signer
+from fleet_server.core.tuf_types import Metadata, Root
 from fleet_server.signer.requests import Refused, decode_request, receive_frame, send_frame
 from fleet_server.signer.service import SignerService
 

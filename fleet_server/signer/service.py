@@ -16,8 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-from securesystemslib.signer import Signer
-from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, NotAllowedError, PolicyError, RefusedError, TrustError
@@ -25,8 +23,9 @@ from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
 from fleet_server.adapters.certificates import KeyedCertificate, issue_device
 from fleet_server.adapters.private_files import write_file
+from fleet_server.core.approved import ApprovedSet, ApprovedTarget, verify_approvals
 from fleet_server.core.cohort import cap_at
-from fleet_server.signer.approved import ApprovedSet, ApprovedTarget, verify_approvals
+from fleet_server.core.tuf_types import Metadata, MetaFile, Root, Signer, Snapshot, TargetFile, Targets, Timestamp
 from fleet_server.signer.journal import (
     AssignmentSigned,
     CertificateIssued,

@@ -173,7 +173,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "rollout",
-        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("id", sa.String(length=160), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("version", sa.String(length=64), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -188,13 +188,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "version_counter",
+        sa.Column("what", sa.String(length=64), nullable=False),
+        sa.Column("value", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("what"),
+    )
+    op.create_table(
         "assignment",
         sa.Column("device", sa.String(length=63), nullable=False),
         sa.Column("counter", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=63), nullable=True),
         sa.Column("version", sa.String(length=64), nullable=True),
         sa.Column("bundle_sha256", sa.String(length=64), nullable=True),
-        sa.Column("rollout_id", sa.String(length=32), nullable=True),
+        sa.Column("rollout_id", sa.String(length=160), nullable=True),
         sa.Column("purpose", sa.String(length=16), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -221,11 +227,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "rollout_device",
-        sa.Column("rollout_id", sa.String(length=32), nullable=False),
+        sa.Column("rollout_id", sa.String(length=160), nullable=False),
         sa.Column("device", sa.String(length=63), nullable=False),
         sa.Column("wave", sa.Integer(), nullable=False),
         sa.Column("counter", sa.Integer(), nullable=False),
-        sa.Column("previous_counter", sa.Integer(), nullable=True),
+        sa.Column("assigned_at", sa.Float(), nullable=False),
+        sa.Column("previous_name", sa.String(length=63), nullable=True),
+        sa.Column("previous_version", sa.String(length=64), nullable=True),
+        sa.Column("previous_sha256", sa.String(length=64), nullable=True),
         sa.Column("revert_counter", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(
             ["rollout_id"],

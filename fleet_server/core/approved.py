@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which targets people have approved, as the signer verified it: root, then targets, then the delegated roles.
+"""Which targets people have approved, as server and signer verify it, each by itself.
 
-The chain of trust is checked with python-tuf's ``verify_delegate`` from the signer's own copy of the root.
+The order is TUF's: root, then targets, then the delegated roles.
 """
 
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.tuf_custom import ReleaseCustom, read_target_custom
 from fleet_server.core.delegation import read_targets
+from fleet_server.core.tuf_types import Metadata, Root, TargetFile, Targets
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where approvals come in: a proposal gathers signatures, and at its threshold the release is published."""
+
+from collections.abc import Callable
+
+from sqlalchemy import select, update
+from sqlalchemy.engine import Connection
+
+from edgefleet.contracts.bundle import Bundle
+from edgefleet.contracts.errors import ConflictError, TrustError
+from fleet_server.adapters.audit_log import append_audit
+from fleet_server.adapters.database import Database
+from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release, release_targets
+from fleet_server.adapters.schema import release
+from fleet_server.core.delegation import (
+    ReleaseTarget,
+    acceptance_target,
+    add_release,
+    bundle_target,
+    describe_differences,
+    production_role,
+    read_targets,
+)
+from fleet_server.core.tuf_types import Metadata, Targets
+
+
+class ApprovalDesk:
+    """Checks proposals against what the server would build itself, and publishes at the threshold."""
+
+    def __init__(
+        self, database: Database, images: ImageRepository, releases: ReleaseStore, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._images = images
+        self._releases = releases
+        self._clock = clock
+
+    def propose(self, name: str, version: str, data: bytes, actor: str) -> ReleaseRecord:
+        """Take delegated metadata with one more approval; publish the release once the threshold is met.
+
+        Raises:
+            TrustError: it is not the release's metadata, or an approval is missing, unknown or wrong.
+            ConflictError: another approver's proposal is there, and this one is not built on it.
+        """
+        role, proposed = production_role(name), read_targets(data, "the proposal")
+        self._check_content(name, version, proposed.signed)
+        earlier = self._releases.proposal(name, version)
+        if earlier is not None:
+            _check_continues(read_targets(earlier, "the earlier proposal"), proposed)
+        top = read_targets(self._images.newest("targets") or b"", "the targets metadata")
+        signed, threshold = _count_approvals(top.signed, role, proposed)
+        with self._database.write() as connection:
+            changed = update(release).where(release.c.name == name, release.c.version == version)
+            connection.execute(changed.values(proposal=data, state="awaiting-approval"))
+            append_audit(
+                connection,
+                at=self._clock(),
+                actor=actor,
+                action="release-signed",
+                subject=f"{name} {version}",
+                detail=f"{signed} of {threshold} approvals",
+            )
+        if signed >= threshold:
+            self._publish_approved(name, version, data)
+        with self._database.read() as connection:
+            return find_release(connection, name, version, top.signed)
+
+    def finish_approvals(self) -> None:
+        """After a crash: publish what had its threshold, and mark what was published."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(release).where(release.c.state == "awaiting-approval")).fetchall()
+        for row in rows:
+            proposed = read_targets(row.proposal, "the proposal")
+            current = self._images.newest(production_role(row.name))
+            if current is not None and read_targets(current, "the newest metadata").signed == proposed.signed:
+                with self._database.write() as connection:
+                    _mark_approved(connection, row.name, row.version, self._clock())
+                continue
+            top = read_targets(self._images.newest("targets") or b"", "the targets metadata")
+            signed, threshold = _count_approvals(top.signed, production_role(row.name), proposed)
+            if signed >= threshold:
+                self._publish_approved(row.name, row.version, row.proposal)
+
+    def _publish_approved(self, name: str, version: str, data: bytes) -> None:
+        for bundle in self._releases.bundles(name, version):
+            target = bundle_target(
+                bundle.manifest, bundle.sha256, bundle.size_bytes, self._releases.pinned_policy(name, version)
+            )
+            self._images.add_file(bundle.path, target.path, target.sha256)
+            self._add_acceptance(bundle)
+
+        def mark(connection: Connection) -> None:
+            _mark_approved(connection, name, version, self._clock())
+
+        self._images.publish({production_role(name): data}, also=mark)
+
+    def _add_acceptance(self, bundle: Bundle) -> None:
+        target, examples = acceptance_target(bundle.manifest), bundle.manifest.acceptance
+        if target is None or examples is None:
+            return
+        extracted = self._releases.staging_path(f"{target.sha256}.npz")
+        extracted.write_bytes(bundle.read(examples.path))
+        self._images.add_file(extracted, target.path, target.sha256)
+
+    def _check_content(self, name: str, version: str, proposed: Targets) -> None:
+        """Refuse a proposal that is not exactly the newest published metadata plus this release."""
+        newest = self._images.newest(production_role(name))
+        base = read_targets(newest, "the newest metadata").signed if newest is not None else None
+        own = add_release(base, self._targets(name, version), expires=proposed.expires)
+        differences = describe_differences(own, proposed)
+        if differences:
+            raise TrustError(
+                f"the proposal is not the newest metadata plus {name} {version}: {'; '.join(differences)}",
+                hint="run 'edgefleet releases approve' again: another release may have been published meanwhile",
+            )
+
+    def _targets(self, name: str, version: str) -> list[ReleaseTarget]:
+        return release_targets(self._releases.bundles(name, version), self._releases.pinned_policy(name, version))
+
+
+def _count_approvals(top: Targets, role: str, proposed: Metadata[Targets]) -> tuple[int, int]:
+    try:
+        result = top.get_verification_result(role, proposed.signed_bytes, proposed.signatures)
+    except ValueError as error:
+        raise TrustError(
+            f"nobody may approve releases of this product: there is no delegation '{role}'",
+            hint="make it: edgefleet keys delegate PRODUCT",
+        ) from error
+    strangers = set(proposed.signatures) - set(result.signed)
+    if strangers or not result.signed:
+        raise TrustError(
+            f"the proposal has no valid approval of an approver, or a signature by another key: {sorted(strangers)}",
+            hint="sign with the key that 'edgefleet keys delegate' names",
+        )
+    return len(result.signed), result.threshold
+
+
+def _check_continues(earlier: Metadata[Targets], proposed: Metadata[Targets]) -> None:
+    same_base = earlier.signed.version == proposed.signed.version
+    if same_base and earlier.signed_bytes != proposed.signed_bytes:
+        raise ConflictError(
+            "another approver's proposal is waiting, and this one differs from it", hint="run the approval again"
+        )
+    if same_base and not set(earlier.signatures) <= set(proposed.signatures):
+        raise ConflictError("this proposal lacks an approval that was there", hint="run the approval again")
+
+
+def _mark_approved(connection: Connection, name: str, version: str, now: float) -> None:
+    changed = update(release).where(release.c.name == name, release.c.version == version)
+    connection.execute(changed.values(state="approved", approved_at=now))
+    append_audit(connection, at=now, actor="server", action="release-approved", subject=f"{name} {version}")

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rollouts in the database: read one with its evidence, write one step of it. Callers own the transaction.
+
+An order's counter is the device's newest plus one, taken in the transaction that stores the order: two orders never
+share a counter, whatever dies when.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from sqlalchemy import insert, select, update
+from sqlalchemy.engine import Connection, Row
+
+from edgefleet.contracts.errors import NotFoundError
+from edgefleet.contracts.policy import read_policy
+from fleet_server.adapters.schema import assignment, release, release_bundle, rollout, rollout_device
+from fleet_server.core.gate import Figures, Verdict
+from fleet_server.core.rollout import DeviceEvidence, Rollout, RolloutState, Step
+
+#: Events that say: this device did not take the release, or went back from it.
+FAILURE_KINDS = ("update-refused", "admission-refused", "rolled-back", "quarantined", "safe-mode")
+ACTIVE_STATES: tuple[RolloutState, ...] = ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Hinted:
+    """A device that has a new order, and the order's counter."""
+
+    device: str
+    counter: int
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a device is to run; no name means nothing new."""
+
+    name: str | None
+    version: str | None
+    bundle_sha256: str | None
+
+
+def insert_rollout(connection: Connection, value: Rollout) -> None:
+    """Store a new rollout."""
+    connection.execute(
+        insert(rollout).values(
+            id=value.id,
+            name=value.name,
+            version=value.version,
+            salt=value.salt,
+            holdout=msgspec.json.encode(sorted(value.holdout)).decode(),
+            created_at=value.created_at,
+            **_changing(value),
+        )
+    )
+
+
+def find_rollout(connection: Connection, rollout_id: str) -> Rollout:
+    """Return one rollout.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    row = connection.execute(_joined().where(rollout.c.id == rollout_id)).first()
+    if row is None:
+        raise NotFoundError(f"there is no rollout '{rollout_id}'", hint="see: edgefleet rollouts list")
+    return _rollout(row)
+
+
+def list_rollouts(connection: Connection, states: Iterable[RolloutState] = ()) -> list[Rollout]:
+    """Return the rollouts in the given states (none given: in any), the newest first."""
+    query = _joined().order_by(rollout.c.created_at.desc(), rollout.c.id)
+    wanted = tuple(states)
+    if wanted:
+        query = query.where(rollout.c.state.in_(wanted))
+    return [_rollout(row) for row in connection.execute(query)]
+
+
+def last_verdict(connection: Connection, rollout_id: str) -> Verdict | None:
+    """Return what the gate said last."""
+    data = connection.execute(select(rollout.c.verdict).where(rollout.c.id == rollout_id)).scalar()
+    return None if data is None else msgspec.json.decode(data, type=Verdict)
+
+
+def bundles_by_profile(connection: Connection, name: str, version: str) -> dict[str, str]:
+    """Return the release's bundle hash for each profile."""
+    rows = connection.execute(
+        select(release_bundle.c.profile, release_bundle.c.sha256).where(
+            release_bundle.c.name == name, release_bundle.c.version == version
+        )
+    )
+    return {row.profile: row.sha256 for row in rows}
+
+
+def enrolled_devices(connection: Connection) -> dict[str, str]:
+    """Return the profile of each enrolled device."""
+    rows = connection.exec_driver_sql("SELECT name, profile FROM device WHERE enrolled_at IS NOT NULL ORDER BY name")
+    return {row.name: row.profile for row in rows}
+
+
+def read_evidence(connection: Connection, value: Rollout) -> list[DeviceEvidence]:
+    """Return what is known of each device that the rollout covers."""
+    bundles = bundles_by_profile(connection, value.name, value.version)
+    hashes = set(bundles.values())
+    rows = {row.name: row for row in connection.exec_driver_sql(_DEVICES, (value.id,))}
+    covered = {name: row for name, row in rows.items() if row.profile in bundles}
+    failures = _failures(connection, value)
+    candidate, before = _figures(connection, value, hashes)
+    return [
+        _device_evidence(row, hashes, failures, candidate.get(name), before.get(name)) for name, row in covered.items()
+    ]
+
+
+def write_step(connection: Connection, before: Rollout, step: Step, now: float) -> list[Hinted]:
+    """Store what a step decided; return the devices to hint at."""
+    hinted = [_assign(connection, step.rollout, device, now) for device in step.assign]
+    hinted += [new for device in step.revert if (new := _revert(connection, step.rollout, device, now)) is not None]
+    values = _changing(step.rollout)
+    if step.verdict is not None:
+        values["verdict"] = msgspec.json.encode(step.verdict).decode()
+    if step.rollout.state != before.state and step.rollout.state in ("completed", "halted", "rolled-back"):
+        values["ended_at"] = now
+    connection.execute(update(rollout).where(rollout.c.id == step.rollout.id).values(**values))
+    return hinted
+
+
+def assign_newcomers(connection: Connection, value: Rollout, now: float) -> list[Hinted]:
+    """Order the release of the newest completed rollout for covered devices that have had no order at all."""
+    bundles = bundles_by_profile(connection, value.name, value.version)
+    rows = connection.exec_driver_sql(
+        "SELECT name, profile FROM device WHERE enrolled_at IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.device = device.name)"
+    ).fetchall()
+    return [_assign(connection, value, row.name, now) for row in rows if row.profile in bundles]
+
+
+_DEVICES = """
+SELECT d.name, d.profile, rd.counter AS given_counter, rd.previous_sha256, rd.revert_counter,
+       a.rollout_id AS newest_rollout, s.connected, s.status, s.counter AS seen_counter,
+       s.running_sha256, s.candidate_sha256, s.body
+FROM device d
+LEFT JOIN rollout_device rd ON rd.device = d.name AND rd.rollout_id = ?
+LEFT JOIN assignment a ON a.device = d.name AND a.counter = (SELECT max(counter) FROM assignment WHERE device = d.name)
+LEFT JOIN device_state s ON s.device = d.name
+WHERE d.enrolled_at IS NOT NULL
+ORDER BY d.name
+"""
+
+
+def _device_evidence(
+    row: Row[Any], hashes: set[str], failures: set[str], candidate: Figures | None, before: Figures | None
+) -> DeviceEvidence:
+    runs_it = row.running_sha256 in hashes
+    given = row.given_counter is not None
+    settled = given and runs_it and row.status in ("idle", "committed") and row.candidate_sha256 is None
+    quarantined = row.body is not None and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
+    reverted = row.revert_counter is not None and (row.seen_counter or 0) >= row.revert_counter
+    return DeviceEvidence(
+        device=row.name,
+        online=bool(row.connected),
+        assigned=given,
+        had_previous=row.previous_sha256 is not None if given else row.running_sha256 is not None,
+        failed=given and (quarantined or (row.name in failures and not settled)),
+        settled=settled,
+        back=reverted and (not runs_it or row.previous_sha256 is None),
+        candidate=candidate or Figures(),
+        before=before or Figures(),
+    )
+
+
+def _quarantine(body: str) -> str:
+    _, _, tail = body.partition('"quarantined":')
+    return tail.partition("]")[0]
+
+
+def _failures(connection: Connection, value: Rollout) -> set[str]:
+    rows = connection.exec_driver_sql(
+        f"""
+        SELECT DISTINCT e.device FROM device_event e
+        JOIN rollout_device rd ON rd.device = e.device AND rd.rollout_id = ?
+        LEFT JOIN release_bundle b ON b.sha256 = e.bundle_sha256 AND b.name = ? AND b.version = ?
+        WHERE e.kind IN {FAILURE_KINDS!r}
+          AND (e.counter = rd.counter
+               OR (e.counter IS NULL AND b.sha256 IS NOT NULL AND e.received_at >= rd.assigned_at))
+        """,  # noqa: S608 - FAILURE_KINDS is a constant
+        (value.id, value.name, value.version),
+    )
+    return {row.device for row in rows}
+
+
+def _figures(connection: Connection, value: Rollout, hashes: set[str]) -> tuple[dict[str, Figures], dict[str, Figures]]:
+    """Return, by device, the sums since the wave began: of the release's bundles, and of all others."""
+    rows = connection.exec_driver_sql(
+        """
+        SELECT device, bundle_sha256, role, sum(requests) AS requests, sum(failed) AS failed,
+               sum(non_finite) AS non_finite, sum(compared) AS compared, sum(disagreed) AS disagreed,
+               sum(labelled) AS labelled, sum(correct) AS correct
+        FROM model_figures WHERE bucket >= ? GROUP BY device, bundle_sha256, role
+        """,
+        (int(value.wave_started_at),),
+    )
+    candidate: dict[str, Figures] = {}
+    before: dict[str, Figures] = {}
+    for row in rows:
+        into = candidate if row.bundle_sha256 in hashes else before
+        answered = 0 if row.role == "shadow" else row.requests
+        figures = Figures(answered, row.failed, row.non_finite, row.compared, row.disagreed, row.labelled, row.correct)
+        into[row.device] = into.get(row.device, Figures()) + figures
+    return candidate, before
+
+
+def _assign(connection: Connection, value: Rollout, device: str, now: float) -> Hinted:
+    bundles = bundles_by_profile(connection, value.name, value.version)
+    profile = connection.exec_driver_sql("SELECT profile FROM device WHERE name = ?", (device,)).scalar_one()
+    previous = _previous_order(connection, device)
+    order = _Order(value.name, value.version, bundles[profile])
+    counter = _insert_order(connection, device, order, rollout_id=value.id, purpose="rollout", now=now)
+    connection.execute(
+        insert(rollout_device).values(
+            rollout_id=value.id,
+            device=device,
+            wave=value.wave,
+            counter=counter,
+            assigned_at=now,
+            previous_name=previous.name,
+            previous_version=previous.version,
+            previous_sha256=previous.bundle_sha256,
+        )
+    )
+    return Hinted(device, counter)
+
+
+def _revert(connection: Connection, value: Rollout, device: str, now: float) -> Hinted | None:
+    """Send a device back, unless a later rollout has taken it over already."""
+    newest = connection.execute(
+        select(assignment).where(assignment.c.device == device).order_by(assignment.c.counter.desc()).limit(1)
+    ).first()
+    given = connection.execute(
+        select(rollout_device).where(rollout_device.c.rollout_id == value.id, rollout_device.c.device == device)
+    ).one()
+    if newest is None or newest.counter != given.counter:
+        return None
+    order = _Order(given.previous_name, given.previous_version, given.previous_sha256)
+    counter = _insert_order(connection, device, order, rollout_id=value.id, purpose="revert", now=now)
+    connection.execute(
+        update(rollout_device)
+        .where(rollout_device.c.rollout_id == value.id, rollout_device.c.device == device)
+        .values(revert_counter=counter)
+    )
+    return Hinted(device, counter)
+
+
+def _previous_order(connection: Connection, device: str) -> _Order:
+    """Return what the device runs now, as far as it says so and the release is known; else its newest order."""
+    row = connection.exec_driver_sql(
+        """
+        SELECT b.name, b.version, b.sha256 FROM device_state s JOIN release_bundle b ON b.sha256 = s.running_sha256
+        JOIN release r ON r.name = b.name AND r.version = b.version AND r.state = 'approved'
+        WHERE s.device = ?
+        """,
+        (device,),
+    ).first()
+    if row is not None:
+        return _Order(row.name, row.version, row.sha256)
+    newest = connection.exec_driver_sql(
+        "SELECT name, version, bundle_sha256 FROM assignment WHERE device = ? ORDER BY counter DESC LIMIT 1", (device,)
+    ).first()
+    return _Order(*newest) if newest is not None else _Order(None, None, None)
+
+
+def _insert_order(
+    connection: Connection, device: str, order: _Order, *, rollout_id: str, purpose: str, now: float
+) -> int:
+    newest = connection.exec_driver_sql("SELECT max(counter) FROM assignment WHERE device = ?", (device,)).scalar()
+    counter = int(newest or 0) + 1
+    connection.execute(
+        insert(assignment).values(
+            device=device,
+            counter=counter,
+            name=order.name,
+            version=order.version,
+            bundle_sha256=order.bundle_sha256,
+            rollout_id=rollout_id,
+            purpose=purpose,
+            created_at=now,
+        )
+    )
+    return counter
+
+
+def _joined() -> Any:
+    joined = rollout.join(release, (release.c.name == rollout.c.name) & (release.c.version == rollout.c.version))
+    return select(rollout, release.c.policy).select_from(joined)
+
+
+def _rollout(row: Row[Any]) -> Rollout:
+    return Rollout(
+        id=row.id,
+        name=row.name,
+        version=row.version,
+        policy=read_policy(bytes(row.policy), source="the release's policy").policy.rollout,
+        salt=row.salt,
+        holdout=frozenset(msgspec.json.decode(row.holdout, type=list[str])),
+        created_at=row.created_at,
+        state=row.state,
+        wave=row.wave,
+        wave_started_at=row.wave_started_at,
+        cause=row.cause,
+    )
+
+
+def _changing(value: Rollout) -> dict[str, Any]:
+    return {
+        "state": value.state,
+        "wave": value.wave,
+        "wave_started_at": value.wave_started_at,
+        "cause": value.cause,
+    }

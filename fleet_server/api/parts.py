@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a running server consists of, as the two listeners see it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgefleet.contracts.enrolment import BrokerAddress
+from fleet_server.adapters.approval_desk import ApprovalDesk
+from fleet_server.adapters.data_folder import DataFolder, ServerSettings
+from fleet_server.adapters.database import Database
+from fleet_server.adapters.device_register import DeviceRegister
+from fleet_server.adapters.director import Director
+from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.mqtt_link import LinkStatus, MqttLink
+from fleet_server.adapters.poll_times import PollTimes
+from fleet_server.adapters.release_store import ReleaseStore
+from fleet_server.adapters.rollout_engine import RolloutEngine
+from fleet_server.adapters.signer_process import SignerProcess
+from fleet_server.adapters.telemetry_store import TelemetryStore
+
+
+@dataclass
+class ServerParts:
+    """The parts of one server; ``device_url`` is set once its listener has a port."""
+
+    folder: DataFolder
+    settings: ServerSettings
+    database: Database
+    signer: SignerProcess
+    images: ImageRepository
+    releases: ReleaseStore
+    approvals: ApprovalDesk
+    devices: DeviceRegister
+    director: Director
+    engine: RolloutEngine
+    telemetry: TelemetryStore
+    polls: PollTimes
+    clock: Callable[[], float]
+    broker: BrokerAddress | None = None
+    link: MqttLink | None = None
+    device_url: str = field(default="")
+
+    def link_status(self) -> LinkStatus:
+        """Say whether device messages can come in."""
+        if self.link is None:
+            return LinkStatus(False, False, "no broker is configured: start the server with --broker")
+        return self.link.status()
