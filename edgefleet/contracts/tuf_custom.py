@@ -50,8 +50,11 @@ class Assignment(Fact, frozen=True, kw_only=True):
 
 
 def to_custom(value: ReleaseCustom | AcceptanceCustom | Assignment) -> dict[str, Any]:
-    """Return the plain JSON types that go into the metadata, including the key ``edgefleet``."""
-    return {CUSTOM_KEY: msgspec.to_builtins(value)}
+    """Return the plain JSON types that go into the metadata, including the key ``edgefleet``.
+
+    TUF's canonical JSON has no fractions: they travel as decimal text, and are read back as numbers.
+    """
+    return {CUSTOM_KEY: _without_fractions(msgspec.to_builtins(value))}
 
 
 def read_target_custom(custom: object) -> ReleaseCustom | AcceptanceCustom:
@@ -72,6 +75,14 @@ def read_assignment(unrecognized_fields: object) -> Assignment:
     return _read(unrecognized_fields, Assignment, "the director's targets metadata")
 
 
+def _without_fractions(value: Any) -> Any:  # any JSON value
+    if isinstance(value, dict):
+        return {key: _without_fractions(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_fractions(item) for item in value]
+    return repr(value) if isinstance(value, float) else value
+
+
 T = TypeVar("T")
 
 
@@ -79,6 +90,6 @@ def _read(holder: object, kind: type[T], what: str) -> T:
     if not isinstance(holder, dict) or CUSTOM_KEY not in holder:
         raise TrustError(f"{what} has no '{CUSTOM_KEY}' entry", hint="publish with 'edgefleet releases publish'")
     try:
-        return msgspec.convert(holder[CUSTOM_KEY], kind)
+        return msgspec.convert(holder[CUSTOM_KEY], kind, strict=False)
     except msgspec.ValidationError as error:
         raise TrustError(f"{what} has a malformed '{CUSTOM_KEY}' entry: {error}", hint="update the agent") from error
