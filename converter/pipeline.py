@@ -85,8 +85,9 @@ class _Built:
     facts: GraphFacts
     source: SourceModel
     source_is_float: bool
-    recipe: Recipe | None
-    notes: tuple[str, ...]
+    recipe: Recipe | None = None
+    conditioning: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,19 @@ def _build(request: ConversionRequest, source: SourceModel, facts: GraphFacts, c
             f"{name} says a lower version than its types need; runtimes older than LiteRT may compute it wrongly"
             for name in outdated_operators(facts)
         )
-        return _Built(source.data, facts, source, source_is_float=False, recipe=None, notes=notes)
+        return _Built(source.data, facts, source, source_is_float=False, notes=notes)
     recipe = request.recipe or default_recipe(request.profile)
     if recipe.precision == "float32":
-        return _Built(source.data, facts, source, source_is_float=True, recipe=recipe, notes=())
-    quantized = quantize(source.data, facts, recipe, calibration, request.preprocessing)
+        return _Built(source.data, facts, source, source_is_float=True, recipe=recipe)
+    quantized = quantize(source.data, recipe, calibration, request.preprocessing)
     probe_model(quantized.data, kernels="reference")
     return _Built(
-        quantized.data, read_facts(quantized.data), source, source_is_float=True, recipe=recipe, notes=quantized.notes
+        quantized.data,
+        read_facts(quantized.data),
+        source,
+        source_is_float=True,
+        recipe=recipe,
+        conditioning=quantized.conditioning,
     )
 
 
@@ -172,7 +178,7 @@ def _pack(request: ConversionRequest, built: _Built, sets: _Sets, now: datetime)
     quality = _assess(request, built, production, sets, members.get(ACCEPTANCE_PATH))
     manifest = _manifest(request, built, sets, production, proof, quality, members)
     notes = (*built.notes, *_notes(request.profile))
-    members[MODEL_CARD_PATH] = model_card(manifest, built.facts, built.recipe, notes)
+    members[MODEL_CARD_PATH] = model_card(manifest, built.facts, _making(built), notes)
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)
     return Conversion(bundle, manifest, _evidence(manifest, built, bundle, quality, production, proof, notes, now))
@@ -227,6 +233,13 @@ def _prove(
     )
     inputs = [np.stack([sample[position] for sample in chosen]) for position in range(len(reference.inputs))]
     return _Proof(inputs, expected, tolerances)
+
+
+def _making(built: _Built) -> str:
+    if built.recipe is None:
+        return "the model was quantized already and is taken as it is"
+    kept = f", conditioning {built.conditioning}" if built.conditioning else ""
+    return f"precision {built.recipe.precision}{kept}"
 
 
 def _vector_members(proof: _Proof) -> dict[str, bytes]:

@@ -1,30 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a float model and calibration samples to an int8 model."""
+"""From a float model and calibration samples to an int8 model: observe, condition, quantize, keep the closest."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import constant_tensor_names, read_model
+from converter.adapters.flatbuffer import constant_tensor_names, read_facts, read_model
+from converter.adapters.layer_weights import read_layers, with_layers
 from converter.adapters.quantizer import quantize_int8
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
-from converter.core.graph import GraphFacts
-from converter.core.ranges import check_finite, merge_ranges
-from converter.core.recipe import Recipe
+from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels
+from converter.core.parity_choice import spread
+from converter.core.ranges import ChannelStatistics, Statistics, merge_statistics, tensor_ranges
+from converter.core.recipe import EXPONENTS, Conditioning, Recipe
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.tensors import dequantize, to_model_inputs
+
+Array = npt.NDArray[Any]
+#: How many calibration samples decide between candidates.
+_JUDGES = 64
 
 
 class Quantized(NamedTuple):
-    """An int8 model, and what is to be told of how it was made."""
+    """An int8 model, and the conditioning that was kept."""
 
     data: bytes
-    notes: tuple[str, ...]
+    conditioning: Conditioning
 
 
-def quantize(
-    model: bytes, facts: GraphFacts, recipe: Recipe, calibration: SampleSet | None, how: Preprocessing
-) -> Quantized:
+@dataclass(frozen=True)
+class _Observed:
+    """A float model, what the calibration samples made of its tensors, and its answers to some of them."""
+
+    model: bytes
+    layers: list[Layer]
+    statistics: dict[str, ChannelStatistics]
+    judges: list[list[Array]]
+    answers: list[Array]
+
+
+def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: Preprocessing) -> Quantized:
     """Quantize a float model as the recipe says.
 
     Raises:
@@ -37,9 +58,57 @@ def quantize(
             "converting a float model to int8 needs calibration samples",
             hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
         )
+    observed = _observe(model, calibration, how)
+    tensor_ranges(observed.statistics)
+    candidates = [(name, _quantize(observed, name)) for name in recipe.conditioning]
+    if len(candidates) == 1:
+        return Quantized(candidates[0][1], candidates[0][0])
+    distances = [_distance(observed, candidate) for _, candidate in candidates]
+    name, closest = candidates[distances.index(min(distances))]
+    return Quantized(closest, name)
+
+
+def _observe(model: bytes, calibration: SampleSet, how: Preprocessing) -> _Observed:
     order = canonical_order(calibration)
     specs = LiteRtInterpreter(model, kernels="reference").inputs
-    inputs = model_inputs(calibration, order, how, specs)
-    ranges = merge_ranges(Calibrator(model, constant_tensor_names(read_model(model))).ranges(inputs))
-    check_finite(ranges)
-    return Quantized(quantize_int8(model, facts, ranges), ())
+    judging = set(spread(min(_JUDGES, len(order)), len(order)))
+    judges: list[list[Array]] = []
+    answers: list[Array] = []
+    statistics: dict[str, ChannelStatistics] = {}
+    calibrator = Calibrator(model, constant_tensor_names(read_model(model)))
+    for place, sample in enumerate(model_inputs(calibration, order, how, specs)):
+        observation = next(calibrator.observe([sample]))
+        statistics = merge_statistics([statistics, observation.statistics])
+        if place in judging:
+            judges.append(sample)
+            answers.append(observation.output)
+    return _Observed(model, read_layers(model), statistics, judges, answers)
+
+
+def _quantize(observed: _Observed, conditioning: Conditioning) -> bytes:
+    layers, statistics = _condition(observed.layers, observed.statistics, conditioning)
+    model = with_layers(observed.model, layers) if layers else observed.model
+    return quantize_int8(model, read_facts(model), tensor_ranges(statistics))
+
+
+def _condition(
+    layers: Sequence[Layer], statistics: Statistics, conditioning: Conditioning
+) -> tuple[list[Layer], Statistics]:
+    conditioned = list(layers)
+    exponent = EXPONENTS[conditioning]
+    if exponent is not None:
+        conditioned, statistics = equalize(conditioned, statistics, exponent=exponent)
+    conditioned = revive_silent_channels(conditioned, statistics)
+    if conditioning != "none":
+        conditioned = correct_biases(conditioned, statistics)
+    return conditioned, statistics
+
+
+def _distance(observed: _Observed, candidate: bytes) -> float:
+    """Return the mean absolute difference of the first output from the float model's, on the reference kernels."""
+    interpreter = LiteRtInterpreter(candidate, kernels="reference")
+    deltas = []
+    for sample, answer in zip(observed.judges, observed.answers, strict=True):
+        output = interpreter.invoke(to_model_inputs(sample, interpreter.inputs))[0]
+        deltas.append(np.abs(dequantize(output, interpreter.outputs[0]).astype(np.float64) - answer).mean())
+    return float(np.mean(deltas))

@@ -2,17 +2,19 @@
 """ai-edge-quantizer behind one function: a float model and its ranges in, an int8 model out."""
 
 import logging
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from converter.adapters.flatbuffer import with_versions_written
 from converter.core.graph import GraphFacts
-from converter.core.ranges import Ranges
+from converter.core.ranges import Range
 from edgefleet.contracts.errors import UnsupportedModelError
 
 
-def quantize_int8(model: bytes, facts: GraphFacts, ranges: Ranges) -> bytes:
+def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) -> bytes:
     """Quantize weights per output channel and activations per tensor, inputs and outputs included.
 
     Raises:
@@ -22,8 +24,12 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Ranges) -> bytes:
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())
-        result = worker.quantize(_statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
+            worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())
+            result = worker.quantize(
+                _statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False
+            )
     except Exception as error:  # the quantizer raises bare ValueError, KeyError, RuntimeError, … for what it cannot do
         raise UnsupportedModelError(
             f"the model cannot be quantized to int8: {_first_line(error)}",
@@ -32,7 +38,7 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Ranges) -> bytes:
     return with_versions_written(bytes(result.quantized_model))
 
 
-def _statistics(facts: GraphFacts, ranges: Ranges) -> dict[str, dict[str, Any]]:
+def _statistics(facts: GraphFacts, ranges: Mapping[str, Range]) -> dict[str, dict[str, Any]]:
     """Return ranges in the quantizer's form: arrays of one value with the tensor's rank."""
     ranks = {tensor.name: len(tensor.shape) for tensor in facts.tensors}
     return {

@@ -2,17 +2,19 @@
 """The model card: a bundle's deterministic facts for people. What was measured stands in the evidence beside it."""
 
 from converter.core.graph import GraphFacts
-from converter.core.recipe import Recipe
 from edgefleet.contracts.manifest import Manifest, TensorSpec
 
 
-def model_card(manifest: Manifest, facts: GraphFacts, recipe: Recipe | None, notes: tuple[str, ...]) -> bytes:
-    """Return MODEL_CARD.md for a manifest (its member list is not read, as the card is one of them)."""
+def model_card(manifest: Manifest, facts: GraphFacts, making: str, notes: tuple[str, ...]) -> bytes:
+    """Return MODEL_CARD.md for a manifest (its member list is not read, as the card is one of them).
+
+    ``making`` says in a few words what the recipe did.
+    """
     sections = [
         _head(manifest),
         _section("Interface", _interface(manifest)),
         _section("Preprocessing", _preprocessing(manifest)),
-        _section("How it was made", _lineage(manifest, recipe)),
+        _section("How it was made", _lineage(manifest, making)),
         _section("What is in it", _operators(facts)),
         _section("How it is checked on a device", _checks(manifest)),
     ]
@@ -59,12 +61,11 @@ def _preprocessing(manifest: Manifest) -> list[str]:
     ]
 
 
-def _lineage(manifest: Manifest, recipe: Recipe | None) -> list[str]:
+def _lineage(manifest: Manifest, making: str) -> list[str]:
     lineage = manifest.lineage
     lines = [
         f"- source: sha256 `{lineage.source_sha256}`",
-        f"- recipe: sha256 `{lineage.recipe_sha256}`"
-        + (f", precision {recipe.precision}" if recipe else ", the model was quantized already and is taken as it is"),
+        f"- recipe: sha256 `{lineage.recipe_sha256}`; {making}",
     ]
     if lineage.calibration_sha256:
         lines.append(f"- calibration samples: sha256 `{lineage.calibration_sha256}`")

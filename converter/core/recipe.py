@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe: what to quantize and how, for one profile. Explicit, saved, hashed."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
 from edgefleet.contracts.decoding import decode_toml
@@ -10,6 +12,14 @@ from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.profile import Profile
 
 RecipePrecision = Literal["float32", "int8"]
+Conditioning = Literal["none", "bias-corrected", "equalized-depthwise", "equalized"]
+#: The exponent of equalization into layers that are not depthwise; None: no equalization.
+EXPONENTS: dict[Conditioning, float | None] = {
+    "none": None,
+    "bias-corrected": None,
+    "equalized-depthwise": 0.0,
+    "equalized": 0.5,
+}
 
 
 class Recipe(Fact, frozen=True, kw_only=True):
@@ -17,13 +27,19 @@ class Recipe(Fact, frozen=True, kw_only=True):
 
     ``int8``: weights per output channel, activations per tensor from the global minimum and maximum over the
     calibration samples, integer inputs and outputs. ``float32``: the model as it is.
-    ``equalize`` lets the converter even out channel ranges first, and keep that where the calibration samples say
-    that the outputs come closer to the float model's.
+    ``conditioning`` lists the rewrites of the float model to try before it is quantized (see
+    :mod:`converter.core.conditioning`; all but ``none`` correct biases); the one whose outputs come closest to the
+    float model's on the calibration samples is kept, the first on a tie.
     """
 
     format_version: Literal[1]
     precision: RecipePrecision
-    equalize: bool = True
+    conditioning: Annotated[tuple[Conditioning, ...], msgspec.Meta(min_length=1)] = (
+        "none",
+        "bias-corrected",
+        "equalized-depthwise",
+        "equalized",
+    )
 
 
 def read_recipe(data: bytes, *, source: str) -> Recipe:
