@@ -78,7 +78,7 @@ def read_assignment(unrecognized_fields: object) -> Assignment:
 def _without_fractions(value: Any) -> Any:  # any JSON value
     if isinstance(value, dict):
         return {key: _without_fractions(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_fractions(item) for item in value]
     return repr(value) if isinstance(value, float) else value
 
