@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a room's ``typer.Typer`` application in the front door's terms: our errors, our exit statuses."""
 
+from typing import Any
+
 import typer
 from typer.main import get_command
 
@@ -15,7 +17,7 @@ def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> int:
         EdgeFleetError: whatever the command itself raises.
     """
     try:
-        result = get_command(app).main(args=arguments, prog_name=name, standalone_mode=False)
+        result = command_of(app).main(args=arguments, prog_name=name, standalone_mode=False)
     except typer.TyperException as error:  # every usage error derives from it
         usage = error.format_message() or "a command is missing"
         raise InputError(f"{name}: {usage}", hint=f"see: {name} --help") from error
@@ -28,4 +30,11 @@ def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> int:
 
 def summary(app: typer.Typer) -> str:
     """Return the first line of an application's help."""
-    return get_command(app).get_short_help_str(limit=90)
+    short: str = command_of(app).get_short_help_str(limit=90)
+    return short
+
+
+def command_of(app: typer.Typer) -> Any:  # Typer's own command class, which it does not export
+    """Return an application's command tree, without the completion options that only a program of its own can keep."""
+    app._add_completion = False
+    return get_command(app)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import typer
-from typer.main import get_command
 
 from edgefleet.cli.main import GROUP, verbs
+from edgefleet.cli.typer_adapter import command_of
 
 
 def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -24,12 +24,12 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 def test_a_verb_is_a_typer_application_with_one_sentence_of_help(verb: str) -> None:
     app = verbs()[verb].load()
     assert isinstance(app, typer.Typer)
-    assert get_command(app).get_short_help_str(limit=90).endswith(".")
+    assert command_of(app).get_short_help_str(limit=90).endswith(".")
 
 
 @pytest.mark.parametrize("verb", verbs())
 def test_every_command_has_an_example_and_json(verb: str) -> None:
-    for words, command in _commands(get_command(verbs()[verb].load()), (verb,)):
+    for words, command in _commands(command_of(verbs()[verb].load()), (verb,)):
         path = " ".join(words)
         assert command.help, f"edgefleet {path} has no help"
         assert command.epilog, f"edgefleet {path} has no example"
@@ -42,7 +42,7 @@ def test_every_command_has_an_example_and_json(verb: str) -> None:
 def test_every_option_says_what_it_is_for(verb: str) -> None:
     silent = [
         f"edgefleet {' '.join(words)} {parameter.opts[0]}"
-        for words, command in _commands(get_command(verbs()[verb].load()), (verb,))
+        for words, command in _commands(command_of(verbs()[verb].load()), (verb,))
         for parameter in command.params
         if parameter.param_type_name == "option" and not parameter.help
     ]
@@ -51,7 +51,7 @@ def test_every_option_says_what_it_is_for(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", verbs())
 def test_no_verb_offers_to_install_completion_that_it_does_not_have(verb: str) -> None:
-    options = {option for parameter in get_command(verbs()[verb].load()).params for option in parameter.opts}
+    options = {option for parameter in command_of(verbs()[verb].load()).params for option in parameter.opts}
     assert "--install-completion" not in options
 
 
