@@ -11,7 +11,7 @@ from edgefleet.contracts.errors import ConflictError, TrustError
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
-from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release, release_targets
+from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release
 from fleet_server.adapters.schema import release
 from fleet_server.core.delegation import (
     ReleaseTarget,
@@ -21,6 +21,7 @@ from fleet_server.core.delegation import (
     describe_differences,
     production_role,
     read_targets,
+    release_targets,
 )
 from fleet_server.core.tuf_types import Metadata, Targets
 

@@ -61,3 +61,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_absent(path: Path) -> None:
+    """Refuse an output file that exists, before anything is done for it.
+
+    Raises:
+        ConflictError: it exists.
+    """
+    if path.exists():
+        raise ConflictError(f"'{path}' exists already", hint="choose another name, or take the file away first")

@@ -20,8 +20,6 @@ from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.schema import release, release_bundle
 from fleet_server.core.delegation import (
-    ReleaseTarget,
-    acceptance_target,
     bundle_target,
     production_role,
     read_targets,
@@ -168,13 +166,6 @@ class ReleaseStore:
         if row is None:
             raise _unknown(name, version)
         return row
-
-
-def release_targets(bundles: Sequence[Bundle], policy: PinnedPolicy) -> list[ReleaseTarget]:
-    """Return all targets of a release, sorted by path: each profile's bundle, and its acceptance examples once."""
-    found = [bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, policy) for bundle in bundles]
-    found += [target for bundle in bundles if (target := acceptance_target(bundle.manifest)) is not None]
-    return [target for _, target in sorted({target.path: target for target in found}.items())]
 
 
 def list_releases(connection: Connection, top: Targets) -> list[ReleaseRecord]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.names import acceptance_target_path, bundle_target_path
@@ -56,6 +57,13 @@ def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
     size_bytes = next(member.size_bytes for member in manifest.members if member.path == examples.path)
     path = acceptance_target_path(manifest.name, examples.sha256)
     return ReleaseTarget(path, examples.sha256, size_bytes, AcceptanceCustom(name=manifest.name))
+
+
+def release_targets(bundles: Sequence[Bundle], policy: PinnedPolicy) -> list[ReleaseTarget]:
+    """Return all targets of a release, sorted by path: each profile's bundle, and its acceptance examples once."""
+    found = [bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, policy) for bundle in bundles]
+    found += [target for bundle in bundles if (target := acceptance_target(bundle.manifest)) is not None]
+    return [target for _, target in sorted({target.path: target for target in found}.items())]
 
 
 def add_release(base: Targets | None, targets: Sequence[ReleaseTarget], *, expires: datetime) -> Targets:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publish a delegation: straight into the folder of a stopped server, or through the API of a running one."""
+
+from edgefleet.contracts.decoding import decode_json
+from edgefleet.contracts.errors import ConflictError
+from fleet_server.adapters.api_client import ApiClient
+from fleet_server.adapters.data_folder import DataFolder, Listening
+from fleet_server.adapters.home import Home, Login
+from fleet_server.adapters.private_files import read_file
+from fleet_server.adapters.provision import ProductDelegation, delegate_product, publish_targets_offline
+from fleet_server.core.tuf_types import Signer
+
+
+def publish_delegation(folder: DataFolder, home: Home, signer: Signer, delegation: ProductDelegation) -> None:
+    """Sign a delegation and publish it.
+
+    Raises:
+        EdgeFleetError: it cannot be made, or the server refuses it; nothing is changed then.
+    """
+    try:
+        publish_targets_offline(folder, signer, delegation)
+    except ConflictError:
+        if not folder.listening_path.exists():
+            raise
+        with ApiClient(_admin_login(folder, home)) as client:
+            current = client.get_bytes("/api/v1/targets") or b""
+            client.put_bytes("targets", delegate_product(current, signer, delegation))
+
+
+def _admin_login(folder: DataFolder, home: Home) -> Login:
+    """Return the way to the server that runs on this very folder, with the home's token."""
+    listening = decode_json(
+        read_file(folder.listening_path, "the server's addresses"), Listening, source=str(folder.listening_path)
+    )
+    if home.login_path.exists():
+        token = home.login().token
+    else:
+        token = read_file(home.path / "token", "the admin token").decode().strip()
+    return Login(server=listening.api, token=token)

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet releases``: upload bundles, approve them with a key of your own, and see what is approved."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgefleet.cli.options import JsonOption
+from edgefleet.cli.output import emit, progress
+from fleet_server.cli.options import HomeOption, PassphraseOption, ask_passphrase
+
+app = typer.Typer(help="Publish and approve releases.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(help="The product's name.")]
+VersionArgument = Annotated[str, typer.Argument(help="The release's version.")]
+
+
+@app.command(epilog="Example: edgefleet releases publish doorbell-1.2.0-*.bundle --policy policy.toml")
+def publish(
+    bundles: Annotated[list[Path], typer.Argument(help="One bundle for each profile, all of one name and version.")],
+    policy: Annotated[Path, typer.Option("--policy", help="The policy file (TOML).")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a release: its bundles and its policy. Nothing is signed; 'releases approve' does that."""
+    from edgefleet.contracts.bundle import open_bundle
+    from edgefleet.contracts.policy import read_policy
+    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.private_files import read_file
+    from fleet_server.core.release_rules import check_release
+
+    policy_bytes = read_file(policy, "the policy")
+    opened = [open_bundle(path) for path in bundles]
+    check_release([bundle.manifest for bundle in opened], read_policy(policy_bytes, source=str(policy)).policy)
+    with (
+        ApiClient(Home(home).login()) as client,
+        progress("uploading", sum(bundle.size_bytes for bundle in opened)) as advance,
+    ):
+        hashes = [client.upload_bundle(bundle.path, advance) for bundle in opened]
+        made = client.post("releases", {"bundles": hashes, "policy": policy_bytes.decode()})
+    emit(made, as_json=as_json, human=lambda: f"published as a draft:\n{_describe(made)}")
+
+
+@app.command(epilog="Example: edgefleet releases approve doorbell 1.2.0 --key ada")
+def approve(
+    name: NameArgument,
+    version: VersionArgument,
+    key: Annotated[str, typer.Option("--key", help="The name of your key in the home folder.")],
+    home: HomeOption = None,
+    passphrase_file: PassphraseOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a release on this machine, show what would be signed, and sign it.
+
+    Once the product's threshold of approvers has signed, the server publishes the release.
+    """
+    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.approver import prepare_approval, send_approval
+    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.key_files import load_signer
+
+    person = Home(home)
+    with ApiClient(person.login()) as client:
+        prepared = prepare_approval(client, person, name, version)
+        typer.echo(_approval_text(name, version, list(prepared.changes), prepared.earlier_signatures), err=True)
+        if not yes:
+            typer.confirm("Sign exactly this?", abort=True, err=True)
+        signer = load_signer(person.keys, key, lambda: ask_passphrase(passphrase_file, key))
+        made = send_approval(client, prepared, signer)
+    emit(made, as_json=as_json, human=lambda: _describe(made))
+
+
+@app.command("list", epilog="Example: edgefleet releases list")
+def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List all releases, the newest first."""
+    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.home import Home
+
+    with ApiClient(Home(home).login()) as client:
+        found = client.get("releases")
+    emit(found, as_json=as_json, human=lambda: "\n".join(_line(release) for release in found) or "no releases yet")
+
+
+@app.command(epilog="Example: edgefleet releases show doorbell 1.2.0")
+def show(name: NameArgument, version: VersionArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Show one release: its bundles, and its approvals."""
+    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.home import Home
+
+    with ApiClient(Home(home).login()) as client:
+        found = client.get(f"releases/{name}/{version}")
+    emit(found, as_json=as_json, human=lambda: _describe(found))
+
+
+def _approval_text(name: str, version: str, changes: list[str], earlier: int) -> str:
+    head = f"verified {name} {version} here; against the last verified metadata, the signature would say:"
+    others = f"{earlier} approver(s) have signed the same before" if earlier else "you are the first to sign"
+    return "\n".join([head, *(f"  {change}" for change in changes), others])
+
+
+def _line(release: dict[str, Any]) -> str:
+    approvals = f"{release['signatures']} of {release['threshold']} approvals"
+    return f"{release['name']:<24} {release['version']:<16} {release['state']:<18} {approvals}"
+
+
+def _describe(release: dict[str, Any]) -> str:
+    bundles = [f"  {b['profile']:<20} {b['size_bytes']:>10} bytes  {b['sha256']}" for b in release["bundles"]]
+    return "\n".join([_line(release), *bundles, f"  policy {release['policy_sha256']}"])
