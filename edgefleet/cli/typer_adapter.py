@@ -35,6 +35,11 @@ def summary(app: typer.Typer) -> str:
 
 
 def command_of(app: typer.Typer) -> Any:  # Typer's own command class, which it does not export
-    """Return an application's command tree, without the completion options that only a program of its own can keep."""
+    """Return an application's command tree, as the front door shows it.
+
+    Without the completion options, which only a program of its own can keep, and with help as plain text: Rich's
+    markup would swallow what stands in brackets, such as the extra in ``edgefleet[demo]``.
+    """
     app._add_completion = False
+    app.rich_markup_mode = None
     return get_command(app)
