@@ -243,12 +243,16 @@ class Agent:
             return
         action = decide(self.status, self.record, self._order)
         if action == "refuse-quarantined":
-            counter = self._order.counter
-            self._refuse_once("quarantined", f"order {counter}: the bundle is in quarantine", self._order.release)
+            self._refuse_quarantined(self._order)
         elif action == "withdraw":
             self._withdraw()
         elif action == "install" and self._installation.may_start(self._mono()):
             self._install(self._order)
+
+    def _refuse_quarantined(self, order: Order) -> None:
+        """Say so once an order; the order that led to the quarantine has been answered by that."""
+        if order.counter > self.record.order_counter:
+            self._refuse_once("quarantined", f"order {order.counter}: the bundle is in quarantine", order.release)
 
     def _withdraw(self) -> None:
         if self.status in PREPARING:

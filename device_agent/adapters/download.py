@@ -105,11 +105,12 @@ class BundleDownloads:
         return part
 
 
-def _copy(
-    response: urllib3.BaseHTTPResponse, stream: BinaryIO, limit_bytes: int, cancelled: Callable[[], bool]
-) -> None:
-    """Append the body, up to one byte more than the signed length (so that a longer file is seen)."""
-    for piece in response.stream(_PIECE_BYTES):
+def _copy(response: urllib3.HTTPResponse, stream: BinaryIO, limit_bytes: int, cancelled: Callable[[], bool]) -> None:
+    """Append the body as it comes, so that what came before a break stays.
+
+    One byte more than the signed length is taken, so that a longer file is seen.
+    """
+    while piece := response.read1(_PIECE_BYTES):
         left = limit_bytes + 1 - stream.tell()
         stream.write(piece[:left])
         if cancelled() or len(piece) >= left:

@@ -28,7 +28,7 @@ class ServerConnection:
         )
 
     @contextmanager
-    def get(self, path: str, *, first_byte: int = 0) -> Iterator[urllib3.BaseHTTPResponse]:
+    def get(self, path: str, *, first_byte: int = 0) -> Iterator[urllib3.HTTPResponse]:
         """Open a GET request for a path of the server, from ``first_byte`` on.
 
         Raises:
@@ -38,6 +38,7 @@ class ServerConnection:
         try:
             response = self._pool.request("GET", self.server_url + path, headers=headers, preload_content=False)
             try:
+                assert isinstance(response, urllib3.HTTPResponse)  # noqa: S101  the pool's only kind
                 yield response
             finally:
                 response.drain_conn() if response.status >= 400 else response.close()

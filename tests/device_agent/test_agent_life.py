@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole life of a release on one device: real metadata, real models; worker and admission inside this process."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.admission.checks import InProcessAdmission
+from device_agent.settings import AgentSettings
+from device_agent.wiring import assemble
+from device_agent.worker.engine import Engine
+from device_agent.worker.in_process import InProcessInference
+from edgefleet.contracts.messages import Event, Telemetry
+
+
+class Device:
+    """An agent in this process, ticked by the test; `ask` is an application."""
+
+    def __init__(self, folder, tools, **settings):
+        self.folder = folder
+        self.tools = tools
+        self.settings = AgentSettings(poll_s=0.05, telemetry_s=1000.0, compare_share=1.0, reserve_bytes=0, **settings)
+        self.executor = ThreadPoolExecutor(2)
+        self.admission = InProcessAdmission(busy=lambda: False)
+        self.start()
+
+    def start(self):
+        nonce = itertools.count(1)
+        self.engine = Engine(random=lambda: 0.0, nonce=next(nonce))
+        self.agent = assemble(
+            self.folder,
+            self.settings,
+            inference=InProcessInference(self.engine),
+            admission=self.admission,
+            executor=self.executor,
+            random_share=lambda: 0.0,
+        )
+        self.agent.start()
+
+    def ask(self, picture):
+        reply = self.engine.infer([picture])
+        self.engine.settle()
+        return reply
+
+    def until(self, condition, what, feed=()):
+        pictures = itertools.cycle(feed) if len(feed) else None
+
+        def step():
+            if pictures is not None:
+                self.ask(next(pictures))
+            self.agent._timers.sooner("collect", 0.0)
+            self.agent.tick()
+            return condition()
+
+        return self.tools.wait_until(step, f"{what}; {self.agent.record}; {self.stories()}")
+
+    def until_running(self, made, feed=()):
+        self.until(
+            lambda: (
+                self.agent.status == "idle"
+                and (self.agent.record.active or SimpleNamespace(version="")).version == made.version
+            ),
+            f"{made.version} is committed",
+            feed,
+        )
+
+    def events(self):
+        box = self.agent.ports.outbox
+        return [message.body for message in box.after(0, 10_000) if isinstance(message.body, Event)]
+
+    def stories(self):
+        return [(event.kind, event.cause) for event in self.events()]
+
+    def close(self):
+        self.agent.stop()
+        self.executor.shutdown()
+
+
+@pytest.fixture
+def device(enrolled, agent_tools):
+    device = Device(enrolled, agent_tools)
+    yield device
+    device.close()
+
+
+def test_a_first_release_goes_through_trial_to_commit_and_a_second_one_through_shadow(
+    device, device_side, agent_bundles, digits_live
+):
+    pictures, _ = digits_live
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, pictures)
+    assert device.stories() == [
+        ("agent-started", "clean-start"),
+        ("update-found", "ordered"),
+        ("verified", "downloaded"),
+        ("admission-passed", "all-checks"),
+        ("trial-started", "first-release"),
+        ("committed", "trial-passed"),
+    ]
+    device_side.assign(device_side.release(agent_bundles.v5))
+    device.until_running(agent_bundles.v5, pictures)
+    assert device.stories()[6:] == [
+        ("update-found", "ordered"),
+        ("verified", "downloaded"),
+        ("admission-passed", "all-checks"),
+        ("shadow-started", "admission-passed"),
+        ("trial-started", "shadow-passed"),
+        ("committed", "trial-passed"),
+    ]
+    assert device.agent.record.previous.version == "1.0.0"
+
+
+def test_a_model_that_answers_nan_in_its_trial_never_reaches_the_application_and_is_rolled_back_and_quarantined(
+    device, device_side, agent_bundles, digits_live
+):
+    pictures, _ = digits_live
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, pictures)
+    device_side.assign(device_side.release(agent_bundles.v3))
+    device.until(lambda: device.agent.status == "trial", "the trial begins", pictures)
+    blank = np.zeros((1, 8, 8, 1), np.float32)
+    reply = device.ask(blank)
+    assert (reply.status, reply.release) == ("ok", "digits 1.0.0")
+    device.until(lambda: ("rollback-verified", "non-finite") in device.stories(), "the rollback is proved")
+    assert device.stories()[-3:] == [
+        ("quarantined", "non-finite"),
+        ("rolled-back", "non-finite"),
+        ("rollback-verified", "non-finite"),
+    ]
+    rolled_back = next(event for event in device.events() if event.kind == "rolled-back")
+    assert rolled_back.release.bundle_sha256 == agent_bundles.v3.sha256
+    assert rolled_back.seconds >= 0.0
+    assert device.ask(blank).release == "digits 1.0.0"
+    device_side.assign(device_side.releases[agent_bundles.v3.path])
+    device.until(lambda: ("update-refused", "quarantined") in device.stories(), "a later order is refused")
+    for _ in range(20):
+        device.agent.tick()
+    assert device.stories().count(("update-refused", "quarantined")) == 1
+
+
+def test_an_order_back_to_the_release_before_needs_no_download(device, device_side, agent_bundles, digits_live):
+    pictures, _ = digits_live
+    first = device_side.release(agent_bundles.v1)
+    device_side.assign(first)
+    device.until_running(agent_bundles.v1, pictures)
+    device_side.assign(device_side.release(agent_bundles.v5))
+    device.until_running(agent_bundles.v5, pictures)
+    device_side.assign(first)
+    device.until_running(agent_bundles.v1, pictures)
+    assert [cause for kind, cause in device.stories() if kind == "verified"] == [
+        "downloaded",
+        "downloaded",
+        "already-here",
+    ]
+
+
+def test_an_order_back_during_a_trial_ends_it_without_quarantine(device, device_side, agent_bundles, digits_live):
+    pictures, _ = digits_live
+    first = device_side.release(agent_bundles.v1)
+    device_side.assign(first)
+    device.until_running(agent_bundles.v1, pictures)
+    device_side.assign(device_side.release(agent_bundles.v5, device.tools.quick_policy(requests=10**6)))
+    device.until(lambda: device.agent.status == "trial", "the trial begins", pictures)
+    device_side.assign(first)
+    device.until(lambda: ("rollback-verified", "ordered") in device.stories(), "back by order", pictures)
+    assert device.agent.record.quarantine == ()
+    assert device.ask(pictures[0]).release == "digits 1.0.0"
+
+
+def test_an_empty_order_leaves_what_runs_alone(device, device_side, agent_bundles, digits_live):
+    pictures, _ = digits_live
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, pictures)
+    counter = device_side.assign(None)
+    device.until(lambda: device.agent.record.counter == counter, "the empty order is taken")
+    assert device.ask(pictures[0]).status == "ok"
+
+
+def test_a_first_release_that_fails_leaves_no_model_and_the_device_says_so(
+    device, device_side, agent_bundles, digits_live
+):
+    device_side.assign(device_side.release(agent_bundles.v3))
+    device.until(lambda: device.agent.status == "trial", "the trial begins")
+    assert device.ask(np.zeros((1, 8, 8, 1), np.float32)).status == "failed"
+    device.until(lambda: device.agent.status == "safe-mode", "safe mode")
+    assert device.stories()[-3:] == [
+        ("quarantined", "non-finite"),
+        ("rolled-back", "non-finite"),
+        ("safe-mode", "non-finite"),
+    ]
+    assert device.ask(digits_live[0][0]).status == "no-model"
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+
+
+def test_a_corrupted_download_is_reported_and_fetched_again(device, device_side, agent_bundles, digits_live):
+    device_side.corrupt_downloads = 1
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    assert device.stories()[1:4] == [
+        ("update-found", "ordered"),
+        ("download-corrupt", "hash-mismatch"),
+        ("verified", "downloaded"),
+    ]
+
+
+def test_three_corrupted_downloads_end_the_attempt_until_the_next_order(
+    device, device_side, agent_bundles, digits_live
+):
+    device_side.corrupt_downloads = 3
+    target = device_side.release(agent_bundles.v1)
+    device_side.assign(target)
+    device.until(lambda: ("download-failed", "corrupt") in device.stories(), "it gives up")
+    assert device.agent.status == "idle"
+    device_side.assign(target)
+    device.until_running(agent_bundles.v1, digits_live[0])
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_stopped(device, device_side, agent_bundles, digits_live):
+    device_side.cut_downloads = 1
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    ranges = [range_ for path, range_ in device_side.requests if path.startswith("/image/targets/")]
+    assert ranges[0] == ""
+    assert ranges[1] == f"bytes={len(agent_bundles.v1.data) // 2}-"
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"), [("wrong_parity", "parity-reference"), ("too_slow", "latency-budget")], ids=["parity", "latency"]
+)
+def test_a_bundle_that_fails_admission_is_refused_and_quarantined(device, device_side, agent_bundles, name, cause):
+    made = getattr(agent_bundles, name)
+    device_side.assign(device_side.release(made))
+    device.until(lambda: ("admission-refused", cause) in device.stories(), "admission refuses")
+    assert device.agent.record.quarantine == (made.sha256,)
+    assert device.agent.status == "idle"
+
+
+def test_metadata_of_one_approver_is_refused_once_and_what_runs_goes_on(
+    device, device_side, agent_bundles, digits_live
+):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device_side.assign(device_side.release(agent_bundles.v5, signatures=1))
+    device.until(lambda: ("update-refused", "metadata-unsigned") in device.stories(), "the refusal")
+    for _ in range(20):
+        device.agent._timers.sooner("poll", 0.0)
+        device.until(lambda: device.agent._checking is None, "a poll")
+    assert device.stories().count(("update-refused", "metadata-unsigned")) == 1
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+
+
+def test_expired_metadata_stops_installs_and_never_inference(device, device_side, agent_bundles, digits_live):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device_side.assign(device_side.release(agent_bundles.v5), days=-1)
+    device.until(lambda: ("update-refused", "metadata-expired") in device.stories(), "the refusal")
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+    device_side.assign(device_side.releases[agent_bundles.v5.path])
+    device.until_running(agent_bundles.v5, digits_live[0])
+
+
+def test_a_server_that_is_away_costs_nothing_but_time(device, device_side, agent_bundles, digits_live):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device_side.stop()
+    device.until(lambda: device.agent._poll_failures >= 1, "a failed poll")
+    assert device.ask(digits_live[0][0]).status == "ok"
+    device_side.start_again()
+    device.agent._timers.set("poll", 0.0)
+    device.until(lambda: device.agent._poll_failures == 0, "the next poll")
+
+
+def test_an_unreadable_state_is_set_aside_and_the_last_good_release_starts(
+    device, device_side, agent_bundles, digits_live
+):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device.agent.stop()
+    device.agent.ports.state.close()
+    device.folder.state.write_bytes(b"not a database" * 100)
+    device.start()
+    assert device.stories()[-2:] == [("state-repaired", "unreadable"), ("agent-started", "clean-start")]
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+    assert (device.folder.root / "state.db.damaged-1").exists()
+
+
+def test_a_slot_that_the_disk_damaged_is_noticed_and_fetched_again(device, device_side, agent_bundles, digits_live):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device.agent.stop()
+    slot = device.folder.slots / f"{agent_bundles.v1.sha256}.bundle"
+    data = bytearray(slot.read_bytes())
+    data[len(data) // 2] ^= 1
+    slot.write_bytes(data)
+    device.start()
+    device.until(lambda: ("safe-mode", "bundle-invalid") in device.stories(), "the damage is found")
+    device.until_running(agent_bundles.v1, digits_live[0])
+    assert device.agent.record.quarantine == ()
+
+
+def test_telemetry_counts_requests_labels_and_comparisons(device, device_side, agent_bundles, digits_live):
+    pictures, labels = digits_live
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, pictures)
+    device.agent._timers.set("telemetry", 0.0)
+    device.agent.tick()
+    replies = [device.ask(picture) for picture in pictures[:50]]
+    for reply, label in zip(replies, labels, strict=False):
+        assert device.engine.feedback(reply.request_id, str(label)).status == "ok"
+    assert device.engine.feedback(replies[0].request_id, "1").status == "unknown-request"
+    device.agent._collect()
+    device.agent.tick()
+    device.agent._timers.set("telemetry", 0.0)
+    device.agent.tick()
+    box: OutboxFile = device.agent.ports.outbox
+    (*_, last) = [message.body for message in box.after(0, 10_000) if isinstance(message.body, Telemetry)]
+    (window,) = last.models
+    assert (window.role, window.requests, window.failed, window.non_finite) == ("active", 50, 0, 0)
+    assert sum(window.classes.counts) == sum(window.latency.counts) == sum(window.confidence.counts) == 50
+    right = sum(reply.top_class == label for reply, label in zip(replies, labels, strict=False))
+    columns = zip(window.labelled.actual, window.labelled.predicted, window.labelled.counts, strict=True)
+    assert sum(count for actual, predicted, count in columns if actual == predicted) == right
+    assert sum(window.labelled.counts) == 50

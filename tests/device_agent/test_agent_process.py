@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as real processes: supervisor, worker and admission child, over real HTTPS."""
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device_agent.adapters.state_file import read_record
+from device_agent.client import InferenceClient, RawTensor
+from edgefleet.contracts.errors import ConflictError, UnreachableError
+from edgefleet.contracts.messages import Event, Message, decode_message
+
+
+def stories(folder):
+    """Events in the outbox, read beside the running agent."""
+    with contextlib.closing(sqlite3.connect(f"{folder.outbox.as_uri()}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT data FROM message ORDER BY sequence").fetchall()
+    bodies = [decode_message(data, Message).body for (data,) in rows]
+    return [(body.kind, body.cause) for body in bodies if isinstance(body, Event)]
+
+
+def children(pid):
+    """Process ids of a process's children."""
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def moved_on(folder, before):
+    record = read_record(folder.state)
+    return record != before or record.active
+
+
+def worker_of(pid):
+    """The inference worker's process id."""
+    for child in children(pid):
+        if b"device_agent.worker.main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            return child
+    return None
+
+
+class Application:
+    """Asks for inferences in a thread, one after another, until it is stopped."""
+
+    def __init__(self, path, pictures):
+        self.answers = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, args=(path, pictures))
+        self._thread.start()
+
+    def _ask(self, path, pictures):
+        with InferenceClient(path, timeout_s=20.0) as client:
+            for picture in itertools.cycle(pictures):
+                if self._stop.is_set():
+                    return
+                self.answers.append(client.infer(picture))
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join(30)
+        return self.answers
+
+
+@pytest.fixture
+def run_release(agent_process, device_side, enrolled, agent_tools, digits_live):
+    """Start an agent and let it commit a bundle while an application asks."""
+
+    def run(made, *arguments):
+        device_side.assign(device_side.release(made))
+        process, ready = agent_process("--poll", "0.1", *arguments)
+        application = Application(ready["socket"], digits_live[0])
+        agent_tools.wait_until(lambda: ("committed", "trial-passed") in stories(enrolled), f"commit of {made.version}")
+        return process, ready, application
+
+    return run
+
+
+def test_an_update_under_load_answers_every_request(
+    run_release, device_side, enrolled, agent_tools, agent_bundles, digits_live
+):
+    _process, ready, application = run_release(agent_bundles.v1)
+    before = len(application.answers)
+    device_side.assign(device_side.release(agent_bundles.v5))
+    agent_tools.wait_until(lambda: stories(enrolled).count(("committed", "trial-passed")) == 2, "the second commit")
+    asked = len(application.answers)
+    agent_tools.wait_until(lambda: len(application.answers) > asked + 10, "answers of the new release")
+    answers = application.stop()[before:]
+    assert {answer.status for answer in answers} == {"ok"}
+    assert answers[-1].release == "digits 5.0.0"
+    picture, label = digits_live[0][0], digits_live[1][0]
+    with InferenceClient(ready["socket"]) as client:
+        raw = client.infer(RawTensor(picture.tobytes(), "float32", picture.shape))
+        assert raw.top_class == int(raw.label) == int(np.argmax(raw.outputs[0]))
+        assert raw.shapes == ((1, 10),)
+        assert client.feedback(raw.request_id, int(label)).status == "ok"
+        assert client.infer(np.full((8, 8, 1), np.nan, np.float32)).status == "bad-input"
+        assert client.infer(np.zeros((3, 3), np.float32)).status == "bad-input"
+        assert client.infer(picture, deadline_s=-1.0).status == "deadline"
+        assert client.infer(picture).status == "ok"
+
+
+def test_requests_flow_on_while_the_worker_is_killed_again_and_again(run_release, agent_tools, agent_bundles):
+    process, _, application = run_release(agent_bundles.v1)
+    for _ in range(3):
+        worker = agent_tools.wait_until(lambda: worker_of(process.pid), "a worker")
+        os.kill(worker, signal.SIGKILL)
+        wanted = len(application.answers) + 5
+        agent_tools.wait_until(lambda n=wanted: len(application.answers) > n, "answers of the next worker")
+    assert {answer.status for answer in application.stop()} - {"ok", "no-model"} == set()
+
+
+def test_the_worker_ends_with_its_supervisor_and_a_new_agent_resumes(
+    run_release, agent_process, agent_tools, agent_bundles, enrolled, digits_live
+):
+    process, _, application = run_release(agent_bundles.v1)
+    application.stop()
+    worker = worker_of(process.pid)
+    process.kill()
+    process.wait()
+    agent_tools.wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
+    _, ready = agent_process("--poll", "0.1")
+    with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+        assert agent_tools.wait_until(lambda: client.infer(digits_live[0][0]).status == "ok", "an answer")
+    assert ("agent-started", "unclean-start") in stories(enrolled)
+
+
+def test_killing_both_at_any_moment_of_an_update_leaves_a_device_that_finishes_it(
+    agent_process, device_side, enrolled, agent_tools, agent_bundles, digits_live
+):
+    device_side.assign(device_side.release(agent_bundles.v1, agent_tools.quick_policy(unexplained_limit=100)))
+    for _ in range(4):
+        process, ready = agent_process("--poll", "0.1")
+        before = read_record(enrolled.state)
+        with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+            client.infer(digits_live[0][0])
+            agent_tools.wait_until(lambda was=before: moved_on(enrolled, was), "a step")
+        os.kill(worker_of(process.pid) or process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+    process, ready = agent_process("--poll", "0.1")
+    application = Application(ready["socket"], digits_live[0])
+    agent_tools.wait_until(
+        lambda: (read_record(enrolled.state) or 0) and read_record(enrolled.state).active, "the commit"
+    )
+    assert application.stop()[-1].status == "ok"
+
+
+def test_sigterm_stops_cleanly_and_the_next_start_is_not_counted(run_release, agent_process, agent_bundles, enrolled):
+    process, ready, application = run_release(agent_bundles.v1)
+    application.stop()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert read_record(enrolled.state).clean_stop
+    assert not Path(ready["socket"]).exists()
+    agent_process()
+    assert stories(enrolled)[-1] == ("agent-started", "clean-start")
+
+
+def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_process, enrolled):
+    agent_process()
+    command = [sys.executable, "-m", "device_agent", "run", "--data", str(enrolled.root)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert second.returncode == int(ConflictError.exit_status)
+    assert second.stderr == (
+        f"error: another agent is running on '{enrolled.root}'\nhint: stop it first, or choose another folder\n"
+    )
+
+
+def test_status_and_feedback_speak_json(run_release, agent_bundles, enrolled, digits_live):
+    _, ready, application = run_release(agent_bundles.v1)
+    application.stop()
+    with InferenceClient(ready["socket"]) as client:
+        answer = client.infer(digits_live[0][0])
+    agent = [sys.executable, "-m", "device_agent"]
+    status = subprocess.run([*agent, "status", "--data", str(enrolled.root), "--json"], capture_output=True, text=True)
+    assert json.loads(status.stdout)["active"] == {
+        "name": "digits",
+        "version": "1.0.0",
+        "bundle_sha256": agent_bundles.v1.sha256,
+    }
+    command = [*agent, "feedback", "--data", str(enrolled.root), str(answer.request_id), "3", "--json"]
+    feedback = subprocess.run(command, capture_output=True, text=True)
+    assert json.loads(feedback.stdout) == {"request_id": answer.request_id, "predicted": answer.top_class}
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert (
+        json.loads(again.stdout)["error"]["message"] == f"the request {answer.request_id} is not known, or too long ago"
+    )
+
+
+def test_the_supervisor_never_loads_numpy_or_a_runtime():
+    script = (
+        "import sys, device_agent.wiring, device_agent.adapters.trust, device_agent.adapters.mqtt, "
+        "device_agent.adapters.download, device_agent.adapters.enrolment, device_agent.cli\n"
+        "print([n for n in ('numpy', 'ai_edge_litert', 'edgefleet.runtimes', 'typer', 'rich') if n in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_client_without_an_agent_gets_one_sentence(tmp_path):
+    with InferenceClient(tmp_path / "none.sock") as client, pytest.raises(UnreachableError) as raised:
+        client.info()
+    assert raised.value.message == f"the agent does not answer on '{tmp_path / 'none.sock'}': No such file or directory"
+
+
+def test_a_frame_that_cannot_be_read_is_answered_and_ends_only_its_own_connection(agent_process, digits_live):
+    _, ready = agent_process()
+    with socket.socket(socket.AF_UNIX) as hostile:
+        hostile.settimeout(20)
+        hostile.connect(ready["socket"])
+        hostile.sendall(b"\x04\x00\x00\x00\xff\xff\xff\xff")
+        assert b"version 255" in hostile.recv(4096)
+        assert hostile.recv(4096) == b""
+    with InferenceClient(ready["socket"]) as client:
+        assert client.infer(digits_live[0][0]).status == "no-model"
