@@ -40,7 +40,7 @@ from converter.core.scoring import Metric, compare, default_metric, histograms, 
 from converter.quantization import quantize
 from edgefleet.contracts.bundle import describe_members, pack
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
-from edgefleet.contracts.errors import ModelFailedError, SampleError
+from edgefleet.contracts.errors import ModelFailedError, SampleError, UnsupportedModelError
 from edgefleet.contracts.evidence import ConversionEvidence, FloatComparison, Score
 from edgefleet.contracts.manifest import (
     ACCEPTANCE_PATH,
@@ -158,7 +158,7 @@ def _build(request: ConversionRequest, source: SourceModel, facts: GraphFacts, c
     if recipe.precision == "float32":
         return _Built(source.data, facts, source, source_is_float=True, recipe=recipe)
     quantized = quantize(source.data, recipe, calibration, request.preprocessing)
-    probe_model(quantized.data, kernels="reference")
+    _probe_quantized(quantized.data)
     return _Built(
         quantized.data,
         read_facts(quantized.data),
@@ -167,6 +167,16 @@ def _build(request: ConversionRequest, source: SourceModel, facts: GraphFacts, c
         recipe=recipe,
         conditioning=quantized.conditioning,
     )
+
+
+def _probe_quantized(model: bytes) -> None:
+    try:
+        probe_model(model, kernels="reference")
+    except (ModelFailedError, UnsupportedModelError) as error:
+        raise ModelFailedError(
+            f"quantized to int8, the model does not run: {error.message}",
+            hint='keep it float with a recipe (precision = "float32"), or change the operator that is named',
+        ) from error
 
 
 def _pack(request: ConversionRequest, built: _Built, sets: _Sets, now: datetime) -> Conversion:

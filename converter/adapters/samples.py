@@ -3,6 +3,7 @@
 
 import csv
 import hashlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -208,6 +209,8 @@ def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
 
 
 def _load_npz(path: Path) -> dict[str, Array]:
+    if not zipfile.is_zipfile(path):  # numpy would take a bare .npy as well, or a pickle
+        raise SampleError(f"{path.name} is not a readable .npz: it is no zip file", hint=_HINT)
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

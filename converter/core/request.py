@@ -9,7 +9,7 @@ from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task
-from edgefleet.contracts.names import NAME_PATTERN, is_name, is_version
+from edgefleet.contracts.names import is_name, is_version
 from edgefleet.contracts.profile import Profile
 
 _NONE = Preprocessing()
@@ -41,7 +41,8 @@ def check_request(request: ConversionRequest) -> None:
     """
     if not is_name(request.name):
         raise InputError(
-            f"the name '{request.name}' does not match {NAME_PATTERN}", hint="use lower case, digits, - and _"
+            f"the name '{request.name}' is not made of a-z, 0-9, - and _ (63 characters at most)",
+            hint="name the product as it may stand in a file name: --name digits",
         )
     if not is_version(request.version):
         raise InputError(
