@@ -17,20 +17,12 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.download import BundleDownloads
 from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.https import ServerConnection
 from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.mqtt import MqttChannel, MqttPump, NoBroker
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.state_file import StateFile
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.mqtt import MqttPump
 from device_agent.admission.checks import InProcessAdmission
-from device_agent.agent import Agent
-from device_agent.core.identity import Identity
-from device_agent.ports import Messenger, Ports
 from device_agent.settings import AgentSettings
+from device_agent.wiring import assemble
 from device_agent.worker.engine import Engine
 from device_agent.worker.in_process import InProcessInference
 from edgefleet.contracts.errors import StorageError
@@ -70,18 +62,6 @@ class SimulationTotals(Fact, frozen=True, kw_only=True):
     failed: int
 
 
-class RealClock:
-    """The machine's clocks."""
-
-    def wall(self) -> float:
-        """Return Unix seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Return seconds that never jump."""
-        return time.monotonic()
-
-
 class SimulatedDevice:
     """One device: its agent, its engine, and what its camera sees."""
 
@@ -89,7 +69,6 @@ class SimulatedDevice:
         self, folder: DataFolder, config: SimulationConfig, *, number: int, pump: MqttPump, executor: Executor
     ) -> None:
         self._random = random.Random(config.seed * 1000 + number)
-        identity = folder.read_identity()
         engine = Engine(random=self._random.random, nonce=self._random.getrandbits(32))
         self._engine = engine
         self._stream = LiveStream(Path(config.digits), seed=config.seed * 1000 + number)
@@ -97,12 +76,17 @@ class SimulatedDevice:
         self._between_s = 1.0 / config.requests_per_s
         self._request_at = time.monotonic() + self._random.random() * self._between_s
         self._tick_at = 0.0
-        self._folder = folder
         self.served = 0
         self.failed = 0
-        ports = self._ports(identity, config.settings, pump, executor)
-        self.agent = Agent(
-            identity, config.settings, ports, agent_version="simulated", time_scale=float(config.time_scale)
+        self.agent = assemble(
+            folder,
+            config.settings,
+            inference=InProcessInference(engine),
+            admission=InProcessAdmission(),
+            executor=executor,
+            pump=pump,
+            time_scale=float(config.time_scale),
+            random_share=self._random.random,
         )
         self.agent.wake = self._wake
         self.agent.start()
@@ -135,38 +119,6 @@ class SimulatedDevice:
         self.served += 1
         if self._stream.is_labelled(frame):
             self._engine.feedback(reply.request_id, str(frame.label))
-
-    def _ports(self, identity: Identity, settings: AgentSettings, pump: MqttPump, executor: Executor) -> Ports:
-        folder = self._folder
-        connection = ServerConnection(identity.server_url, ca=folder.ca, certificate=folder.certificate, key=folder.key)
-        return Ports(
-            clock=RealClock(),
-            state=StateFile(folder.state),
-            slots=SlotFolder(folder.slots),
-            outbox=OutboxFile(folder.outbox, identity.device, limit_bytes=settings.outbox_bytes),
-            messenger=self._messenger(identity, pump),
-            inference=InProcessInference(self._engine),
-            trust=TufTrust(folder, identity, connection),
-            downloads=BundleDownloads(folder.downloads, connection, reserve_bytes=settings.reserve_bytes),
-            admission=InProcessAdmission(),
-            executor=executor,
-            random=self._random.random,
-            boot_id="simulated",
-        )
-
-    def _messenger(self, identity: Identity, pump: MqttPump) -> Messenger:
-        if identity.broker is None:
-            return NoBroker()
-        channel = MqttChannel(
-            pump,
-            tenant=identity.tenant,
-            device=identity.device,
-            broker=identity.broker,
-            tls=None,
-            random=self._random.random,
-        )
-        channel.on_news = self._wake
-        return channel
 
 
 def enrol_all(config: SimulationConfig) -> list[DataFolder]:
