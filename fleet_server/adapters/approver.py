@@ -85,7 +85,7 @@ def prepare_approval(client: ApiClient, home: Home, name: str, version: str) -> 
         targets = release_targets(bundles, policy)
     expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
     own = Metadata(add_release(base, targets, expires=expires))
-    changes = describe_differences(base if base is not None else Targets(version=0), own.signed)
+    changes = describe_differences(base if base is not None else Targets(), own.signed)
     proposal = client.get_bytes(f"/api/v1/releases/{name}/{version}/proposal")
     if proposal is not None:
         proposed = read_targets(proposal, "the proposal")

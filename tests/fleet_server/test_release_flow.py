@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a bundle to a device: publish, two approvals, rollout, and python-tuf's own client as the device."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.tuf_custom import ReleaseCustom, read_target_custom
+
+TARGET = "digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"
+
+
+@pytest.fixture(name="fleet")
+def _fleet(new_server: Callable[..., Any]) -> Any:
+    server = new_server(time_scale=100.0)
+    server.people = [server.approver("ada"), server.approver("bob")]
+    server.delegate("digits", *server.people)
+    return server
+
+
+def test_a_release_reaches_a_device_only_after_two_approvals_and_a_rollout(
+    fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
+) -> None:
+    device = fleet.enrol("d1")
+    bundle = make_bundle(tmp_path, acceptance=b"examples")
+    pin = f'[device.acceptance]\nsha256 = "{sha256_hex(b"examples")}"\nminimum = 0.75\n'
+    (tmp_path / "policy.toml").write_text(policy_text + pin)
+    ada, bob = fleet.people
+
+    made = cli("releases", "publish", bundle, "--policy", tmp_path / "policy.toml", "--home", fleet.admin, "--json")
+    assert made.document["state"] == "draft"
+    refused = cli("rollouts", "create", "digits", "1.0.0", "--home", fleet.admin, expect=3)
+    assert "release digits 1.0.0 is draft, expected approved" in refused.err
+
+    first = cli("releases", "approve", "digits", "1.0.0", "--key", "ada", "--home", ada, "--yes", "--json")
+    assert first.document["state"] == "awaiting-approval"
+    assert f"adds {TARGET}" in first.err
+    assert "you are the first to sign" in first.err
+    order, targets = device.order()
+    assert (order.device, order.counter, targets) == ("d1", 0, [])
+
+    second = cli("releases", "approve", "digits", "1.0.0", "--key", "bob", "--home", bob, "--yes", "--json")
+    assert second.document["state"] == "approved"
+    assert "1 approver(s) have signed the same before" in second.err
+    assert device.order()[1] == []
+
+    cli("rollouts", "create", "digits", "1.0.0", "--home", fleet.admin)
+    order, targets = device.order()
+    assert (order.tenant, order.device, order.profile, order.counter) == ("acme", "d1", "linux-x86_64", 1)
+    assert [target.path for target in targets] == [TARGET]
+    assert device.fetch(TARGET) == bundle.read_bytes()
+    info = device.target(TARGET)
+    assert (info.length, info.hashes) == (targets[0].length, targets[0].hashes)
+    custom = read_target_custom(info.custom)
+    assert isinstance(custom, ReleaseCustom)
+    assert custom.device_policy.acceptance.minimum == 0.75
+    assert device.fetch(f"digits/acceptance/{sha256_hex(b'examples')}.npz") == b"examples"
+
+
+def test_a_second_release_adds_to_the_first_and_a_bundle_with_other_examples_is_refused(
+    fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
+) -> None:
+    fleet.release(make_bundle(tmp_path), policy=policy_text, approvers=fleet.people)
+    fleet.release(make_bundle(tmp_path, version="1.1.0"), policy=policy_text, approvers=fleet.people)
+    device = fleet.enrol("d1")
+    assert device.target(TARGET) is not None
+    assert device.target("digits/1.1.0/digits-1.1.0-linux-x86_64.bundle") is not None
+    assert device.target("digits/1.2.0/digits-1.2.0-linux-x86_64.bundle") is None
+
+    pin = f'[device.acceptance]\nsha256 = "{"a" * 64}"\nminimum = 0.9\n'
+    (tmp_path / "pinned.toml").write_text(policy_text + pin)
+    bundle = make_bundle(tmp_path, version="1.2.0")
+    refused = cli("releases", "publish", bundle, "--policy", tmp_path / "pinned.toml", "--home", fleet.admin, expect=3)
+    assert refused.err == (
+        f"error: the policy pins the acceptance examples {'a' * 64}, and the bundle for 'linux-x86_64' carries none\n"
+        "hint: convert with --acceptance and the product's own examples\n"
+    )
+
+
+def test_an_approver_refuses_a_proposal_that_says_anything_else(
+    fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
+) -> None:
+    """The server swaps the bundle behind the first approver's back: the second one's rebuild differs."""
+
+    ada, bob = fleet.people
+    (tmp_path / "policy.toml").write_text(policy_text)
+    publish = (
+        "releases",
+        "publish",
+        make_bundle(tmp_path),
+        "--policy",
+        tmp_path / "policy.toml",
+        "--home",
+        fleet.admin,
+    )
+    cli(*publish)
+    cli("releases", "approve", "digits", "1.0.0", "--key", "ada", "--home", ada, "--yes")
+    connection = sqlite3.connect(fleet.data / "fleet.db")
+    (proposal,) = connection.execute("SELECT proposal FROM release").fetchone()
+    document = json.loads(proposal)
+    document["signed"]["targets"][TARGET]["hashes"]["sha256"] = "f" * 64
+    connection.execute("UPDATE release SET proposal = ?", (json.dumps(document).encode(),))
+    connection.commit()
+    connection.close()
+
+    refused = cli("releases", "approve", "digits", "1.0.0", "--key", "bob", "--home", bob, "--yes", expect=3)
+    assert f"the proposal differs from the release that was verified here: changes {TARGET}" in refused.err
+    assert fleet.call("releases/digits/1.0.0")["state"] == "awaiting-approval"
+
+
+def test_one_approver_cannot_sign_twice_and_a_stranger_cannot_sign_at_all(
+    fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
+) -> None:
+    ada, _ = fleet.people
+    eve = fleet.approver("eve")
+    fleet.release(make_bundle(tmp_path), policy=policy_text, approvers=[ada, ada])
+    assert fleet.call("releases/digits/1.0.0")["state"] == "awaiting-approval"
+    refused = cli("releases", "approve", "digits", "1.0.0", "--key", "eve", "--home", eve, "--yes", expect=3)
+    assert "the proposal has no valid approval of an approver, or a signature by another key" in refused.err
+    assert fleet.call("releases/digits/1.0.0")["signatures"] == 1
