@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -103,8 +102,10 @@ def _enrol(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    import logging
+
+    from device_agent.field import RunOptions, run
     from device_agent.settings import read_settings
-    from device_agent.wiring import RunOptions, run
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)

@@ -20,6 +20,8 @@ from device_agent.process_bounds import rss_bytes
 #: Signals that come from outside; a model does not send them to its own process.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOP_S = 5.0
+#: The interpreter has its own threads; those of numpy's libraries would only cost memory and time at the start.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 class WorkerProcess:
@@ -54,6 +56,7 @@ class WorkerProcess:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "device_agent.worker.main", *arguments],
                 pass_fds=(self._listener.fileno(), its.fileno()),
+                env=os.environ | _ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

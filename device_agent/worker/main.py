@@ -8,7 +8,6 @@ for it. The supervisor owns the listening socket: connections queue there while 
 import os
 import queue
 import random
-import secrets
 import selectors
 import signal
 import socket
@@ -123,7 +122,7 @@ def main(arguments: list[str]) -> int:
     listening_fd, control_fd, parent_pid, threads = (int(argument) for argument in arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent_pid)
-    engine = Engine(random=random.random, nonce=secrets.randbits(32), threads=threads)
+    engine = Engine(random=random.random, nonce=int.from_bytes(os.urandom(4), "little"), threads=threads)
     Worker(socket.socket(fileno=listening_fd), socket.socket(fileno=control_fd), engine).run()
     return 0
 

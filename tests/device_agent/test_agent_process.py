@@ -199,7 +199,7 @@ def test_status_and_feedback_speak_json(run_release, agent_bundles, enrolled, di
 
 def test_the_supervisor_never_loads_numpy_or_a_runtime():
     script = (
-        "import sys, device_agent.wiring, device_agent.adapters.trust, device_agent.adapters.mqtt, "
+        "import sys, device_agent.wiring, device_agent.field, device_agent.adapters.trust, device_agent.adapters.mqtt, "
         "device_agent.adapters.download, device_agent.adapters.enrolment, device_agent.cli\n"
         "print([n for n in ('numpy', 'ai_edge_litert', 'edgefleet.runtimes', 'typer', 'rich') if n in sys.modules])"
     )
