@@ -69,7 +69,7 @@ holdout_percent = 25.0
 waves = [{ percent = 25.0, minimum_s = 60.0 }, { percent = 100.0, minimum_s = 60.0 }]
 [rollout.gate]
 minimum_requests = 20
-minimum_labels = 20
+minimum_labels = 40
 accuracy_drop = 0.1
 failed_devices = 0.2
 limit_s = 6000.0
