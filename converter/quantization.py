@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import constant_tensor_names, read_facts, read_model
+from converter.adapters.flatbuffer import constant_tensor_names, read_facts, read_model, with_modern_operator_codes
 from converter.adapters.layer_weights import read_layers, with_layers
 from converter.adapters.quantizer import quantize_int8
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
@@ -58,7 +58,7 @@ def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: P
             "converting a float model to int8 needs calibration samples",
             hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
         )
-    observed = _observe(model, calibration, how)
+    observed = _observe(with_modern_operator_codes(model), calibration, how)
     tensor_ranges(observed.statistics)
     candidates = [(name, _quantize(observed, name)) for name in recipe.conditioning]
     if len(candidates) == 1:

@@ -60,6 +60,20 @@ def read_facts(data: bytes) -> GraphFacts:
     return graph_facts(read_model(data), len(data))
 
 
+def with_modern_operator_codes(data: bytes) -> bytes:
+    """Return the model with each operator's code in the newer of its two fields.
+
+    Files from before TensorFlow 2.4 have it in the older one only, where ai-edge-quantizer does not look: it takes all
+    their operators for ADD, number 0.
+    """
+    model = read_model(data)
+    if all(code.builtinCode >= code.deprecatedBuiltinCode for code in model.operatorCodes):
+        return data
+    for code in model.operatorCodes:
+        code.builtinCode = max(code.builtinCode, code.deprecatedBuiltinCode)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def with_versions_written(data: bytes) -> bytes:
     """Return the model with each operator's version, and the minimum runtime version, as its types ask for.
 

@@ -121,10 +121,11 @@ _RELEASES: Mapping[str, tuple[str, ...]] = {
 
 
 class Operands(NamedTuple):
-    """The tensors that an operator reads (absent ones left out) and writes."""
+    """The tensors that an operator reads (absent ones left out) and writes; ``slots`` counts absent inputs as well."""
 
     inputs: list[TensorFacts]
     outputs: list[TensorFacts]
+    slots: int
 
 
 def required_version(operator: OperatorFacts, graph: GraphFacts) -> int:
@@ -135,7 +136,7 @@ def required_version(operator: OperatorFacts, graph: GraphFacts) -> int:
     if not inputs or operator.custom:
         return 1
     if special is not None:
-        return special(Operands(inputs, outputs))
+        return special(Operands(inputs, outputs, len(operator.inputs)))
     return _by_type(operator.name, inputs[0])
 
 
@@ -194,7 +195,7 @@ def _fully_connected(operands: Operands) -> int:
     if data == "float32" and weights in ("int8", "int4"):
         return 12 if _per_channel(operands.inputs[1]) else 3
     by_types = {("int16", "int4"): 13, ("int16", "int8"): 7, ("int8", "int4"): 10, ("int8", "int8"): 4}
-    return max(by_types.get((data, weights), 1), 6 if len(operands.inputs) == 2 else 1)
+    return max(by_types.get((data, weights), 1), 6 if operands.slots == 2 else 1)
 
 
 def _transpose_conv(operands: Operands) -> int:
