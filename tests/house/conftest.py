@@ -2,6 +2,7 @@
 """The wheel, built once, and installed with one extra at a time into virtual environments of their own."""
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -55,10 +56,11 @@ def wheel_names(wheel: Path) -> frozenset[str]:
 
 @pytest.fixture(scope="session")
 def installations(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Future[Installed]]]:
-    """All environments, made two at a time while the first tests run already."""
+    """All environments, made two at a time while the first tests run already, and removed again."""
     folder = tmp_path_factory.mktemp("venvs")
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {extra: pool.submit(_install, wheel, extra, folder) for extra in EXTRAS}
+    shutil.rmtree(folder)  # two gigabytes, which pytest would keep for three runs
 
 
 @pytest.fixture
