@@ -49,7 +49,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pictures_are_preprocessed_as_the_bundle_says(front_door: Command, pictures: Path, tmp_path: Path) -> None:
     done = front_door(
-        "convert", DIGITS / "v1_float32.tflite", "--name", "digits", "--version", "1.0.0", 
+        "convert", DIGITS / "v1_float32.tflite", "--name", "digits", "--version", "1.0.0",
         "--profile", "raspberry-pi-4",
         "--calibration", pictures / "calibration", "--evaluation", pictures / "live", "--acceptance", pictures / "live",
         "--labels", pictures / "names.txt", "--preprocessing", pictures / "grey.toml", "--out", tmp_path, "--json",
