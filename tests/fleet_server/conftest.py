@@ -281,6 +281,18 @@ def new_server_fixture(tmp_path: Path) -> Iterator[Callable[..., FleetServer]]:
             server.stop()
 
 
+def make_csr(common_name: str, key: ec.EllipticCurvePrivateKey | None = None) -> str:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    request = builder.sign(key or ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return request.public_bytes(Encoding.PEM).decode()
+
+
+@pytest.fixture(name="device_csr")
+def device_csr_fixture() -> Callable[[str], str]:
+    return make_csr
+
+
 @dataclass
 class TestDevice:
     """A device: its own key, python-tuf's unmodified client over mutual TLS."""
@@ -295,9 +307,7 @@ class TestDevice:
         return self.ticket.device
 
     def csr(self, common_name: str | None = None) -> str:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name or self.name)])
-        request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.key, hashes.SHA256())
-        return request.public_bytes(Encoding.PEM).decode()
+        return make_csr(common_name or self.name, self.key)
 
     def request(self, **changed: Any) -> EnrolmentRequest:
         facts = HardwareFacts(

@@ -104,7 +104,7 @@ function showRollout(rollout) {
 
 function showEvents(view) {
   find("events").tBodies[0].replaceChildren(...view.events.map((event) =>
-    row([ago(view.now, event.received_at), event.device, event.kind, event.cause, event.version])));
+    row([ago(view.now, event.received_at), event.device, event.kind, event.cause, event.version, event.detail])));
 }
 
 function showLink(text, tone) {
