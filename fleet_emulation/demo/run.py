@@ -14,7 +14,7 @@ from fleet_emulation.demo.stage import AGENTS, TIME_SCALE, Stage
 from fleet_emulation.demo.stories import Teller
 from fleet_emulation.live_stream import LiveStream
 
-_REQUESTS_PER_S = 20.0
+_REQUESTS_PER_S = 25.0
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

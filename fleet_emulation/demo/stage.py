@@ -31,7 +31,7 @@ AGENTS = ("agent-1", "agent-2", "agent-3", "agent-4")
 TIME_SCALE = 4800
 _POLL_S = 3.0
 _TELEMETRY_S = 1.0
-_SIMULATED_RATE = 8.0
+_SIMULATED_RATE = 25.0
 
 
 class ServerReady(Fact, frozen=True, kw_only=True):
@@ -114,6 +114,11 @@ class Stage:
         self.server = Program("the fleet server", [*command, "--json"], log=self.logs / "server.log")
         ready = self.server.ready(ServerReady)
         self.api_url, self.device_url = ready.api, ready.device
+
+    def stop_server(self) -> None:
+        """Stop the server, as for a repair; devices go on with what they run."""
+        if self.server is not None:
+            self.server.stop()
 
     def _log_in(self, person: str, token: Path) -> None:
         root = ("--root", self.admin / "root.json") if (self.admin / "root.json").exists() else ()
@@ -200,8 +205,7 @@ class Stage:
             self.simulation.stop()
         for agent in self.agents:
             agent.program.stop()
-        if self.server is not None:
-            self.server.stop()
+        self.stop_server()
         if self.broker is not None:
             self.broker.stop()
 

@@ -134,7 +134,9 @@ class Teller:
         refused = wait_for("every device to refuse 4.0.0", all_refused, limit_s=_STORY_LIMIT_S)
         seconds = time.monotonic() - started
         installed = self._records.running("4.0.0")
+        self._stage.stop_server()
         thief.clean_up()
+        self._stage.start_server()
         return StoryReport(
             key="c",
             title="v4: signed by one key of two",
