@@ -55,6 +55,19 @@ class LiteRtInterpreter:
         self._interpreter.reset_all_variables()
 
 
+def runtime_version() -> str:
+    """Return the installed LiteRT's release.
+
+    Raises:
+        MissingExtraError: LiteRT is not installed.
+    """
+    try:
+        import ai_edge_litert
+    except ImportError as error:
+        raise _missing() from error
+    return str(ai_edge_litert.__version__)
+
+
 def _load(model: bytes, kernels: Kernels, threads: int) -> Any:  # LiteRT is untyped
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType

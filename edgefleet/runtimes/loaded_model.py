@@ -9,7 +9,7 @@ import numpy.typing as npt
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError
 from edgefleet.contracts.manifest import Manifest, TensorSpec
-from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
+from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter, runtime_version
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import Floats, dequantize, to_model_inputs
 
@@ -21,8 +21,9 @@ class LoadedModel:
 
     def __init__(self, manifest: Manifest, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
         self.manifest = manifest
+        _check_runtime(manifest, kernels)
         self.interpreter = LiteRtInterpreter(model, kernels=kernels, threads=threads)
-        _check_interface(manifest, self.interpreter, kernels)
+        _check_interface(manifest, self.interpreter)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1) -> "LoadedModel":
@@ -51,12 +52,32 @@ class LoadedModel:
         return self.interpreter.invoke(inputs)
 
 
-def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter, kernels: Kernels) -> None:
-    if manifest.runtime.kind != "litert" and kernels != "reference":  # a host's stand-in has reference kernels only
+def _check_runtime(manifest: Manifest, kernels: Kernels) -> None:
+    needed = manifest.runtime
+    if needed.kind != "litert":
+        if kernels == "reference":  # with these a host stands in for the board, whatever its runtime's release
+            return
         raise IncompatibleError(
-            f"the bundle is for the runtime '{manifest.runtime.kind}', this one is 'litert'",
+            f"the bundle is for the runtime '{needed.kind}', this one is 'litert'",
             hint="use a bundle made for this board's profile",
         )
+    installed = runtime_version()
+    if _release(installed) < _release(needed.minimum_version):
+        raise IncompatibleError(
+            f"the bundle needs LiteRT {needed.minimum_version} or later, {installed} is installed",
+            hint="install a later release of ai-edge-litert, or convert for the profile of this board",
+        )
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return a release's numbers without trailing zeros, so that 2.3 equals 2.3.0; what is no number counts as 0."""
+    numbers = [int(part) if part.isdecimal() else 0 for part in version.split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter) -> None:
     for where, said, found in (
         ("input", manifest.interface.inputs, interpreter.inputs),
         ("output", manifest.interface.outputs, interpreter.outputs),

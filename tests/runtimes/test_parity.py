@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import BundleError, IncompatibleError, ModelFailedError
 from edgefleet.contracts.manifest import ParityVectors, RuntimeRequirement
-from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.litert import LiteRtInterpreter, runtime_version
 from edgefleet.runtimes.loaded_model import LoadedModel
 from edgefleet.runtimes.parity import ParityReport, check_parity, difference, read_vectors, top1_differs
 
@@ -94,6 +94,20 @@ def test_a_bundle_for_another_runtime_is_refused(digits_bundle: BundleMaker) -> 
     with pytest.raises(IncompatibleError) as caught:
         LoadedModel.from_bundle(digits_bundle(runtime=runtime))
     assert caught.value.message == "the bundle is for the runtime 'tflm', this one is 'litert'"
+
+
+@pytest.mark.parametrize("needed", ["99.0.0", "2.3.1", "2.10"])
+def test_a_bundle_that_needs_a_later_runtime_is_refused(needed: str, digits_bundle: BundleMaker) -> None:
+    runtime = RuntimeRequirement(kind="litert", minimum_version=needed, numerics="litert/1")
+    with pytest.raises(IncompatibleError) as caught:
+        LoadedModel.from_bundle(digits_bundle(runtime=runtime))
+    assert caught.value.message == f"the bundle needs LiteRT {needed} or later, {runtime_version()} is installed"
+
+
+@pytest.mark.parametrize("needed", ["1.14", "2", "2.3", "2.3.0"])
+def test_a_bundle_that_needs_this_runtime_or_an_earlier_one_loads(needed: str, digits_bundle: BundleMaker) -> None:
+    runtime = RuntimeRequirement(kind="litert", minimum_version=needed, numerics="litert/1")
+    assert LoadedModel.from_bundle(digits_bundle(runtime=runtime)).manifest.runtime == runtime
 
 
 LSB = arrays(np.int8, (1, 10))
