@@ -8,8 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import constant_tensor_names, read_facts, read_model, with_modern_operator_codes
+from converter.adapters.calibration import Calibrator, read_scores
+from converter.adapters.flatbuffer import (
+    constant_tensor_names,
+    graph_facts,
+    read_facts,
+    read_model,
+    with_modern_operator_codes,
+)
 from converter.adapters.layer_weights import read_layers, with_layers
 from converter.adapters.quantizer import quantize_int8
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
@@ -20,7 +26,6 @@ from converter.core.recipe import EXPONENTS, Conditioning, Recipe
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
-from edgefleet.runtimes.tensors import dequantize, to_model_inputs
 
 Array = npt.NDArray[Any]
 #: How many calibration samples decide between candidates.
@@ -36,13 +41,13 @@ class Quantized(NamedTuple):
 
 @dataclass(frozen=True)
 class _Observed:
-    """A float model, what the calibration samples made of its tensors, and its answers to some of them."""
+    """A float model, what the calibration samples made of its tensors, and its scores for some of them."""
 
     model: bytes
     layers: list[Layer]
     statistics: dict[str, ChannelStatistics]
     judges: list[list[Array]]
-    answers: list[Array]
+    scores: list[Array]
 
 
 def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: Preprocessing) -> Quantized:
@@ -73,16 +78,15 @@ def _observe(model: bytes, calibration: SampleSet, how: Preprocessing) -> _Obser
     specs = LiteRtInterpreter(model, kernels="reference").inputs
     judging = set(spread(min(_JUDGES, len(order)), len(order)))
     judges: list[list[Array]] = []
-    answers: list[Array] = []
     statistics: dict[str, ChannelStatistics] = {}
-    calibrator = Calibrator(model, constant_tensor_names(read_model(model)))
+    source = read_model(model)
+    calibrator = Calibrator(model, constant_tensor_names(source))
     for place, sample in enumerate(model_inputs(calibration, order, how, specs)):
-        observation = next(calibrator.observe([sample]))
-        statistics = merge_statistics([statistics, observation.statistics])
+        statistics = merge_statistics([statistics, *calibrator.observe([sample])])
         if place in judging:
             judges.append(sample)
-            answers.append(observation.output)
-    return _Observed(model, read_layers(model), statistics, judges, answers)
+    scores = read_scores(model, graph_facts(source, len(model)), judges)
+    return _Observed(model, read_layers(model), statistics, judges, scores)
 
 
 def _quantize(observed: _Observed, conditioning: Conditioning) -> bytes:
@@ -105,10 +109,6 @@ def _condition(
 
 
 def _distance(observed: _Observed, candidate: bytes) -> float:
-    """Return the mean absolute difference of the first output from the float model's, on the reference kernels."""
-    interpreter = LiteRtInterpreter(candidate, kernels="reference")
-    deltas = []
-    for sample, answer in zip(observed.judges, observed.answers, strict=True):
-        output = interpreter.invoke(to_model_inputs(sample, interpreter.inputs))[0]
-        deltas.append(np.abs(dequantize(output, interpreter.outputs[0]).astype(np.float64) - answer).mean())
-    return float(np.mean(deltas))
+    """Return the mean absolute difference of the scores from the float model's, on the reference kernels."""
+    scores = read_scores(candidate, read_facts(candidate), observed.judges)
+    return float(np.mean([np.abs(mine - float_) for mine, float_ in zip(scores, observed.scores, strict=True)]))

@@ -7,55 +7,41 @@ on the machine.
 
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.core.graph import GraphFacts
 from converter.core.ranges import ChannelStatistics, channel_statistics
 from edgefleet.contracts.errors import ModelFailedError
+from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
-
-
-class Observation(NamedTuple):
-    """One sample's tensors by name, and the model's first output."""
-
-    statistics: dict[str, ChannelStatistics]
-    output: Array
 
 
 class Calibrator:
     """A float model whose tensors can all be read after each inference."""
 
     def __init__(self, model: bytes, constants: frozenset[str]) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the memory that kept tensors take is wanted here
-            self._interpreter = Interpreter(
-                model_content=model,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-                experimental_preserve_all_tensors=True,
-            )
-        self._interpreter.allocate_tensors()
+        self._interpreter = _keeping_interpreter(model)
         self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
-        self._output = int(self._interpreter.get_output_details()[0]["index"])
         self._watched = [
             (str(detail["name"]), int(detail["index"]))
             for detail in self._interpreter.get_tensor_details()
             if detail["dtype"] == np.float32 and str(detail["name"]) not in constants
         ]
 
-    def observe(self, samples: Iterable[Sequence[Array]]) -> Iterator[Observation]:
-        """Yield what each sample (one array an input, as the model takes them) makes of the tensors.
+    def observe(self, samples: Iterable[Sequence[Array]]) -> Iterator[dict[str, ChannelStatistics]]:
+        """Yield what each sample (one array an input, as the model takes them) makes of the tensors, by name.
 
         Raises:
             ModelFailedError: the interpreter failed on a sample.
         """
         for sample in samples:
             self._invoke(sample)
-            yield Observation(dict(self._read()), self._interpreter.get_tensor(self._output))
+            yield dict(self._read())
 
     def _invoke(self, sample: Sequence[Array]) -> None:
         try:
@@ -73,3 +59,38 @@ class Calibrator:
             values = self._interpreter.get_tensor(tensor_id)
             if values.size:
                 yield name, channel_statistics(values)
+
+
+def read_scores(model: bytes, facts: GraphFacts, samples: Iterable[Sequence[Array]]) -> list[Array]:
+    """Return a model's scores for real-valued samples: the first output, before a softmax or logistic function.
+
+    Differences between scores tell two models apart where their probabilities are all near 0 and 1.
+    """
+    interpreter = _keeping_interpreter(model)
+    inputs = LiteRtInterpreter(model, kernels="reference").inputs
+    input_ids = [int(detail["index"]) for detail in interpreter.get_input_details()]
+    number = facts.score_tensor()
+    tensor = facts.tensors[number]
+    scores = []
+    for sample in samples:
+        for tensor_id, value in zip(input_ids, to_model_inputs(sample, inputs), strict=True):
+            interpreter.set_tensor(tensor_id, value)
+        interpreter.invoke()
+        values = interpreter.get_tensor(number).astype(np.float64)
+        scores.append((values - tensor.zero_points[0]) * tensor.scales[0] if tensor.quantized else values)
+    return scores
+
+
+def _keeping_interpreter(model: bytes) -> Any:
+    """Return LiteRT's interpreter on reference kernels, all tensors kept for reading."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the memory that kept tensors take is wanted here
+        interpreter = Interpreter(
+            model_content=model,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+            experimental_preserve_all_tensors=True,
+        )
+    interpreter.allocate_tensors()
+    return interpreter

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 
 QUANTIZED_DTYPES = frozenset({"int8", "uint8", "int16", "int4", "int2"})
+#: What turns scores into probabilities, and makes most differences between scores vanish.
+_SQUASHING = frozenset({"SOFTMAX", "LOGISTIC"})
 #: Operators that only change the representation; a graph of nothing else computes nothing.
 _CASTS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
@@ -78,6 +80,14 @@ class GraphFacts:
                 }
             )
         )
+
+    def score_tensor(self) -> int:
+        """Return the number of the tensor that the first output's squashing operator reads, or of that output."""
+        output = self.outputs[0]
+        producers = [operator for operator in self.operators if output in operator.outputs]
+        if producers and producers[0].name in _SQUASHING:
+            return producers[0].inputs[0]
+        return output
 
     def _float_ends(self) -> bool:
         return any(self.tensors[number].dtype == "float32" for number in (*self.inputs, *self.outputs))

@@ -28,7 +28,7 @@ class Recipe(Fact, frozen=True, kw_only=True):
     ``int8``: weights per output channel, activations per tensor from the global minimum and maximum over the
     calibration samples, integer inputs and outputs. ``float32``: the model as it is.
     ``conditioning`` lists the rewrites of the float model to try before it is quantized (see
-    :mod:`converter.core.conditioning`; all but ``none`` correct biases); the one whose outputs come closest to the
+    :mod:`converter.core.conditioning`; all but ``none`` correct biases); the one whose scores come closest to the
     float model's on the calibration samples is kept, the first on a tie.
     """
 

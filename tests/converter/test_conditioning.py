@@ -47,7 +47,7 @@ def observed(pictures: np.ndarray) -> dict[str, ChannelStatistics]:
 
 def observe(model: bytes, pictures: np.ndarray) -> dict[str, ChannelStatistics]:
     calibrator = Calibrator(model, constant_tensor_names(read_model(model)))
-    return merge_statistics(o.statistics for o in calibrator.observe([p[np.newaxis]] for p in pictures))
+    return merge_statistics(calibrator.observe([p[np.newaxis]] for p in pictures))
 
 
 def answers(model: bytes, pictures: np.ndarray) -> np.ndarray:
