@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy import event
+from sqlalchemy import event, inspect
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from edgefleet.contracts.errors import StorageError
 
+#: The newest migration; a start that finds it in place does not load Alembic.
+REVISION = "0001"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 15_000
 
@@ -53,6 +55,8 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to this version of EdgeFleet."""
+        if self._revision() == REVISION:
+            return
         from alembic import command
         from alembic.config import Config
 
@@ -61,6 +65,12 @@ class Database:
         with self.write() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+    def _revision(self) -> str | None:
+        with self.read() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 
     def close(self) -> None:
         """Close every connection."""

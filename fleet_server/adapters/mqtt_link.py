@@ -199,6 +199,10 @@ class MqttLink:
                 _LOG.error("messages were not stored, devices will send them again: %s", error)
                 self._stop.wait(1.0)
                 continue
+            except Exception:  # noqa: BLE001 - a fault of ours: the batch comes again, and the next one may be stored
+                _LOG.exception("messages were not stored, because of a fault in EdgeFleet")
+                self._stop.wait(1.0)
+                continue
             self._send_marks(marks)
 
     def _send_marks(self, marks: Sequence[Mark]) -> None:

@@ -130,6 +130,8 @@ class RolloutEngine:
                 self.step_all()
             except EdgeFleetError as error:
                 _LOG.error("no rollout advances: %s", error)
+            except Exception:  # noqa: BLE001 - a fault of ours: say so and stand still, but do not let the engine's thread die unseen
+                _LOG.exception("no rollout advances, because of a fault in EdgeFleet")
 
 
 def _check_approved(connection: Connection, name: str, version: str) -> None:

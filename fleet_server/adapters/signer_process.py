@@ -34,18 +34,28 @@ class SignerProcess:
     """A running signer. Requests may come from any thread and are answered one after the other."""
 
     def __init__(self, folder: Path, *, time_scale: float = 1.0) -> None:
+        self._folder = folder
+        self._time_scale = time_scale
+        self._asking = threading.Lock()
+        self._process, self._channel = self._start()
+
+    def _start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "fleet_server.signer", str(folder), str(theirs.fileno()), repr(time_scale)]
+        descriptor = theirs.fileno()
+        command = [sys.executable, "-m", "fleet_server.signer", str(self._folder), str(descriptor)]
         try:
-            self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            process = subprocess.Popen(
+                [*command, repr(self._time_scale)],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
             )
         except OSError as error:
+            ours.close()
             raise UnreachableError(f"the signer does not start: {error}", hint="check the installation") from error
         finally:
             theirs.close()
-        self._channel = ours
-        self._asking = threading.Lock()
+        return process, ours
 
     @property
     def pid(self) -> int:
@@ -83,6 +93,7 @@ class SignerProcess:
 
     def _ask(self, request: Request, kind: type[A]) -> A:
         with self._asking:
+            self._restart_if_ended()
             try:
                 send_frame(self._channel, request)
                 data = receive_frame(self._channel)
@@ -98,6 +109,12 @@ class SignerProcess:
             raise error_class(answer.code, TrustError)(answer.message, hint=answer.hint)
         assert isinstance(answer, kind)  # noqa: S101 - both sides are of one version
         return answer
+
+    def _restart_if_ended(self) -> None:
+        """Start the signer again if it was killed; it knows from its own log what it has signed."""
+        if self._process.poll() is not None:
+            self._channel.close()
+            self._process, self._channel = self._start()
 
     def _gone(self) -> UnreachableError:
         return UnreachableError(

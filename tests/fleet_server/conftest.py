@@ -260,16 +260,26 @@ class FleetServer:
         return device
 
 
+@pytest.fixture(scope="session", name="initialised")
+def initialised_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two freshly initialised servers (with keys of their own), to be copied."""
+    made = []
+    for _ in range(2):
+        server = FleetServer(tmp_path_factory.mktemp("initialised"))
+        run_cli("server", "init", "--data", server.data, "--tenant", "acme", "--admin-home", server.admin)
+        made.append(server.folder)
+    return made
+
+
 @pytest.fixture(name="new_server")
-def new_server_fixture(tmp_path: Path) -> Iterator[Callable[..., FleetServer]]:
-    """Make servers; each is stopped at the end."""
+def new_server_fixture(tmp_path: Path, initialised: list[Path]) -> Iterator[Callable[..., FleetServer]]:
+    """Start servers; each is stopped at the end."""
     made: list[FleetServer] = []
 
     def make(*, broker: str | None = None, time_scale: float = 1.0) -> FleetServer:
         folder = tmp_path / f"fleet-{len(made)}"
-        folder.mkdir()
+        shutil.copytree(initialised[len(made)], folder)
         server = FleetServer(folder, broker, time_scale)
-        run_cli("server", "init", "--data", server.data, "--tenant", "acme", "--admin-home", server.admin)
         made.append(server)
         server.start()
         server.login(server.admin)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the server room refuses: one sentence with the remedy, the documented exit status, and nothing changed."""
+
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import urllib3
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from edgefleet.contracts.errors import EdgeFleetError
+from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
+from fleet_server.adapters.problems import describe_problem, error_class
+from fleet_server.adapters.schema import metadata
+
+
+@pytest.fixture(name="server")
+def _server(new_server: Callable[..., Any]) -> Any:
+    return new_server()
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_the_migrations_make_the_tables_that_the_code_speaks_of(tmp_path: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+    database = Database(tmp_path / "x.db")
+    database.migrate()
+    database.migrate()
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    database.close()
+
+
+def test_init_overwrites_nothing_and_keeps_secrets_to_their_owner(initialised: list[Path], cli: Any) -> None:
+    folder = initialised[0]
+    before = files_of(folder)
+    again = cli(
+        "server", "init", "--data", folder / "srv", "--tenant", "acme", "--admin-home", folder / "admin", expect=1
+    )
+    assert again.err == (
+        f"error: '{folder}/srv/server.json' exists already; nothing was changed\n"
+        "hint: use new folders for a new server\n"
+    )
+    assert files_of(folder) == before
+    secrets = [*folder.rglob("*.pem"), *folder.rglob("*.key"), folder / "admin/token", folder / "srv/fleet.db"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
+    assert stat.S_IMODE((folder / "srv" / "signer").stat().st_mode) == 0o700
+    assert not any(b"PRIVATE" in data for path, data in before.items() if path.suffix not in (".pem", ".key"))
+
+
+def test_a_port_in_use_and_an_open_management_listener_are_refused(initialised: list[Path], cli: Any) -> None:
+    data = initialised[0] / "srv"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for option in ("--listen", "--device-listen"):
+            other = "--device-listen" if option == "--listen" else "--listen"
+            refused = cli("server", "run", "--data", data, option, address, other, "127.0.0.1:0", expect=1)
+            assert refused.err == (
+                f"error: another process listens on {address} already\n"
+                "hint: stop it, or choose another port (0: any free)\n"
+            )
+    refused = cli("server", "run", "--data", data, "--listen", "0.0.0.0:0", expect=4)
+    assert refused.err == (
+        "error: --listen 0.0.0.0 would serve the management API without TLS to the network\n"
+        "hint: listen on 127.0.0.1, and put a TLS proxy in front\n"
+    )
+    cases = [("--listen", "nonsense"), ("--listen", "127.0.0.1:99999"), ("--broker", "http://x")]
+    for option, value in cases:
+        assert cli("server", "run", "--data", data, option, value, expect=2).err.startswith(f"error: '{value}' is not")
+
+
+def test_an_unreachable_server_a_wrong_token_and_a_missing_login(server: Any, cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("ef_wrong")
+    home = tmp_path / "home"
+    wrong = cli("login", "--server", server.api, "--token-file", tmp_path / "token", "--home", home, expect=4)
+    assert wrong.err.startswith("error: the API token is missing, wrong or expired\nhint: run: edgefleet login")
+    missing = cli("devices", "list", "--home", home, expect=4)
+    assert missing.err.startswith(f"error: nobody is logged in with the home folder '{home}'\n")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        away = cli("login", "--server", url, "--token-file", tmp_path / "token", "--home", home, expect=1)
+    assert away.err == (
+        f"error: the server at {url} does not answer: [Errno 111] Connection refused\n"
+        "hint: check the address, and that 'edgefleet server run' is running\n"
+    )
+    assert not home.exists()
+
+
+def test_wrong_names_files_and_thresholds(
+    server: Any, cli: Any, make_bundle: Any, tmp_path: Path, policy_text: str
+) -> None:
+    home, admin = tmp_path / "h", server.admin
+    cli("keys", "create", "ada", "--home", home)
+    assert cli("keys", "create", "ada", "--home", home, expect=1).err.startswith(
+        f"error: '{home}/keys/ada.pem' exists already"
+    )
+    public = home / "keys" / "ada.pub.json"
+    delegate = ("keys", "delegate", "digits", "--data", server.data, "--home", admin, "--approver", public)
+    refused = cli(*delegate, "--threshold", "2", expect=2)
+    assert refused.err.startswith("error: a threshold of 2 needs as many different approvers, got 1\n")
+    assert cli(*delegate, "--approver", public, "--threshold", "1", expect=2).err.startswith(
+        "error: a threshold of 1 needs"
+    )
+    nothing = cli("devices", "show", "nobody", "--home", admin, expect=1)
+    assert nothing.err == "error: device 'nobody' is not known\nhint: see: edgefleet devices list\n"
+    bad_name = cli("devices", "invite", "A B", "--profile", "p", "--output", tmp_path / "t", "--home", admin, expect=2)
+    assert bad_name.err.startswith("error: the invitation: ")
+
+    policy = tmp_path / "policy.toml"
+    policy.write_text(policy_text)
+    not_a_bundle = tmp_path / "x.bundle"
+    not_a_bundle.write_bytes(b"x" * 1024)
+    refused = cli("releases", "publish", not_a_bundle, "--policy", policy, "--home", admin, expect=3)
+    assert refused.err.startswith("error: 'x.bundle' is not a bundle: it does not start with a ustar header\n")
+    two = [make_bundle(tmp_path), make_bundle(tmp_path, version="2.0.0")]
+    mixed = cli("releases", "publish", *two, "--policy", policy, "--home", admin, expect=3)
+    assert mixed.err.startswith("error: the bundles are of several releases: digits 1.0.0, digits 2.0.0\n")
+    policy.write_text(policy_text + "surprise = 1\n")
+    unknown = cli("releases", "publish", two[0], "--policy", policy, "--home", admin, expect=3)
+    assert "Object contains unknown field `surprise`" in unknown.err
+    assert server.call("releases") == []
+
+
+def test_an_undelegated_product_and_a_wrong_passphrase(
+    server: Any, cli: Any, make_bundle: Any, tmp_path: Path, policy_text: str
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(policy_text)
+    cli("releases", "publish", make_bundle(tmp_path), "--policy", policy, "--home", server.admin)
+    (tmp_path / "right").write_text("correct horse\n")
+    (tmp_path / "wrong").write_text("battery\n")
+    cli("keys", "create", "ada", "--home", server.admin, "--passphrase-file", tmp_path / "right")
+    approve = ("releases", "approve", "digits", "1.0.0", "--key", "ada", "--home", server.admin, "--yes")
+    refused = cli(*approve, "--passphrase-file", tmp_path / "wrong", expect=4)
+    assert refused.err.splitlines()[-2].startswith("error: the key 'ada' does not open: ")
+    refused = cli(*approve, "--passphrase-file", tmp_path / "right", expect=3)
+    assert refused.err.splitlines()[-2:] == [
+        "error: nobody may approve releases of this product: there is no delegation 'production-digits'",
+        "hint: make it: edgefleet keys delegate PRODUCT",
+    ]
+
+
+def test_every_problem_of_the_api_is_a_problem_document(server: Any) -> None:
+    pool = urllib3.PoolManager()
+    headers = {"authorization": f"Bearer {(server.admin / 'token').read_text()}"}
+    cases = [
+        ("GET", "/api/v1/nothing", 404, "not-found"),
+        ("DELETE", "/api/v1/devices", 405, "wrong-usage"),
+        ("POST", "/api/v1/devices", 400, "wrong-usage"),
+        ("GET", "/api/v1/events?limit=x", 400, "wrong-usage"),
+        ("POST", "/api/v1/rollouts/x/explode", 400, "wrong-usage"),
+        ("POST", "/api/v1/rollouts/x/pause", 404, "not-found"),
+        ("PUT", "/api/v1/bundles/x", 400, "wrong-usage"),
+        ("PUT", "/api/v1/targets", 422, "trust-refused"),
+        ("GET", "/image/targets/..%2f..%2ffleet.db", 404, "not-found"),
+    ]
+    for method, path, status, code in cases:
+        answer = pool.request(method, server.api + path, headers=headers, body=b"{" if method != "GET" else None)
+        assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), path
+        assert answer.json()["code"] == code, path
+    description = pool.request("GET", f"{server.api}/openapi.json").json()
+    assert description["openapi"].startswith("3.1")
+    assert "/api/v1/rollouts/{rollout_id}/{order}" in description["paths"]
+
+
+def test_every_error_survives_the_way_through_the_api() -> None:
+    waiting = [EdgeFleetError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        problem = describe_problem(kind("m", hint="h"))
+        assert error_class(problem.code, EdgeFleetError) is kind
+
+
+def test_a_killed_signer_comes_back_and_a_second_server_does_not_start(server: Any, cli: Any, wait_for: Any) -> None:
+
+    (signer,) = psutil.Process(server.process.pid).children()
+    signer.kill()
+    wait_for(lambda: signer.status() == psutil.STATUS_ZOMBIE, "the signer's death")
+    device = server.enrol("d1")
+    assert device.order()[0].counter == 0
+    second = cli(
+        "server", "run", "--data", server.data, "--listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0", expect=1
+    )
+    assert second.err.startswith(f"error: a server runs on '{server.data}' already\n")
+    assert server.stop() == 0
