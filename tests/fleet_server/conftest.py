@@ -406,6 +406,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(name="free_port")
+def free_port_fixture() -> int:
+    return free_port()
+
+
 def start_broker(kind: str, folder: Path, port: int) -> Broker:
     if kind == "mosquitto":
         program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
@@ -426,14 +431,19 @@ def start_broker(kind: str, folder: Path, port: int) -> Broker:
         command = [str(found), "-c", str(config)] if found.exists() else command
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     broker = Broker(kind, port, process)
-    wait_for(lambda: _answers(port) or process.poll() is not None, f"{kind} to listen")
+    wait_for(lambda: answers(port) or process.poll() is not None, f"{kind} to listen")
     assert process.poll() is None, f"{kind} ended"
     return broker
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(name="answers")
+def answers_fixture() -> Callable[[int], bool]:
+    return answers
 
 
 @pytest.fixture(name="new_broker")
