@@ -142,7 +142,7 @@ class Inference(Protocol):
         """End a worker that does not answer; reported as a crash."""
 
     def stop(self) -> None:
-        """Let the worker end."""
+        """Let the worker end; its last counts are among the reports afterwards."""
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the worker, 0 if unknown."""

@@ -6,6 +6,7 @@ thread that calls :meth:`WorkerProcess.start`, which must live as long as the ag
 to it.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ class WorkerProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: ControlChannel | None = None
         self._killed_for: str | None = None
+        self._late: list[Report] = []
         self._on_channel: Callable[[socket.socket | None], None] = lambda _: None
 
     def watch(self, on_channel: Callable[[socket.socket | None], None]) -> None:
@@ -79,9 +81,9 @@ class WorkerProcess:
 
     def reports(self) -> list[Report]:
         """Return the reports since the last call; the end of the worker is the last of them."""
+        collected, self._late = self._late, []
         if self._channel is None:
-            return []
-        collected: list[Report] = []
+            return collected
         while batch := self._channel.receive(Report):
             collected += batch
         if batch is None:
@@ -95,10 +97,12 @@ class WorkerProcess:
             self._child.kill()
 
     def stop(self) -> None:
-        """Let the worker end, and end it if it does not."""
+        """Let the worker hand over its last counts and end, and end it if it does not."""
         if self._child is None:
             return
+        self._send(Collect())
         self._send(Stop())
+        self._late = self._last_reports()
         try:
             self._child.wait(_STOP_S)
         except subprocess.TimeoutExpired:
@@ -109,6 +113,16 @@ class WorkerProcess:
     def rss_bytes(self) -> int:
         """Return the resident memory of the worker, 0 if none runs."""
         return rss_bytes(self._child.pid) if self._child else 0
+
+    def _last_reports(self) -> list[Report]:
+        """Read until the worker has closed its end."""
+        assert self._channel is not None  # noqa: S101  stop() looked
+        self._channel.socket.settimeout(_STOP_S)
+        last: list[Report] = []
+        with contextlib.suppress(TimeoutError):
+            while (batch := self._channel.receive(Report)) is not None:
+                last += batch
+        return last
 
     def _send(self, command: Command) -> None:
         if self._channel is None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from device_agent.core.lifecycle import LIVE, resume
+from device_agent.core.lifecycle import LIVE, READY, resume
 from device_agent.core.record import DeviceRecord, Fault, quarantined
 from device_agent.core.trial import Death, judge_death
 from edgefleet.contracts.messages import DeviceStatus
@@ -27,6 +27,8 @@ def recover(record: DeviceRecord, *, boot_id: str, now: float) -> Recovery:
     death: Death = "clean" if record.clean_stop or not record.boot_id or record.boot_id != boot_id else "unexplained"
     status = resume(record.status)
     running = msgspec.structs.replace(record, boot_id=boot_id, clean_stop=False, status=status)
+    if status in READY:  # what was being prepared starts over from a poll
+        running = msgspec.structs.replace(running, candidate=None)
     if status in LIVE:
         running, status = _resume_live(running, status, death, now)
     if status == "rolling-back" and running.fault is None:

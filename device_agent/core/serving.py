@@ -31,6 +31,29 @@ class ServingPlan(Fact, frozen=True, kw_only=True, tag="serve"):
     share: Share = 0.0
 
 
+def plan_for(
+    number: int,
+    *,
+    good: ModelRef | None,
+    candidate: ModelRef | None = None,
+    trial: bool = False,
+    share: float = 0.0,
+) -> ServingPlan:
+    """Return what shall answer: the good release alone, or with a candidate in shadow or on trial beside it."""
+    if candidate is None:
+        return ServingPlan(number=number, primary=good)
+    if not trial:
+        return ServingPlan(number=number, primary=good, companion=candidate, companion_role="shadow", share=share)
+    return ServingPlan(
+        number=number,
+        primary=candidate,
+        role="trial",
+        companion=good,
+        companion_role="fallback" if good is not None else None,
+        share=share,
+    )
+
+
 class Verify(Fact, frozen=True, kw_only=True, tag="verify"):
     """Load a model afresh and run its own parity vectors."""
 

@@ -40,7 +40,8 @@ class InProcessInference:
         """There is no process to end."""
 
     def stop(self) -> None:
-        """Nothing to stop."""
+        """Hand over the last counts."""
+        self.collect()
 
     def rss_bytes(self) -> int:
         """The memory is the simulation's own."""

@@ -52,7 +52,7 @@ class Device:
         def step():
             if pictures is not None:
                 self.ask(next(pictures))
-            self.agent._timers.sooner("collect", 0.0)
+            self.agent.timers.sooner("collect", 0.0)
             self.agent.tick()
             return condition()
 
@@ -248,8 +248,8 @@ def test_metadata_of_one_approver_is_refused_once_and_what_runs_goes_on(
     device_side.assign(device_side.release(agent_bundles.v5, signatures=1))
     device.until(lambda: ("update-refused", "metadata-unsigned") in device.stories(), "the refusal")
     for _ in range(20):
-        device.agent._timers.sooner("poll", 0.0)
-        device.until(lambda: device.agent._checking is None, "a poll")
+        device.agent.timers.sooner("poll", 0.0)
+        device.until(lambda: not device.agent.polling.checking, "a poll")
     assert device.stories().count(("update-refused", "metadata-unsigned")) == 1
     assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
 
@@ -268,11 +268,11 @@ def test_a_server_that_is_away_costs_nothing_but_time(device, device_side, agent
     device_side.assign(device_side.release(agent_bundles.v1))
     device.until_running(agent_bundles.v1, digits_live[0])
     device_side.stop()
-    device.until(lambda: device.agent._poll_failures >= 1, "a failed poll")
+    device.until(lambda: device.agent.polling.failures >= 1, "a failed poll")
     assert device.ask(digits_live[0][0]).status == "ok"
     device_side.start_again()
-    device.agent._timers.set("poll", 0.0)
-    device.until(lambda: device.agent._poll_failures == 0, "the next poll")
+    device.agent.timers.set("poll", 0.0)
+    device.until(lambda: device.agent.polling.failures == 0, "the next poll")
 
 
 def test_an_unreadable_state_is_set_aside_and_the_last_good_release_starts(
@@ -307,15 +307,15 @@ def test_telemetry_counts_requests_labels_and_comparisons(device, device_side, a
     pictures, labels = digits_live
     device_side.assign(device_side.release(agent_bundles.v1))
     device.until_running(agent_bundles.v1, pictures)
-    device.agent._timers.set("telemetry", 0.0)
+    device.agent.timers.set("telemetry", 0.0)
     device.agent.tick()
     replies = [device.ask(picture) for picture in pictures[:50]]
     for reply, label in zip(replies, labels, strict=False):
         assert device.engine.feedback(reply.request_id, str(label)).status == "ok"
     assert device.engine.feedback(replies[0].request_id, "1").status == "unknown-request"
-    device.agent._collect()
+    device.agent._worker.collect()
     device.agent.tick()
-    device.agent._timers.set("telemetry", 0.0)
+    device.agent.timers.set("telemetry", 0.0)
     device.agent.tick()
     box: OutboxFile = device.agent.ports.outbox
     (*_, last) = [message.body for message in box.after(0, 10_000) if isinstance(message.body, Telemetry)]
