@@ -26,10 +26,16 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
+            warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
             worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())
             result = worker.quantize(
                 _statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False
             )
+    except RuntimeWarning as error:
+        raise UnsupportedModelError(
+            "the model cannot be quantized to int8: a channel's bias is too large for the scale of its weights",
+            hint="prune channels whose weights are all near zero, or give each layer weights and a bias of its own",
+        ) from error
     except Exception as error:  # the quantizer raises bare ValueError, KeyError, RuntimeError, … for what it cannot do
         raise UnsupportedModelError(
             f"the model cannot be quantized to int8: {_first_line(error)}",

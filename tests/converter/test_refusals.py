@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import BuiltinOperator
+from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
+from converter.adapters.flatbuffer import read_model
 from converter.adapters.model_files import MODEL_LIMIT_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +100,42 @@ def test_an_operator_that_the_board_does_not_run(front_door: Command, tmp_path: 
         ),
     )
     assert not (tmp_path / "dist").exists()
+
+
+def altered(tmp_path: Path, operator: int, **changes: object) -> Path:
+    """Write v1 with some fields of one operator's code changed."""
+    model = read_model((DIGITS / "v1_float32.tflite").read_bytes())
+    [code] = [code for code in model.operatorCodes if code.builtinCode == operator]
+    for field, value in changes.items():
+        setattr(code, field, value)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    return path
+
+
+def test_a_custom_operator_is_named(front_door: Command, tmp_path: Path) -> None:
+    custom = BuiltinOperator.CUSTOM
+    model = altered(
+        tmp_path, BuiltinOperator.SOFTMAX, builtinCode=custom, deprecatedBuiltinCode=custom, customCode=b"MyOperator"
+    )
+    assert told(convert(front_door, tmp_path / "dist", model)) == (
+        3,
+        sentence(
+            "the model has the custom operator 'MyOperator', which no profile's runtime has",
+            "export the model with TFLite's built-in operators only",
+        ),
+    )
+
+
+def test_an_operator_version_that_the_runtime_does_not_know_is_named(front_door: Command, tmp_path: Path) -> None:
+    status, message = told(
+        convert(front_door, tmp_path / "dist", altered(tmp_path, BuiltinOperator.SOFTMAX, version=99))
+    )
+    assert status == 3
+    assert message.startswith(
+        "error: LiteRT cannot load the model: Didn't find op for builtin opcode 'SOFTMAX' version '99'."
+    )
+    assert message.count("\n") == 2
 
 
 def test_a_precision_that_the_board_does_not_run(front_door: Command, tmp_path: Path) -> None:
