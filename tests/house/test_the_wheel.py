@@ -6,6 +6,7 @@ Editable installs hide packaging faults: here nothing of the checkout is on the 
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,14 @@ result = [name for name in {names!r} if present(name)]
 def test_an_extra_brings_its_packages_and_none_of_the_others(extra: str, installed: Install) -> None:
     present = installed(extra).evaluate(_PRESENT.format(names=sorted(ALL)))
     assert set(present) == BRINGS[extra]
+
+
+@pytest.mark.parametrize("extra", BRINGS)
+def test_an_extras_packages_agree_with_each_other(extra: str, installed: Install) -> None:
+    python = installed(extra).folder / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", str(python), "check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "No broken requirements found.\n")
 
 
 @pytest.mark.parametrize("extra", ROOMS)
