@@ -35,8 +35,8 @@ from converter.core.parity_choice import (
     spread,
 )
 from converter.core.recipe import Recipe, default_recipe, recipe_sha256
-from converter.core.request import ConversionRequest, check_request, runtime_requirement
-from converter.core.scoring import Metric, compare, default_metric, histograms, score
+from converter.core.request import ConversionRequest, check_class_names, check_request, runtime_requirement
+from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score
 from converter.quantization import quantize
 from edgefleet.contracts.bundle import describe_members, pack
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
@@ -190,6 +190,7 @@ def _probe_quantized(model: bytes) -> None:
 
 def _pack(request: ConversionRequest, built: _Built, sets: _Sets, now: datetime) -> Conversion:
     production = LiteRtInterpreter(built.data, kernels=production_kernels(request.profile))
+    check_class_names(request, production.outputs[0])
     proof = _prove(request, built, production, sets.calibration)
     members: dict[str, bytes] = {MODEL_PATH: built.data, **_vector_members(proof)}
     if sets.acceptance is not None:
@@ -279,7 +280,7 @@ def _assess(
 ) -> _Quality:
     evaluation, comparison, reference = None, None, None
     if sets.evaluation is not None:
-        labels = class_numbers(sets.evaluation)
+        labels = _labels(request, sets.evaluation, production)
         outputs = _predict(request, production, sets.evaluation)
         evaluation = score(request.metric, outputs, labels, request.task)
         reference = histograms(outputs) if request.task == "classification" else None
@@ -288,6 +289,12 @@ def _assess(
             comparison = compare(request.metric, before, outputs, labels)
     accepted = _accept(request, production, sets.acceptance, acceptance)
     return _Quality(evaluation, comparison, reference, accepted)
+
+
+def _labels(request: ConversionRequest, samples: SampleSet, interpreter: LiteRtInterpreter) -> Array:
+    labels = class_numbers(samples)
+    check_labels(labels, int(np.prod(interpreter.outputs[0].shape)), task=request.task, source=samples.source)
+    return labels
 
 
 def _predict(request: ConversionRequest, interpreter: LiteRtInterpreter, samples: SampleSet) -> Array:
@@ -301,7 +308,7 @@ def _accept(
     if samples is None or stored is None:
         return None
     metric: Metric = default_metric("classification")
-    value = metric.function(_predict(request, production, samples), class_numbers(samples))
+    value = metric.function(_predict(request, production, samples), _labels(request, samples, production))
     return AcceptanceExamples(
         path="golden/acceptance.npz",
         sha256=sha256_hex(stored),

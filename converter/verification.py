@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from converter.adapters.execution import predict, run_all
 from converter.adapters.samples import class_numbers, model_inputs, open_samples
-from converter.core.scoring import Metric, score
+from converter.core.scoring import Metric, check_labels, score
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError
 from edgefleet.contracts.evidence import Score
@@ -105,6 +105,8 @@ def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     manifest = bundle.manifest
     samples = open_samples(samples_path, [s.name for s in manifest.interface.inputs], manifest.interface.labels)
     labels = class_numbers(samples)
+    classes = int(np.prod(manifest.interface.outputs[0].shape))
+    check_labels(labels, classes, task=manifest.task, source=samples.source)
     probe_model(bundle.read(manifest.model), kernels="reference")
     model = LoadedModel.from_bundle(bundle, kernels=_kernels(manifest))
     inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user asks of a conversion, and the plain decisions that follow from it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from converter.core.operator_versions import is_older
 from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task
+from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task, TensorSpec
 from edgefleet.contracts.names import is_name, is_version
 from edgefleet.contracts.profile import Profile
 
@@ -52,6 +53,20 @@ def check_request(request: ConversionRequest) -> None:
         raise InputError(
             f"acceptance examples are scored by top-1 accuracy, and the task is '{request.task}'",
             hint="leave out --acceptance, or name the task: --task classification",
+        )
+
+
+def check_class_names(request: ConversionRequest, output: TensorSpec) -> None:
+    """Refuse class names that are more or fewer than the model's answers.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    classes = math.prod(output.shape)
+    if request.labels and len(request.labels) != classes:
+        raise InputError(
+            f"--labels names {len(request.labels)} classes, the model answers with {classes}",
+            hint="name each class once, in the order of the model's outputs",
         )
 
 

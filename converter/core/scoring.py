@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.evidence import FloatComparison, Interval, Score
 from edgefleet.contracts.manifest import ReferenceHistograms, Task
 from edgefleet.runtimes.answers import read_answer
@@ -63,6 +63,22 @@ def top1(outputs: Array) -> Array:
     """Return each sample's class, -1 where an output is not finite; ``outputs`` has shape (samples, …)."""
     flat = outputs.reshape(len(outputs), -1)
     return np.where(np.isfinite(flat).all(axis=1), np.nan_to_num(flat).argmax(axis=1), -1)
+
+
+def check_labels(labels: Array, classes: int, *, task: Task, source: str) -> None:
+    """Refuse labels of a classification that are no class numbers of the model.
+
+    Raises:
+        SampleError: they are not whole, not one a sample, or outside 0 to ``classes`` - 1.
+    """
+    if task != "classification":
+        return
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all()))
+    if labels.ndim != 1 or not whole or labels.min() < 0 or labels.max() >= classes:
+        raise SampleError(
+            f"{source} has labels that are no classes of the model, expected whole numbers from 0 to {classes - 1}",
+            hint="number the classes from 0 in the order of the model's outputs",
+        )
 
 
 def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from converter.adapters.flatbuffer import read_model
 from converter.adapters.model_files import MODEL_LIMIT_BYTES
+from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -213,6 +214,45 @@ def test_a_label_that_is_no_class(front_door: Command, tmp_path: Path) -> None:
             "'pictures/labels.csv' has the label 'cat', which is neither a number nor a known class",
             "use class numbers, or name the classes in order with --labels FILE",
         ),
+    )
+
+
+def test_labels_that_the_model_does_not_know(
+    front_door: Command, tmp_path: Path, digits_samples: Path, digits_bundle: Path
+) -> None:
+    with np.load(digits_samples / "live.npz") as stored:
+        np.savez(tmp_path / "counted_from_one.npz", x=stored["x"], y=stored["y"] + 1)
+    assert told(front_door("evaluate", digits_bundle, tmp_path / "counted_from_one.npz")) == (
+        3,
+        sentence(
+            "counted_from_one.npz has labels that are no classes of the model, expected whole numbers from 0 to 9",
+            "number the classes from 0 in the order of the model's outputs",
+        ),
+    )
+
+
+def test_class_names_of_another_number(front_door: Command, tmp_path: Path, digits_samples: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    done = convert(
+        front_door, tmp_path / "dist", DIGITS / "v1_float32.tflite", "--labels", tmp_path / "names.txt",
+        "--calibration", digits_samples / "calibration.npz",
+    )  # fmt: skip
+    assert told(done) == (
+        2,
+        sentence(
+            "--labels names 2 classes, the model answers with 10",
+            "name each class once, in the order of the model's outputs",
+        ),
+    )
+
+
+def test_an_oversized_bundle(front_door: Command, tmp_path: Path) -> None:
+    path = tmp_path / "b.bundle"
+    path.touch()
+    os.truncate(path, BUNDLE_LIMIT_BYTES + 1)  # sparse: takes no room
+    assert told(front_door("verify", path)) == (
+        3,
+        sentence(f"'b.bundle' is {BUNDLE_LIMIT_BYTES + 1} bytes, over the limit of {BUNDLE_LIMIT_BYTES}", BUNDLE_HINT),
     )
 
 
