@@ -4,60 +4,54 @@
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.execution import measure_latency, predict, run_all
+from converter.adapters.execution import measure_latency
 from converter.adapters.flatbuffer import read_facts
 from converter.adapters.model_files import SourceModel, read_source
 from converter.adapters.samples import (
     PictureSamples,
     SampleSet,
-    canonical_order,
-    class_numbers,
     model_inputs,
     open_samples,
     sample_set_sha256,
 )
 from converter.core.board_checks import check_board, check_source, needed_runtime, outdated_operators
-from converter.core.canonical_npz import canonical_npz
 from converter.core.card import model_card
 from converter.core.graph import GraphFacts
 from converter.core.operator_versions import is_older
-from converter.core.parity_choice import (
-    made_up_inputs,
-    parity_count,
-    production_tolerance,
-    reference_tolerance,
-    spread,
-)
 from converter.core.recipe import Recipe, default_recipe, recipe_sha256
 from converter.core.request import ConversionRequest, check_class_names, check_request, runtime_requirement
-from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score
+from converter.proof import (
+    Proof,
+    Quality,
+    SampleSets,
+    acceptance_npz,
+    assess,
+    production_kernels,
+    prove,
+    vector_members,
+)
 from converter.quantization import quantize
 from edgefleet.contracts.bundle import describe_members, pack
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
-from edgefleet.contracts.errors import ModelFailedError, SampleError, UnsupportedModelError
-from edgefleet.contracts.evidence import ConversionEvidence, FloatComparison, Score
+from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
+from edgefleet.contracts.evidence import ConversionEvidence, Score
 from edgefleet.contracts.manifest import (
     ACCEPTANCE_PATH,
     MODEL_CARD_PATH,
-    AcceptanceExamples,
     Interface,
     Lineage,
     Manifest,
     ParityVectors,
     ProfileReference,
-    ReferenceHistograms,
-    Tolerances,
     Tool,
 )
 from edgefleet.contracts.profile import Profile, compat_hash
-from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
-from edgefleet.runtimes.parity import difference
+from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.probe import probe_model
 
 Array = npt.NDArray[Any]
@@ -90,34 +84,6 @@ class _Built:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Sets:
-    """The sample sets that were named."""
-
-    calibration: SampleSet | None
-    evaluation: SampleSet | None
-    acceptance: SampleSet | None
-
-
-@dataclass(frozen=True)
-class _Proof:
-    """Parity vectors and tolerances, measured."""
-
-    inputs: list[Array]
-    outputs: list[Array]
-    tolerances: Tolerances
-
-
-@dataclass(frozen=True)
-class _Quality:
-    """What the model scores, where there are samples to score it on."""
-
-    evaluation: Score | None
-    comparison: FloatComparison | None
-    reference: ReferenceHistograms | None
-    acceptance: AcceptanceExamples | None
-
-
 def convert(request: ConversionRequest, *, now: datetime) -> Conversion:
     """Convert one model for one board.
 
@@ -145,11 +111,11 @@ def _probe_source(model: bytes) -> None:
         raise
 
 
-def _open_sets(request: ConversionRequest, model: bytes) -> _Sets:
+def _open_sets(request: ConversionRequest, model: bytes) -> SampleSets:
     interpreter = LiteRtInterpreter(model, kernels="reference")
     names = [spec.name for spec in interpreter.inputs]
     paths = (request.calibration, request.evaluation, request.acceptance)
-    sets = _Sets(*(open_samples(path, names, request.labels) if path is not None else None for path in paths))
+    sets = SampleSets(*(open_samples(path, names, request.labels) if path is not None else None for path in paths))
     for samples in (sets.calibration, sets.evaluation, sets.acceptance):
         if samples is not None:  # the first sample is checked before anything takes long
             next(model_inputs(samples, [0], request.preprocessing, interpreter.inputs))
@@ -188,71 +154,26 @@ def _probe_quantized(model: bytes) -> None:
         ) from error
 
 
-def _pack(request: ConversionRequest, built: _Built, sets: _Sets, now: datetime) -> Conversion:
+def _pack(request: ConversionRequest, built: _Built, sets: SampleSets, now: datetime) -> Conversion:
     production = LiteRtInterpreter(built.data, kernels=production_kernels(request.profile))
     check_class_names(request, production.outputs[0])
-    proof = _prove(request, built, production, sets.calibration)
-    members: dict[str, bytes] = {MODEL_PATH: built.data, **_vector_members(proof)}
+    proof = prove(request, built.data, production, sets.calibration)
+    members: dict[str, bytes] = {MODEL_PATH: built.data, **vector_members(proof)}
     if sets.acceptance is not None:
         members[ACCEPTANCE_PATH] = acceptance_npz(sets.acceptance, [spec.name for spec in production.inputs])
-    quality = _assess(request, built, production, sets, members.get(ACCEPTANCE_PATH))
+    quality = assess(
+        request,
+        production,
+        sets,
+        float_model=built.source.data if built.source_is_float and built.data != built.source.data else None,
+        acceptance=members.get(ACCEPTANCE_PATH),
+    )
     manifest = _manifest(request, built, sets, production, proof, quality, members)
     notes = (*built.notes, *_notes(request.profile))
     members[MODEL_CARD_PATH] = model_card(manifest, built.facts, _making(built), notes)
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)
     return Conversion(bundle, manifest, _evidence(manifest, built, bundle, quality, production, proof, notes, now))
-
-
-def production_kernels(profile: Profile) -> Kernels:
-    """Return the kernels that stand for the board's own on this machine."""
-    return "production" if profile.runtime.kind == "litert" else "reference"
-
-
-def acceptance_npz(samples: SampleSet, input_names: list[str]) -> bytes:
-    """Return acceptance examples in the one form that bundles carry; equal examples give equal bytes.
-
-    Raises:
-        SampleError: there are no labels, or the samples differ in shape and cannot be one array.
-    """
-    labels = class_numbers(samples)
-    raw = [samples.raw(number) for number in range(len(samples))]
-    shapes = sorted({str(list(value.shape)) for value in (sample[0] for sample in raw)})
-    if len(shapes) > 1:
-        raise SampleError(
-            f"{samples.source} has acceptance examples of different shapes: {shapes[0]} and {shapes[1]}",
-            hint="bring them to one size",
-        )
-    names = ["x"] if len(input_names) == 1 else input_names
-    stacked = {name: np.stack([sample[position] for sample in raw]) for position, name in enumerate(names)}
-    return canonical_npz({**stacked, "y": labels})
-
-
-def _prove(
-    request: ConversionRequest, built: _Built, production: LiteRtInterpreter, calibration: SampleSet | None
-) -> _Proof:
-    reference = LiteRtInterpreter(built.data, kernels="reference")
-    sample_bytes = sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in reference.inputs)
-    count = parity_count(sample_bytes, None if calibration is None else len(calibration))
-    if calibration is None:
-        chosen = [made_up_inputs(reference.inputs, number) for number in range(count)]
-    else:
-        order = canonical_order(calibration)
-        picked = [order[place] for place in spread(count, len(order))]
-        chosen = list(model_inputs(calibration, picked, request.preprocessing, reference.inputs))
-    expected = run_all(reference, chosen)
-    if not all(np.isfinite(output).all() for output in expected):
-        raise ModelFailedError("the model answers its parity inputs with NaN or infinity", hint="correct the model")
-    got = run_all(production, chosen)
-    worst = max(difference(g, e) for g, e in zip(got, expected, strict=True))
-    unit: Literal["lsb", "absolute"] = "lsb" if expected[0].dtype.kind in "iu" else "absolute"
-    tolerances = Tolerances(
-        unit=unit,
-        reference=reference_tolerance(unit, max(float(np.abs(e).max()) for e in expected)),
-        production=production_tolerance(worst, unit),
-    )
-    inputs = [np.stack([sample[position] for sample in chosen]) for position in range(len(reference.inputs))]
-    return _Proof(inputs, expected, tolerances)
 
 
 def _making(built: _Built) -> str:
@@ -262,69 +183,13 @@ def _making(built: _Built) -> str:
     return f"precision {built.recipe.precision}{kept}"
 
 
-def _vector_members(proof: _Proof) -> dict[str, bytes]:
-    named = [("input", array) for array in proof.inputs], [("output", array) for array in proof.outputs]
-    return {
-        f"golden/parity_{kind}_{position}.bin": array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        for group in named
-        for position, (kind, array) in enumerate(group)
-    }
-
-
-def _assess(
-    request: ConversionRequest,
-    built: _Built,
-    production: LiteRtInterpreter,
-    sets: _Sets,
-    acceptance: bytes | None,
-) -> _Quality:
-    evaluation, comparison, reference = None, None, None
-    if sets.evaluation is not None:
-        labels = _labels(request, sets.evaluation, production)
-        outputs = _predict(request, production, sets.evaluation)
-        evaluation = score(request.metric, outputs, labels, request.task)
-        reference = histograms(outputs) if request.task == "classification" else None
-        if built.source_is_float and built.data != built.source.data:
-            before = _predict(request, LiteRtInterpreter(built.source.data), sets.evaluation)
-            comparison = compare(request.metric, before, outputs, labels)
-    accepted = _accept(request, production, sets.acceptance, acceptance)
-    return _Quality(evaluation, comparison, reference, accepted)
-
-
-def _labels(request: ConversionRequest, samples: SampleSet, interpreter: LiteRtInterpreter) -> Array:
-    labels = class_numbers(samples)
-    check_labels(labels, int(np.prod(interpreter.outputs[0].shape)), task=request.task, source=samples.source)
-    return labels
-
-
-def _predict(request: ConversionRequest, interpreter: LiteRtInterpreter, samples: SampleSet) -> Array:
-    inputs = model_inputs(samples, range(len(samples)), request.preprocessing, interpreter.inputs)
-    return predict(interpreter, inputs, request.task)
-
-
-def _accept(
-    request: ConversionRequest, production: LiteRtInterpreter, samples: SampleSet | None, stored: bytes | None
-) -> AcceptanceExamples | None:
-    if samples is None or stored is None:
-        return None
-    metric: Metric = default_metric("classification")
-    value = metric.function(_predict(request, production, samples), _labels(request, samples, production))
-    return AcceptanceExamples(
-        path="golden/acceptance.npz",
-        sha256=sha256_hex(stored),
-        samples=len(samples),
-        metric=metric.name,
-        value=value,
-    )
-
-
 def _manifest(
     request: ConversionRequest,
     built: _Built,
-    sets: _Sets,
+    sets: SampleSets,
     production: LiteRtInterpreter,
-    proof: _Proof,
-    quality: _Quality,
+    proof: Proof,
+    quality: Quality,
     members: dict[str, bytes],
 ) -> Manifest:
     profile = request.profile
@@ -357,7 +222,7 @@ def _manifest(
     )
 
 
-def _lineage(built: _Built, sets: _Sets) -> Lineage:
+def _lineage(built: _Built, sets: SampleSets) -> Lineage:
     tools = ["ai-edge-litert", "edgefleet", "numpy"]
     if built.recipe is not None and built.recipe.precision == "int8":
         tools.append("ai-edge-quantizer")
@@ -385,9 +250,9 @@ def _evidence(
     manifest: Manifest,
     built: _Built,
     bundle: bytes,
-    quality: _Quality,
+    quality: Quality,
     production: LiteRtInterpreter,
-    proof: _Proof,
+    proof: Proof,
     notes: tuple[str, ...],
     now: datetime,
 ) -> ConversionEvidence:
