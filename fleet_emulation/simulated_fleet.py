@@ -5,6 +5,7 @@ Each device is the real agent over its ports: it verifies both repositories, kee
 and infers for real. Only the inference worker and the admission child live in this process instead of their own.
 """
 
+import math
 import os
 import random
 import signal
@@ -31,6 +32,7 @@ from fleet_emulation.live_stream import LiveStream
 
 _ENROLMENTS_AT_ONCE = 4
 _BACKGROUND_THREADS = 3
+_BEAT_S = 0.02
 
 
 class SimulationConfig(Fact, frozen=True, kw_only=True):
@@ -91,14 +93,15 @@ class SimulatedDevice:
         self.agent.wake = self._wake
         self.agent.start()
 
-    def step(self, now: float) -> float:
-        """Do what is due and return when something will be (CLOCK_MONOTONIC)."""
+    def step(self, now: float) -> None:
+        """Do what is due at ``now`` (CLOCK_MONOTONIC)."""
         if now >= self._request_at:
             self._request()
             self._request_at = max(self._request_at + self._between_s, now)
         if now >= self._tick_at:
-            self._tick_at = now + max(0.02, self.agent.tick())
-        return min(self._request_at, self._tick_at)
+            self._tick_at = math.inf  # a wake during the tick must not be lost
+            wait_s = self.agent.tick()
+            self._tick_at = min(self._tick_at, now + wait_s)
 
     def close(self) -> None:
         """Stop as a device does that is switched off properly."""
@@ -136,11 +139,11 @@ def enrol_all(config: SimulationConfig) -> list[DataFolder]:
 
 
 def run(devices: Sequence[SimulatedDevice], ended: threading.Event) -> None:
-    """Step all devices until told to end."""
-    while not ended.is_set():
+    """Step all devices in a steady beat until told to end."""
+    while not ended.wait(_BEAT_S):
         now = time.monotonic()
-        next_at = min(device.step(now) for device in devices)
-        ended.wait(min(max(next_at - time.monotonic(), 0.001), 0.02))
+        for device in devices:
+            device.step(now)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from paho.mqtt.publish import multiple
+
 from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.messages import Hint, encode_message
+from edgefleet.contracts.topics import topic
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
 from fleet_server.adapters.key_files import load_signer
 from fleet_server.core.delegation import production_role
@@ -71,6 +75,18 @@ class StolenServer:
                 if path in targets:
                     self._order(rows, key, Order(device, profile, targets[path]), name, version)
         return len(self._forged_orders)
+
+    def wake_everyone(self, broker_port: int) -> None:
+        """Send every device that was ordered a hint, as the server would, by the broker on 127.0.0.1."""
+        hints = [
+            {
+                "topic": topic(self.tenant, device, "hint"),
+                "payload": encode_message(Hint(v=1, counter=counter)),
+                "qos": 1,
+            }
+            for device, counter in self._forged_orders
+        ]
+        multiple(hints, hostname="127.0.0.1", port=broker_port)  # type: ignore[arg-type]  # dicts of just these keys
 
     def clean_up(self) -> None:
         """Remove what was forged, as the operator does who restores the server; its counters stay ahead."""

@@ -30,8 +30,7 @@ class Records:
 
     def events(self, *, since: float = 0.0, kind: str = "", cause: str = "") -> list[FleetEvent]:
         """Return the devices' events since a moment (Unix seconds), oldest first."""
-        with self._stage.api() as client:
-            found = msgspec.convert(client.get("events", limit=10_000), list[FleetEvent])
+        found = msgspec.convert(self._stage.api.get("events", limit=10_000), list[FleetEvent])
         return [
             event
             for event in reversed(found)
@@ -40,13 +39,11 @@ class Records:
 
     def devices(self) -> list[DeviceRecord]:
         """Return all devices with their last states."""
-        with self._stage.api() as client:
-            return msgspec.convert(client.get("devices"), list[DeviceRecord])
+        return msgspec.convert(self._stage.api.get("devices"), list[DeviceRecord])
 
     def rollout(self, rollout_id: str) -> RolloutStatus:
         """Return a rollout as it is now."""
-        with self._stage.api() as client:
-            return msgspec.convert(client.get(f"rollouts/{rollout_id}"), RolloutStatus)
+        return msgspec.convert(self._stage.api.get(f"rollouts/{rollout_id}"), RolloutStatus)
 
     def running(self, version: str) -> list[str]:
         """Return the devices whose state says that they run a version."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ APPROVERS = ("alice", "bob")
 AGENTS = ("agent-1", "agent-2", "agent-3", "agent-4")
 #: The policy's production hours become seconds; the policy file itself is not touched.
 TIME_SCALE = 4800
-_POLL_S = 3.0
+_POLL_S = 15.0
 _TELEMETRY_S = 1.0
 _SIMULATED_RATE = 25.0
 
@@ -80,9 +81,16 @@ class Stage:
         """Return a person's own folder; nobody else's commands see it."""
         return self.folder / "homes" / person
 
+    @cached_property
     def api(self) -> ApiClient:
-        """Return a client of the management API with the administrator's login."""
+        """The management API with the administrator's login."""
         return ApiClient(Home(self.admin).login())
+
+    @property
+    def broker_port(self) -> int:
+        """The port of the broker on 127.0.0.1."""
+        assert self.broker is not None  # noqa: S101  # set_up_server starts it
+        return self.broker.port
 
     def set_up_server(self) -> None:
         """Hold the key ceremony, start broker and server, and let everybody log in."""
@@ -138,11 +146,10 @@ class Stage:
         folder = self.folder / "tickets"
         folder.mkdir(mode=0o700)
         paths = []
-        with self.api() as client:
-            for device in devices:
-                ticket = client.post("devices", {"name": device, "profile": PROFILE})
-                paths.append(folder / f"{device}.json")
-                _write_secret(paths[-1], msgspec.json.encode(ticket).decode())
+        for device in devices:
+            ticket = self.api.post("devices", {"name": device, "profile": PROFILE})
+            paths.append(folder / f"{device}.json")
+            _write_secret(paths[-1], msgspec.json.encode(ticket).decode())
         return paths
 
     def _settings(self) -> AgentSettings:

@@ -123,6 +123,7 @@ class Teller:
         began, started = time.time(), time.monotonic()
         signatures = thief.publish_half_signed(PRODUCT, "4.0.0")
         ordered = thief.order_everyone(PRODUCT, "4.0.0")
+        thief.wake_everyone(self._stage.broker_port)
         self._say(
             f"a thief of the server serves 4.0.0 with {signatures} signature(s) and orders {ordered} devices to run it"
         )
