@@ -51,8 +51,6 @@ class Polling:
         next_s = jittered_s(self._poll_s, self._ports.random())
         try:
             self.order = done.result()
-            self.failures = 0
-            return self.order
         except TrustRefusedError as error:
             self.order = None
             return error
@@ -61,5 +59,8 @@ class Polling:
             _LOG.warning("%s", error)
             next_s = min(next_s, _RETRY.delay_s(self.failures, self._ports.random()))
             return None
+        else:
+            self.failures = 0
+            return self.order
         finally:
             self._timers.sooner("poll", self._ports.clock.monotonic() + next_s)

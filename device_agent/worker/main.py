@@ -45,11 +45,11 @@ class Worker:
         self._loaded: queue.SimpleQueue[Prepared | Report] = queue.SimpleQueue()
         self._wake_in, self._wake_out = os.pipe()
         self._running = True
+        self._accepting = False
 
     def run(self) -> None:
         """Serve until the supervisor says stop or is gone."""
         self._listener.setblocking(False)
-        self._selector.register(self._listener, _READ, self._accept)
         self._selector.register(self._control.socket, _READ, self._commanded)
         self._selector.register(self._wake_in, _READ, self._take_loaded)
         threading.Thread(target=self._load_forever, daemon=True, name="loader").start()
@@ -111,6 +111,9 @@ class Worker:
         while not self._loaded.empty():
             outcome = self._loaded.get()
             self._control.send(self._engine.switch(outcome) if isinstance(outcome, Prepared) else outcome)
+        if not self._accepting:  # until there is a plan, applications wait in the supervisor's socket
+            self._accepting = True
+            self._selector.register(self._listener, _READ, self._accept)
 
     def _report_faults(self) -> None:
         for fault in self._engine.take_faults():

@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import hashlib
 import http.server
+import ipaddress
 import json
 import re
 import socket
@@ -217,7 +218,7 @@ class Authority:
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey) -> bytes:
-        names = x509.SubjectAlternativeName([x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         certificate = self._builder(subject, public_key).add_extension(names, critical=False)
         return certificate.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
@@ -324,7 +325,7 @@ class DeviceSide:
         class Handler(_Handler):
             server_side = side
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler, bind_and_activate=True)
+        self._server = _Server(("127.0.0.1", port), Handler, bind_and_activate=True)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         self.url = f"https://127.0.0.1:{self.port}"
@@ -348,6 +349,11 @@ class DeviceSide:
         context.load_verify_locations(ca)
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that ends a connection early is part of some tests."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -313,7 +314,7 @@ def test_telemetry_counts_requests_labels_and_comparisons(device, device_side, a
     for reply, label in zip(replies, labels, strict=False):
         assert device.engine.feedback(reply.request_id, str(label)).status == "ok"
     assert device.engine.feedback(replies[0].request_id, "1").status == "unknown-request"
-    device.agent._worker.collect()
+    device.agent._life.worker.collect()
     device.agent.tick()
     device.agent.timers.set("telemetry", 0.0)
     device.agent.tick()
@@ -326,3 +327,45 @@ def test_telemetry_counts_requests_labels_and_comparisons(device, device_side, a
     columns = zip(window.labelled.actual, window.labelled.predicted, window.labelled.counts, strict=True)
     assert sum(count for actual, predicted, count in columns if actual == predicted) == right
     assert sum(window.labelled.counts) == 50
+
+
+def test_a_disk_without_room_stops_the_download_and_nothing_else(device, device_side, agent_bundles, digits_live):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    downloads = device.agent.ports.downloads
+    downloads._reserve_bytes = 1 << 60
+    device_side.assign(device_side.release(agent_bundles.v5))
+    device.until(lambda: ("download-failed", "disk-full") in device.stories(), "the refusal")
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+    downloads._reserve_bytes = 0
+    device.until_running(agent_bundles.v5, digits_live[0])
+    assert device.stories().count(("download-failed", "disk-full")) == 1
+
+
+def test_a_factory_model_answers_while_there_is_no_good_release(
+    device, device_side, agent_bundles, digits_live, tmp_path
+):
+    factory = tmp_path / "factory.bundle"
+    factory.write_bytes(agent_bundles.v5.data)
+    device.agent.stop()
+    device.settings = msgspec.structs.replace(device.settings, factory_model=str(factory))
+    device.start()
+    assert device.ask(digits_live[0][0]).release == "digits 5.0.0"
+    assert device.agent.state(connected=True).running.version == "5.0.0"
+    device_side.assign(device_side.release(agent_bundles.v3))
+    device.until(lambda: device.agent.status == "trial", "the trial begins")
+    reply = device.ask(np.zeros((1, 8, 8, 1), np.float32))
+    assert (reply.status, reply.release) == ("ok", "digits 5.0.0")
+    device.until(lambda: device.agent.status == "safe-mode", "safe mode")
+    assert device.events()[-1].detail == "the factory model answers"
+    assert device.ask(digits_live[0][0]).release == "digits 5.0.0"
+
+
+def test_a_trigger_that_the_state_does_not_know_ends_in_a_proved_rollback(
+    device, device_side, agent_bundles, digits_live
+):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    device.agent._guarded(device.agent.memory.move, "trial-passed")
+    device.until(lambda: ("rollback-verified", "lifecycle-fault") in device.stories(), "the proof")
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
