@@ -271,24 +271,50 @@ def initialised_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return made
 
 
+@pytest.fixture(scope="session", name="released")
+def released_fixture(initialised: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stopped server whose product ``digits`` has the approved releases 1.0.0 and 2.0.0, to be copied."""
+    folder = tmp_path_factory.mktemp("released") / "fleet"
+    shutil.copytree(initialised[0], folder)
+    server = FleetServer(folder)
+    server.start()
+    server.login(server.admin)
+    people = [server.approver("ada"), server.approver("bob")]
+    server.delegate("digits", *people)
+    for version in ("1.0.0", "2.0.0"):
+        server.release(make_bundle(folder / "bundles", version=version), policy=POLICY, approvers=people)
+    server.stop()
+    return folder
+
+
+@contextlib.contextmanager
+def running_server(template: Path, folder: Path, **options: Any) -> Iterator[FleetServer]:
+    shutil.copytree(template, folder)
+    server = FleetServer(folder, **options)
+    server.start()
+    server.login(server.admin)
+    yield server
+    if server.process is not None:
+        server.stop()
+
+
 @pytest.fixture(name="new_server")
 def new_server_fixture(tmp_path: Path, initialised: list[Path]) -> Iterator[Callable[..., FleetServer]]:
     """Start servers; each is stopped at the end."""
-    made: list[FleetServer] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(*, broker: str | None = None, time_scale: float = 1.0) -> FleetServer:
-        folder = tmp_path / f"fleet-{len(made)}"
-        shutil.copytree(initialised[len(made)], folder)
-        server = FleetServer(folder, broker, time_scale)
-        made.append(server)
-        server.start()
-        server.login(server.admin)
-        return server
+        def make(template: Path = initialised[0], **options: Any) -> FleetServer:
+            return stack.enter_context(running_server(template, tmp_path / "fleet", **options))
 
-    yield make
-    for server in made:
-        if server.process is not None:
-            server.stop()
+        yield make
+
+
+@pytest.fixture(scope="module", name="shared_server")
+def shared_server_fixture(initialised: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetServer]:
+    """One server for all tests of a module; each uses device and product names of its own."""
+    folder = tmp_path_factory.mktemp("shared") / "fleet"
+    with running_server(initialised[0], folder, time_scale=100.0) as server:
+        yield server
 
 
 def make_csr(common_name: str, key: ec.EllipticCurvePrivateKey | None = None) -> str:

@@ -3,7 +3,7 @@
 
 import json
 import ssl
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,11 +13,12 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from edgefleet.contracts.enrolment import EnrolmentTicket
+from fleet_server.adapters.certificates import KeyedCertificate, issue_client
 
 
 @pytest.fixture(name="server")
-def _server(new_server: Callable[..., Any]) -> Any:
-    return new_server()
+def _server(shared_server: Any) -> Any:
+    return shared_server
 
 
 def ticket(server: Any, cli: Any, name: str) -> Any:
@@ -70,14 +71,14 @@ def test_a_device_enrols_once_and_reads_only_what_is_its_own(server: Any, cli: A
 
 def test_a_wrong_token_and_a_request_for_another_device_are_refused_and_use_nothing_up(server: Any, cli: Any) -> None:
 
-    device = server.enrol("d1")
-    fresh = msgspec.convert(ticket(server, cli, "d2"), EnrolmentTicket)
-    second = type(device)(fresh, server.folder / "dev" / "d2")
+    device = server.enrol("e1")
+    fresh = msgspec.convert(ticket(server, cli, "e2"), EnrolmentTicket)
+    second = type(device)(fresh, server.folder / "dev" / "e2")
     assert problem(second.enrol(second.request(token="ef_wrong"))) == (
-        403, "not-allowed", "the enrolment token of device 'd2' is wrong or used",
+        403, "not-allowed", "the enrolment token of device 'e2' is wrong or used",
     )  # fmt: skip
-    assert problem(second.enrol(second.request(csr_pem=second.csr("d1")))) == (
-        403, "not-allowed", "the certificate request does not speak for 'd2'",
+    assert problem(second.enrol(second.request(csr_pem=second.csr("e1")))) == (
+        403, "not-allowed", "the certificate request does not speak for 'e2'",
     )  # fmt: skip
     assert problem(second.enrol(second.request(csr_pem="nonsense")))[:2] == (422, "refused")
     malformed = second.pool(certificate=False).request("POST", f"{fresh.server_url}/v1/enrol", body=b"{}")
@@ -88,9 +89,9 @@ def test_a_wrong_token_and_a_request_for_another_device_are_refused_and_use_noth
 
 
 def test_a_reflashed_device_enrols_again_and_its_old_certificate_ends(server: Any, cli: Any) -> None:
-    device = server.enrol("d1")
+    device = server.enrol("f1")
     again = server.folder / "again.json"
-    cli("devices", "invite", "d1", "--profile", "linux-x86_64", "--output", again, "--home", server.admin)
+    cli("devices", "invite", "f1", "--profile", "linux-x86_64", "--output", again, "--home", server.admin)
     reflashed = type(device)(device.ticket, server.folder / "dev" / "again")
     reflashed.ticket = type(device.ticket)(**json.loads(again.read_text()))
     assert reflashed.enrol().status == 200
@@ -101,7 +102,7 @@ def test_a_reflashed_device_enrols_again_and_its_old_certificate_ends(server: An
     refused = cli(
         "devices",
         "invite",
-        "d1",
+        "f1",
         "--profile",
         "raspberry-pi-4",
         "--output",
@@ -111,15 +112,21 @@ def test_a_reflashed_device_enrols_again_and_its_old_certificate_ends(server: An
         expect=1,
     )
     assert refused.err == (
-        "error: device 'd1' has profile 'linux-x86_64', got 'raspberry-pi-4'\nhint: choose another name\n"
+        "error: device 'f1' has profile 'linux-x86_64', got 'raspberry-pi-4'\nhint: choose another name\n"
     )
 
 
-def test_a_certificate_of_another_authority_does_not_even_connect(server: Any, new_server: Any) -> None:
-    device = server.enrol("d1")
-    stranger = new_server().enrol("d1")
+def test_a_certificate_of_another_authority_does_not_even_connect(
+    server: Any, initialised: list[Path], tmp_path: Path
+) -> None:
+    device = server.enrol("g1")
+    tls = initialised[1] / "srv" / "signer"
+    foreign = KeyedCertificate((tls / "device-authority.crt").read_bytes(), (tls / "device-authority.key").read_bytes())
+    stranger = issue_client(foreign, "acme", "g1")
+    (tmp_path / "crt").write_bytes(stranger.certificate_pem)
+    (tmp_path / "key").write_bytes(stranger.key_pem)
     context = ssl.create_default_context(cafile=str(device.folder / "ca.pem"))
-    context.load_cert_chain(str(stranger.folder / "crt.pem"), str(stranger.folder / "key.pem"))
+    context.load_cert_chain(str(tmp_path / "crt"), str(tmp_path / "key"))
     pool = urllib3.PoolManager(ssl_context=context, retries=False)
     with pytest.raises((urllib3.exceptions.HTTPError, ssl.SSLError, ConnectionError)):
         pool.request("GET", f"{server.device_url}/image/metadata/timestamp.json")

@@ -82,9 +82,9 @@ def test_the_page_asks_for_a_token_and_then_shows_the_fleet_live(
     assert page.context.cookies() == []
 
 
-def test_the_session_reads_only_and_the_page_allows_no_foreign_content(new_server: Any) -> None:
+def test_the_session_reads_only_and_the_page_allows_no_foreign_content(shared_server: Any) -> None:
 
-    server = new_server()
+    server = shared_server
     pool = urllib3.PoolManager()
     token = (server.admin / "token").read_text()
     answer = pool.request(

@@ -66,16 +66,12 @@ class FakeFleet:
 
 
 @pytest.fixture(name="fleet")
-def _fleet(
-    new_server: Any, new_broker: Any, telemetry_link: Any, make_bundle: Any, policy_text: str, tmp_path: Path
-) -> FakeFleet:
+def _fleet(new_server: Any, new_broker: Any, telemetry_link: Any, released: Path) -> FakeFleet:
     broker = new_broker("mosquitto")
-    server = new_server(broker=broker.url, time_scale=120.0)
-    people = [server.approver("ada"), server.approver("bob")]
-    server.delegate("digits", *people)
-    bundles = {version: make_bundle(tmp_path, version=version) for version in ("1.0.0", "2.0.0")}
-    for bundle in bundles.values():
-        server.release(bundle, policy=policy_text, approvers=people)
+    server = new_server(released, broker=broker.url, time_scale=120.0)
+    bundles = {
+        version: released / "bundles" / f"digits-{version}-linux-x86_64.bundle" for version in ("1.0.0", "2.0.0")
+    }
     return FakeFleet(server, telemetry_link(broker.port), bundles, {"1.0.0": 19, "2.0.0": 12})
 
 
@@ -150,8 +146,7 @@ def test_killing_the_server_at_random_moments_loses_no_rollout_and_gives_no_devi
         fleet.server.process.wait(timeout=10)
         fleet.server.process.stdout.close()
         fleet.server.start()
-    fleet.turn_until(lambda: state(fleet, identity) == "completed")
-    assert fleet.versions() == ["1.0.0"] * 8
+    fleet.turn_until(lambda: state(fleet, identity) == "completed" and fleet.versions() == ["1.0.0"] * 8)
     counters = [(name, counter) for name, counter, _ in fleet.orders]
     assert len(counters) == len(set(counters)), "a device saw two orders with one counter"
     connection = sqlite3.connect(fleet.server.data / "fleet.db")
