@@ -43,7 +43,7 @@ _LOG = logging.getLogger(__name__)
 _STEP_EVERY_S = 1.0
 _QUICKEST_STEP_S = 0.25
 _UPKEEP_EVERY_S = 5.0
-_GRACE_S = 3
+_GRACE_S = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def run_server(options: RunOptions) -> None:
         ConflictError: another server runs on the folder.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "tuf", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     host, port = parse_address(options.listen)
     require_loopback(host)
     device_address = parse_address(options.device_listen)

@@ -2,6 +2,7 @@
 """The command line's side of the management API: problems come back as the errors they were made from."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from edgefleet.contracts.canonical import sha256_file, sha256_hex
+from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import (
     EdgeFleetError,
     NotAllowedError,
@@ -73,24 +74,39 @@ class ApiClient:
         Raises:
             TrustError: it is another file.
         """
-        content = self.get_bytes(f"/api/v1/bundles/{sha256}") or b""
-        if sha256_hex(content) != sha256:
+        try:
+            with destination.open("wb") as stream, self._streamed(f"/api/v1/bundles/{sha256}") as answer:
+                for piece in answer.iter_bytes(_PIECE_BYTES):
+                    stream.write(piece)
+        except OSError as error:
+            raise StorageError(f"cannot write '{destination}': {error.strerror}", hint="check free space") from error
+        if sha256_file(destination) != sha256:
             raise TrustError(
                 f"the server sent another file for the bundle {sha256}", hint="do not sign; look at the server"
             )
+
+    @contextmanager
+    def _streamed(self, path: str) -> Iterator[httpx.Response]:
         try:
-            destination.write_bytes(content)
-        except OSError as error:
-            raise StorageError(f"cannot write '{destination}': {error.strerror}", hint="check free space") from error
+            with self._client.stream("GET", path) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _mapped(answer)
+                yield answer
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        return UnreachableError(
+            f"the server at {self.server} does not answer: {str(error) or type(error).__name__}",
+            hint="check the address, and that 'edgefleet server run' is running",
+        )
 
     def _ask(self, method: str, path: str, **settings: Any) -> httpx.Response:
         try:
             answer = self._client.request(method, path, **settings)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise UnreachableError(
-                f"the server at {self.server} does not answer: {str(error) or type(error).__name__}",
-                hint="check the address, and that 'edgefleet server run' is running",
-            ) from error
+            raise self._unreachable(error) from error
         if answer.is_error:
             raise _mapped(answer)
         return answer

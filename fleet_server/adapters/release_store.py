@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anyio import open_file
+from anyio import open_file, to_thread
 from sqlalchemy import Select, delete, insert, select
 from sqlalchemy.engine import Connection, Row
 
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, Bundle, open_bundle
-from edgefleet.contracts.errors import BundleError, ConflictError, NotFoundError
+from edgefleet.contracts.errors import BundleError, ConflictError, NotFoundError, StorageError
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from fleet_server.adapters.audit_log import append_audit
@@ -87,24 +87,22 @@ class ReleaseStore:
 
         Raises:
             BundleError: it is too large, no bundle, or not the file that was announced.
+            StorageError: the disk is full.
         """
         temporary = self._staging_dir / f".{sha256}.{os.urandom(4).hex()}.part"
         try:
-            size_bytes = 0
-            async with await open_file(temporary, "wb") as stream:
-                async for piece in pieces:
-                    size_bytes += len(piece)
-                    if size_bytes > BUNDLE_LIMIT_BYTES:
-                        raise BundleError(
-                            f"the upload is over the limit of {BUNDLE_LIMIT_BYTES} bytes", hint="make a smaller bundle"
-                        )
-                    await stream.write(piece)
-            bundle = open_bundle(temporary)
+            await _write_pieces(temporary, pieces)
+            bundle = await to_thread.run_sync(open_bundle, temporary)
             if bundle.sha256 != sha256:
                 raise BundleError(
                     f"the upload has SHA-256 {bundle.sha256}, expected {sha256}", hint="upload the file again"
                 )
             temporary.rename(self.bundle_path(sha256))
+        except OSError as error:
+            raise StorageError(
+                f"cannot store the upload: {error.strerror or error}", hint="check the server's free space"
+            ) from error
+        else:
             return bundle
         finally:
             temporary.unlink(missing_ok=True)
@@ -166,6 +164,21 @@ class ReleaseStore:
         if row is None:
             raise _unknown(name, version)
         return row
+
+
+async def _write_pieces(path: Path, pieces: AsyncIterator[bytes]) -> None:
+    """Write an upload to disk, durably, as long as it stays below a bundle's limit."""
+    size_bytes = 0
+    async with await open_file(path, "wb") as stream:
+        async for piece in pieces:
+            size_bytes += len(piece)
+            if size_bytes > BUNDLE_LIMIT_BYTES:
+                raise BundleError(
+                    f"the upload is over the limit of {BUNDLE_LIMIT_BYTES} bytes", hint="make a smaller bundle"
+                )
+            await stream.write(piece)
+        await stream.flush()
+        await to_thread.run_sync(os.fsync, stream.wrapped.fileno())
 
 
 def list_releases(connection: Connection, top: Targets) -> list[ReleaseRecord]:

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishing metadata, cut off between any two of its steps, ends published after the next start."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgefleet.contracts.canonical import sha256_file
+from edgefleet.contracts.errors import ConflictError, TrustError
+from fleet_server.adapters.approval_desk import ApprovalDesk
+from fleet_server.adapters.data_folder import DataFolder
+from fleet_server.adapters.database import Database
+from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.key_files import create_key, load_signer
+from fleet_server.adapters.provision import ProductDelegation, delegate_product
+from fleet_server.adapters.release_store import ReleaseStore
+from fleet_server.adapters.signer_process import SignerProcess
+from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
+from fleet_server.core.tuf_types import Metadata, Snapshot, Timestamp
+
+
+class PowerCutError(Exception):
+    """Stands for a process that dies here."""
+
+
+class FailingDatabase(Database):
+    """A database whose process dies at the end of the n-th write from now on (0: never)."""
+
+    dies_at = 0
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        with super().write() as connection:
+            yield connection
+            if self.dies_at:
+                self.dies_at -= 1
+                if self.dies_at == 0:
+                    raise PowerCutError
+
+
+class Site:
+    """A server's publishing half, without HTTP."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = DataFolder(folder / "srv")
+        self.open()
+
+    def open(self) -> None:
+        self.signer = SignerProcess(self.folder.signer)
+        self.database = FailingDatabase(self.folder.database_path)
+        self.images = ImageRepository(self.database, self.folder.targets, self.signer, time.time)
+        self.releases = ReleaseStore(self.database, self.images, self.folder.staging, time.time)
+        self.desk = ApprovalDesk(self.database, self.images, self.releases, time.time)
+
+    def close(self) -> None:
+        self.signer.close()
+        self.database.close()
+
+    def restart(self) -> None:
+        """Do what a server does at its start."""
+        self.close()
+        self.open()
+        self.desk.finish_approvals()
+        self.images.publish_if_due()
+
+    def state(self) -> str:
+        with self.database.read() as connection:
+            return str(connection.exec_driver_sql("SELECT state FROM release").scalar())
+
+    def listed(self) -> dict[str, int]:
+        """Return what a client would find: the roles' versions, through timestamp and snapshot."""
+        timestamp = Metadata[Timestamp].from_bytes(self.images.newest("timestamp") or b"").signed
+        snapshot = Metadata[Snapshot].from_bytes(self.images.newest("snapshot") or b"").signed
+        assert timestamp.snapshot_meta.version == snapshot.version
+        return {name: meta.version for name, meta in snapshot.meta.items()}
+
+
+@pytest.fixture(name="site")
+def _site(initialised: list[Path], tmp_path: Path) -> Iterator[Site]:
+    shutil.copytree(initialised[0], tmp_path / "fleet")
+    site = Site(tmp_path / "fleet")
+    yield site
+    site.close()
+
+
+def propose(site: Site, tmp_path: Path, make_bundle: Any, policy_text: str) -> bytes:
+    """Delegate, publish a draft, and return delegated metadata with both approvals."""
+    keys = [create_key(tmp_path / "keys", name) for name in ("ada", "bob")]
+    offline = load_signer(tmp_path / "fleet" / "admin" / "keys", "targets")
+    delegation = ProductDelegation("digits", [key.public_key for key in keys], 2)
+    site.images.publish({"targets": delegate_product(site.images.newest("targets") or b"", offline, delegation)})
+    bundle = make_bundle(tmp_path)
+    staged = site.folder.staging / "x"
+    shutil.copy(bundle, staged)
+
+    sha256 = sha256_file(staged)
+    staged.rename(site.releases.bundle_path(sha256))
+    site.releases.publish([sha256], policy_text.encode(), "ada")
+    targets = release_targets(site.releases.bundles("digits", "1.0.0"), site.releases.pinned_policy("digits", "1.0.0"))
+    expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
+    metadata = Metadata(add_release(None, targets, expires=expires))
+    for key in keys:
+        metadata.sign(key, append=True)
+    return metadata.to_bytes()
+
+
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_an_approval_cut_off_at_any_write_is_whole_after_a_restart(
+    write: int, site: Site, tmp_path: Path, make_bundle: Any, policy_text: str
+) -> None:
+    """The writes: 1 keeps the proposal, 2 stores the metadata and takes a version, 3 makes it served."""
+    proposal = propose(site, tmp_path, make_bundle, policy_text)
+    before = site.listed()
+    site.database.dies_at = write
+    with pytest.raises(PowerCutError):
+        site.desk.propose("digits", "1.0.0", proposal, "bob")
+    assert site.listed() == before, "nothing is served by halves"
+    site.restart()
+    if write == 1:  # the approver got no answer, and approves again
+        assert site.state() == "draft"
+        site.desk.propose("digits", "1.0.0", proposal, "bob")
+    assert site.listed() == {**before, "production-digits.json": 1}
+    assert site.state() == "approved"
+    site.restart()
+    assert site.listed() == {**before, "production-digits.json": 1}
+
+
+def test_a_proposal_without_its_threshold_is_kept_and_not_published(
+    site: Site, tmp_path: Path, make_bundle: Any, policy_text: str
+) -> None:
+    proposal = Metadata[Any].from_bytes(propose(site, tmp_path, make_bundle, policy_text))
+    first = dict(list(proposal.signatures.items())[:1])
+    both = proposal.to_bytes()
+    proposal.signatures.clear()
+    proposal.signatures.update(first)
+    record = site.desk.propose("digits", "1.0.0", proposal.to_bytes(), "ada")
+    assert (record.state, record.signatures, record.threshold) == ("awaiting-approval", 1, 2)
+    with pytest.raises(TrustError, match="is not signed by its threshold of keys"):
+        site.images.publish({"production-digits": proposal.to_bytes()})
+    assert "production-digits.json" not in site.listed()
+    site.restart()
+    assert site.state() == "awaiting-approval"
+    assert site.desk.propose("digits", "1.0.0", both, "bob").state == "approved"
+    with pytest.raises(ConflictError, match="has version 1, expected 2"):
+        site.images.publish({"production-digits": both})
