@@ -163,8 +163,7 @@ class Agent:
     def _run_due(self) -> None:
         now = self._mono()
         self.timers.take("installation", now)  # it only ended the wait
-        if self.timers.take("save", now) and self.memory.unsaved:
-            self.memory.save(self.record)
+        self.memory.save_due(now)
         self._life.run_due(now)
         if self.timers.take("telemetry", now):
             self._reporter.telemetry(rss_bytes() + self.ports.inference.rss_bytes())

@@ -16,6 +16,7 @@ from edgefleet.contracts.messages import DeviceStatus, RunningRelease
 
 _LOG = logging.getLogger("edgefleet.agent")
 SAVE_RETRY_S = 2.0
+_COUNT_SAVE_S = 5.0
 
 
 class Memory:
@@ -24,6 +25,7 @@ class Memory:
     def __init__(self, ports: Ports, timers: Timers) -> None:
         self.record = DeviceRecord()
         self.unsaved = False
+        self._uncounted = False
         self._ports = ports
         self._timers = timers
 
@@ -45,7 +47,7 @@ class Memory:
         self.record = record
         try:
             self._ports.state.save(record)
-            self.unsaved = False
+            self.unsaved = self._uncounted = False
         except StorageError as error:
             _LOG.warning("%s", error)
             self.unsaved = True
@@ -63,9 +65,16 @@ class Memory:
         """
         self.update(status=step(self.status, trigger), changed_at=self._ports.clock.wall(), **changes)
 
-    def progress(self, progress: Progress) -> None:
-        """Save how far shadow or trial have come."""
-        self.update(progress=progress)
+    def count(self, progress: Progress) -> None:
+        """Note how far shadow or trial have come; saved soon, because a power cut may only cost them some time."""
+        self.record = msgspec.structs.replace(self.record, progress=progress)
+        self._uncounted = True
+        self._timers.sooner("save", self._ports.clock.monotonic() + _COUNT_SAVE_S)
+
+    def save_due(self, now: float) -> None:
+        """Save what has not been saved yet, when it is time."""
+        if self._timers.take("save", now) and (self.unsaved or self._uncounted):
+            self.save(self.record)
 
     def quarantine(self, release: RunningRelease) -> None:
         """Remember, in the record and beside the slot, that this device will not try a bundle again."""

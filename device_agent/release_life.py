@@ -119,7 +119,7 @@ class ReleaseLife:
     def activate(self) -> None:
         """Take an attempt off, durably, and then let the worker load the candidate."""
         if not self.worker.restarting:
-            self._memory.progress(activated(self._record.progress))
+            self._memory.update(progress=activated(self._record.progress))
         if self.worker.restarting or self._memory.unsaved:
             self._timers.set("activate", self._ports.clock.monotonic() + SAVE_RETRY_S)
             return
@@ -138,7 +138,7 @@ class ReleaseLife:
         for window in collected.models:
             if window.release == self._record.candidate and window.role == self._status:
                 progress = counted(progress, window)
-        self._memory.progress(progress)
+        self._memory.count(progress)
         self._judge()
 
     def _judge(self) -> None:
@@ -305,7 +305,7 @@ class ReleaseLife:
 
     def _candidate_died(self, report: Died) -> None:
         progress, verdict = judge_death(self._record.progress, report.kind)
-        self._memory.progress(progress)
+        self._memory.update(progress=progress)
         if verdict.kind == "fail":
             self._leave_candidate("candidate-failed", verdict._replace(detail=f"{verdict.detail}: {report.detail}"))
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's record in SQLite: one row, synchronous=FULL, so that it is durable when a save returns."""
+"""The device's record in SQLite: one row, WAL with synchronous=FULL, so that it is durable when a save returns."""
 
 import sqlite3
 from pathlib import Path
@@ -59,7 +59,8 @@ class StateFile:
             number += 1
         if self._path.exists():
             self._path.rename(aside)
-        self._path.with_name(f"{self._path.name}-journal").unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
         sync_folder(self._path.parent)
         return aside
 
@@ -72,6 +73,7 @@ class StateFile:
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
             self._database = sqlite3.connect(self._path, timeout=10.0, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(_SCHEMA)
             self._database.commit()

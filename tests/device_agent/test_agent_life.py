@@ -248,7 +248,7 @@ def test_metadata_of_one_approver_is_refused_once_and_what_runs_goes_on(
     device.until_running(agent_bundles.v1, digits_live[0])
     device_side.assign(device_side.release(agent_bundles.v5, signatures=1))
     device.until(lambda: ("update-refused", "metadata-unsigned") in device.stories(), "the refusal")
-    for _ in range(20):
+    for _ in range(3):
         device.agent.timers.sooner("poll", 0.0)
         device.until(lambda: not device.agent.polling.checking, "a poll")
     assert device.stories().count(("update-refused", "metadata-unsigned")) == 1

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,12 +15,17 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
+from device_agent.adapters.enrolment import enrol
+from device_agent.adapters.identity import DataFolder
 from device_agent.adapters.state_file import read_record
 from device_agent.client import InferenceClient, RawTensor
+from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import ConflictError, UnreachableError
-from edgefleet.contracts.messages import Event, Message, decode_message
+from edgefleet.contracts.messages import Event, Message, State, decode_message
 
 
 def stories(folder):
@@ -33,6 +39,14 @@ def stories(folder):
 def children(pid):
     """Process ids of a process's children."""
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def agent_says(folder, *arguments):
+    """Run a command of the agent and return its exit status and JSON document."""
+    verb, *rest = arguments
+    command = [sys.executable, "-m", "device_agent", verb, "--data", str(folder.root), *rest, "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    return ran.returncode, json.loads(ran.stdout)
 
 
 def moved_on(folder, before):
@@ -108,6 +122,29 @@ def test_an_update_under_load_answers_every_request(
         assert client.infer(picture).status == "ok"
 
 
+def test_status_and_feedback_speak_json_and_a_clean_stop_is_not_counted(
+    run_release, agent_process, agent_bundles, enrolled, digits_live
+):
+    process, ready, application = run_release(agent_bundles.v1)
+    application.stop()
+    with InferenceClient(ready["socket"]) as client:
+        answer = client.infer(digits_live[0][0])
+    v1 = {"name": "digits", "version": "1.0.0", "bundle_sha256": agent_bundles.v1.sha256}
+    assert agent_says(enrolled, "status")[1]["active"] == v1
+    number = str(answer.request_id)
+    counted = {"request_id": answer.request_id, "predicted": answer.top_class}
+    assert agent_says(enrolled, "feedback", number, "3") == (0, counted)
+    status, refusal = agent_says(enrolled, "feedback", number, "3")
+    assert (status, refusal["error"]["message"]) == (2, f"the request {number} is not known, or too long ago")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert read_record(enrolled.state).clean_stop
+    assert not Path(ready["socket"]).exists()
+    assert agent_says(enrolled, "status")[1]["status"] == "idle"
+    agent_process()
+    assert stories(enrolled)[-1] == ("agent-started", "clean-start")
+
+
 def test_requests_flow_on_while_the_worker_is_killed_again_and_again(run_release, agent_tools, agent_bundles):
     process, _, application = run_release(agent_bundles.v1)
     before = len(application.answers)
@@ -164,7 +201,7 @@ def test_a_candidate_whose_worker_crashes_twice_is_rolled_back_and_a_killed_one_
     run_release, device_side, enrolled, agent_tools, agent_bundles, number, ended
 ):
     process, _, application = run_release(agent_bundles.v1)
-    policy = agent_tools.quick_policy(requests=10**6 if number == signal.SIGSEGV else 5000)
+    policy = agent_tools.quick_policy(requests=10**6 if number == signal.SIGSEGV else 1500)
     device_side.assign(device_side.release(agent_bundles.v5, policy))
     for deaths in (1, 2):
         agent_tools.wait_until(lambda: candidate_answers(application), "the candidate answers")
@@ -186,17 +223,6 @@ def count(events, kind):
     return sum(event[0] == kind for event in events)
 
 
-def test_sigterm_stops_cleanly_and_the_next_start_is_not_counted(run_release, agent_process, agent_bundles, enrolled):
-    process, ready, application = run_release(agent_bundles.v1)
-    application.stop()
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    assert read_record(enrolled.state).clean_stop
-    assert not Path(ready["socket"]).exists()
-    agent_process()
-    assert stories(enrolled)[-1] == ("agent-started", "clean-start")
-
-
 def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_process, enrolled):
     agent_process()
     command = [sys.executable, "-m", "device_agent", "run", "--data", str(enrolled.root)]
@@ -204,28 +230,6 @@ def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_proc
     assert second.returncode == int(ConflictError.exit_status)
     assert second.stderr == (
         f"error: another agent is running on '{enrolled.root}'\nhint: stop it first, or choose another folder\n"
-    )
-
-
-def test_status_and_feedback_speak_json(run_release, agent_bundles, enrolled, digits_live):
-    _, ready, application = run_release(agent_bundles.v1)
-    application.stop()
-    with InferenceClient(ready["socket"]) as client:
-        answer = client.infer(digits_live[0][0])
-    agent = [sys.executable, "-m", "device_agent"]
-    status = subprocess.run([*agent, "status", "--data", str(enrolled.root), "--json"], capture_output=True, text=True)
-    assert json.loads(status.stdout)["active"] == {
-        "name": "digits",
-        "version": "1.0.0",
-        "bundle_sha256": agent_bundles.v1.sha256,
-    }
-    command = [*agent, "feedback", "--data", str(enrolled.root), str(answer.request_id), "3", "--json"]
-    feedback = subprocess.run(command, capture_output=True, text=True)
-    assert json.loads(feedback.stdout) == {"request_id": answer.request_id, "predicted": answer.top_class}
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2
-    assert (
-        json.loads(again.stdout)["error"]["message"] == f"the request {answer.request_id} is not known, or too long ago"
     )
 
 
@@ -254,3 +258,56 @@ def test_a_frame_that_cannot_be_read_is_answered_and_ends_only_its_own_connectio
         assert hostile.recv(4096) == b""
     with InferenceClient(ready["socket"]) as client:
         assert client.infer(digits_live[0][0]).status == "no-model"
+
+
+def test_state_and_events_reach_a_broker_that_asks_for_certificates(
+    device_side, agent_tools, agent_bundles, digits_live, tmp_path
+):
+    mosquitto = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+    if mosquitto is None:
+        pytest.skip("mosquitto is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    tls = device_side.folder
+    config = tmp_path / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous false\nrequire_certificate true\nuse_identity_as_username true\n"
+        f"cafile {tls / 'ca.pem'}\ncertfile {tls / 'server.pem'}\nkeyfile {tls / 'server.key'}\n"
+    )
+    (tls / "server.key").chmod(0o644)
+    tls.chmod(0o755)
+    for folder in (tls.parent, tls.parent.parent, tls.parent.parent.parent):
+        folder.chmod(0o755)  # mosquitto gives up root before it reads them
+    device_side.broker = BrokerAddress(host="127.0.0.1", port=port, tls=True)
+    folder = DataFolder(tmp_path / "device")
+    broker = subprocess.Popen([mosquitto, "-c", str(config)], stderr=subprocess.DEVNULL)
+    enrol(device_side.ticket(), folder)
+    seen = []
+    server = paho.Client(CallbackAPIVersion.VERSION2)
+    server.tls_set(str(folder.ca), str(folder.certificate), str(folder.key))
+    server.on_connect = lambda client, *_: client.subscribe("edgefleet/v1/acme/dev-1/#", 1)
+    server.on_message = lambda _client, _data, message: seen.append((message.topic.rpartition("/")[2], message.payload))
+    server.reconnect_delay_set(1, 1)
+    server.connect_async("127.0.0.1", port)
+    server.loop_start()
+    command = [sys.executable, "-m", "device_agent", "run", "--data", str(folder.root), "--poll", "0.2"]
+    agent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        states = lambda: [decode_message(data, State) for channel, data in seen if channel == "state"]  # noqa: E731
+        agent_tools.wait_until(lambda: states() and states()[-1].connected, "the device's state")
+        device_side.assign(device_side.release(agent_bundles.wrong_parity))
+        agent_tools.wait_until(lambda: states()[-1].quarantined == (agent_bundles.wrong_parity.sha256,), "a quarantine")
+        events = [decode_message(data, Message) for channel, data in seen if channel == "event"]
+        agent_tools.wait_until(lambda: any(b"admission-refused" in data for channel, data in seen), "the refusal")
+        assert {message.device for message in events} == {"dev-1"}
+        agent.terminate()
+        assert agent.wait(20) == 0
+        agent_tools.wait_until(lambda: not states()[-1].connected, "the farewell")
+    finally:
+        server.disconnect()
+        server.loop_stop()
+        for process in (agent, broker):
+            process.kill()
+            process.wait()
+        agent.stdout.close()
