@@ -23,10 +23,15 @@ def evaluate(
     from converter.adapters.metric_loading import load_metric
     from converter.verification import evaluate_bundle
     from edgefleet.contracts.bundle import open_bundle
+    from edgefleet.contracts.errors import InputError
 
     manifest = open_bundle(bundle).manifest
-    named = metric if metric is not None else manifest.metric if ":" in manifest.metric else None
-    score = evaluate_bundle(bundle, samples, load_metric(named, manifest.task))
+    if metric is None and ":" in manifest.metric:  # a bundle may come from anywhere: it never chooses what is imported
+        raise InputError(
+            f"'{bundle.name}' was scored with a metric of its maker's own, '{manifest.metric}'",
+            hint=f"if you have that code and trust it, name it: --metric {manifest.metric}",
+        )
+    score = evaluate_bundle(bundle, samples, load_metric(metric, manifest.task))
     document = {
         "samples": score.samples,
         "metric": score.metric,

@@ -2,6 +2,7 @@
 """Between real values and a model's tensors: ``real = scale * (quantized - zero_point)``."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,27 @@ def quantize(values: Array, spec: TensorSpec) -> Array:
     dtype = np.dtype(spec.dtype)
     if spec.scale is None or spec.zero_point is None:
         return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    scaled = np.rint(values.astype(np.float32) / np.float32(spec.scale)) + np.float32(spec.zero_point)
-    if np.isnan(scaled).any():
+    low, high = _limits(spec.dtype)
+    scaled = values.astype(np.float32)  # a copy: the steps below work in place, as this runs for every request
+    scaled /= np.float32(spec.scale)
+    np.rint(scaled, out=scaled)
+    scaled += np.float32(spec.zero_point)
+    if np.isnan(scaled.min(initial=np.inf)):  # a minimum with a NaN in it is NaN
         raise SampleError(
             f"a sample of input '{spec.name}' has NaN, which a tensor of {spec.dtype} cannot hold",
             hint="check what the samples were made from, and their preprocessing",
         )
-    clamped: Array = np.clip(scaled, limits.min, limits.max).astype(dtype)
-    return clamped
+    np.maximum(scaled, low, out=scaled)
+    np.minimum(scaled, high, out=scaled)
+    return scaled.astype(dtype)
+
+
+@cache
+def _limits(dtype: str) -> tuple[np.float32, np.float32]:
+    """Return the smallest and the largest value of an integer dtype that float32 can hold without leaving it."""
+    limits = np.iinfo(dtype)
+    high = np.float32(limits.max)
+    return np.float32(limits.min), high if int(high) <= limits.max else np.nextafter(high, np.float32(0))
 
 
 def dequantize(values: Array, spec: TensorSpec) -> Floats:
@@ -58,10 +71,10 @@ def to_model_inputs(sample: Sequence[Array], specs: Sequence[TensorSpec]) -> lis
 def _batched(value: Array, spec: TensorSpec) -> Array:
     if value.shape == spec.shape:
         return value
-    if value.size == int(np.prod(spec.shape)) and value.shape == tuple(n for n in spec.shape if n != 1):
-        return value.reshape(spec.shape)
     if (1, *value.shape) == spec.shape:
         return value[np.newaxis]
+    if value.shape == tuple(size for size in spec.shape if size != 1):
+        return value.reshape(spec.shape)
     raise SampleError(
         f"a sample of input '{spec.name}' has shape {list(value.shape)}, the model expects {list(spec.shape)}",
         hint="check the samples, or name a preprocessing file with --preprocessing",

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator
@@ -15,7 +16,7 @@ from PIL import Image
 
 from converter.adapters.flatbuffer import read_model
 from converter.adapters.model_files import MODEL_LIMIT_BYTES
-from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
+from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, open_bundle, pack
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -379,3 +380,22 @@ def test_a_missing_bundle(front_door: Command, tmp_path: Path) -> None:
             "check the path and its permissions",
         ),
     )
+
+
+def test_a_bundle_never_chooses_the_code_that_scores_it(
+    front_door: Command, tmp_path: Path, digits_bundle: Path, digits_samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle may come from anywhere, and names the metric that its maker used."""
+    bundle = open_bundle(digits_bundle)
+    hostile = msgspec.structs.replace(bundle.manifest, metric="trap:spring")
+    (tmp_path / "b.bundle").write_bytes(pack(hostile, {path: bundle.read(path) for path in bundle.spans}))
+    (tmp_path / "trap.py").write_text("import pathlib\npathlib.Path('sprung').touch()\ndef spring(o, l): return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    assert told(front_door("evaluate", tmp_path / "b.bundle", digits_samples / "live.npz")) == (
+        2,
+        sentence(
+            "'b.bundle' was scored with a metric of its maker's own, 'trap:spring'",
+            "if you have that code and trust it, name it: --metric trap:spring",
+        ),
+    )
+    assert not (tmp_path / "sprung").exists()
