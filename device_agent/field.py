@@ -24,6 +24,9 @@ from device_agent.settings import AgentSettings
 if TYPE_CHECKING:
     from device_agent.agent import Agent
 
+#: One for metadata, so that polls go on during a download or an admission, and one for these.
+_BACKGROUND_THREADS = 2
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -69,21 +72,19 @@ def _run_with(
     inference: WorkerProcess,
     ready: Callable[[], None],
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     from device_agent.adapters.admission_process import AdmissionProcess
+    from device_agent.adapters.background import BackgroundExecutor
     from device_agent.adapters.mqtt import MqttPump
     from device_agent.wiring import assemble
 
     pump = MqttPump()
-    executor = ThreadPoolExecutor(2, thread_name_prefix="agent")
     try:
         agent = assemble(
             folder,
             settings,
             inference=inference,
             admission=AdmissionProcess(deadline_s=settings.admission_deadline_s),
-            executor=executor,
+            executor=BackgroundExecutor(_BACKGROUND_THREADS),
             pump=pump,
             time_scale=options.time_scale,
         )
@@ -95,7 +96,6 @@ def _run_with(
         agent.stop()
     finally:
         pump.stop()
-        executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _Loop:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bringing a candidate from an order to its admission: what runs on the executor, and what its outcome means."""
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,6 +21,15 @@ from edgefleet.contracts.messages import DeviceStatus, EventKind
 CORRUPT_LIMIT = 3
 POSTPONED_LIMIT = 5
 _RETRY = Backoff(first_s=1.0, cap_s=300.0)
+
+
+_LOG = logging.getLogger("edgefleet.agent")
+
+
+class StepFailedError(EdgeFleetError):
+    """A step of the installation met a defect of the agent."""
+
+    code = "step-failed"
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,10 @@ class Installation:
             result = done.result()
         except EdgeFleetError as error:
             return self._failed(status, error, now)
+        except Exception:  # noqa: BLE001  a defect in a step must never end inference
+            _LOG.exception("a step of the installation failed")
+            defect = StepFailedError(f"the step '{status}' failed unexpectedly", hint="see the agent's log")
+            return self._failed(status, defect, now)
         if isinstance(result, AdmissionVerdict):
             return self._judged(result, now)
         self._failures = 0

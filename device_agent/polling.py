@@ -54,9 +54,9 @@ class Polling:
         except TrustRefusedError as error:
             self.order = None
             return error
-        except EdgeFleetError as error:
+        except Exception as error:  # noqa: BLE001  a defect in a check must never end inference
             self.failures += 1
-            _LOG.warning("%s", error)
+            _LOG.warning("%s", error, exc_info=None if isinstance(error, EdgeFleetError) else error)
             next_s = min(next_s, _RETRY.delay_s(self.failures, self._ports.random()))
             return None
         else:

@@ -369,3 +369,24 @@ def test_a_trigger_that_the_state_does_not_know_ends_in_a_proved_rollback(
     device.agent._guarded(device.agent.memory.move, "trial-passed")
     device.until(lambda: ("rollback-verified", "lifecycle-fault") in device.stories(), "the proof")
     assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+
+
+def test_a_defect_in_a_check_or_a_download_costs_nothing_but_time(
+    device, device_side, agent_bundles, digits_live, monkeypatch
+):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+
+    def defect(*_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(device.agent.ports.trust, "check", defect)
+        device.until(lambda: device.agent.polling.failures == 1, "a failed check")
+    with monkeypatch.context() as broken:
+        broken.setattr(device.agent.ports.downloads, "fetch", defect)
+        device_side.assign(device_side.release(agent_bundles.v5))
+        device.agent.polling.soon()
+        device.until(lambda: ("download-failed", "step-failed") in device.stories(), "a failed download")
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+    device.until_running(agent_bundles.v5, digits_live[0])

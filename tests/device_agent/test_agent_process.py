@@ -223,6 +223,18 @@ def count(events, kind):
     return sum(event[0] == kind for event in events)
 
 
+def test_a_stop_does_not_wait_for_a_server_that_hangs(agent_process, device_side, enrolled, agent_tools):
+    device_side.stop()
+    with socket.create_server(("127.0.0.1", device_side.port)) as silent:
+        silent.settimeout(20)
+        process, _ = agent_process()
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0  # a request for metadata may take 30 s
+        connection.close()
+    device_side.start_again()
+
+
 def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_process, enrolled):
     agent_process()
     command = [sys.executable, "-m", "device_agent", "run", "--data", str(enrolled.root)]

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import paho.mqtt.client as paho
@@ -73,6 +74,8 @@ class Server:
         self.client = paho.Client(CallbackAPIVersion.VERSION2)
         self.client.on_connect = lambda client, *_: client.subscribe("edgefleet/v1/#", 1)
         self.client.on_message = self.take
+        self.subscribed = threading.Event()
+        self.client.on_subscribe = lambda *_: self.subscribed.set()
         self.client.reconnect_delay_set(1, 1)
         self.client.connect_async("127.0.0.1", port)
         self.client.loop_start()
@@ -128,11 +131,12 @@ def real_broker(tmp_path):
 @pytest.fixture
 def reporting(real_broker, tmp_path):
     """A reporter with its outbox and channel, and a server on the other side."""
+    server = Server(real_broker.port)
+    assert server.subscribed.wait(20.0)
     pump, clock = MqttPump(), Clock()
     address = BrokerAddress(host="127.0.0.1", port=real_broker.port, tls=False)
     channel = MqttChannel(pump, tenant="acme", device="dev-1", broker=address, tls=None, random=lambda: 0.0)
     box = OutboxFile(tmp_path / "outbox.db", "dev-1", limit_bytes=1 << 20)
-    server = Server(real_broker.port)
     yield Reporter(box, channel, clock), box, channel, server, clock
     server.stop()
     pump.stop()
