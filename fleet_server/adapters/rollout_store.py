@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 from edgefleet.contracts.errors import NotFoundError
 from edgefleet.contracts.policy import read_policy
 from fleet_server.adapters.schema import assignment, release, release_bundle, rollout, rollout_device
-from fleet_server.core.gate import Figures, Verdict
+from fleet_server.core.gate import NOTHING, Figures, Verdict
 from fleet_server.core.rollout import DeviceEvidence, Rollout, RolloutState, Step
 
 #: Events that say: this device did not take the release, or went back from it.
@@ -105,11 +105,8 @@ def read_evidence(connection: Connection, value: Rollout) -> list[DeviceEvidence
     hashes = set(bundles.values())
     rows = {row.name: row for row in connection.exec_driver_sql(_DEVICES, (value.id,))}
     covered = {name: row for name, row in rows.items() if row.profile in bundles}
-    failures = _failures(connection, value)
-    candidate, before = _figures(connection, value, hashes)
-    return [
-        _device_evidence(row, hashes, failures, candidate.get(name), before.get(name)) for name, row in covered.items()
-    ]
+    reports = _Reports(_failures(connection, value), *_figures(connection, value, hashes))
+    return [_device_evidence(value, row, hashes, reports) for row in covered.values()]
 
 
 def write_step(connection: Connection, before: Rollout, step: Step, now: float) -> list[Hinted]:
@@ -137,7 +134,7 @@ def assign_newcomers(connection: Connection, value: Rollout, now: float) -> list
 
 _DEVICES = """
 SELECT d.name, d.profile, rd.counter AS given_counter, rd.previous_sha256, rd.revert_counter,
-       a.rollout_id AS newest_rollout, s.connected, s.status, s.counter AS seen_counter,
+       a.name AS ordered_name, a.version AS ordered_version, s.connected, s.status, s.counter AS seen_counter,
        s.running_sha256, s.candidate_sha256, s.body
 FROM device d
 LEFT JOIN rollout_device rd ON rd.device = d.name AND rd.rollout_id = ?
@@ -148,25 +145,40 @@ ORDER BY d.name
 """
 
 
-def _device_evidence(
-    row: Row[Any], hashes: set[str], failures: set[str], candidate: Figures | None, before: Figures | None
-) -> DeviceEvidence:
+@dataclass(frozen=True)
+class _Reports:
+    """What devices reported about a release: who failed it, and the sums by device."""
+
+    failures: set[str]
+    candidate: dict[str, Figures]
+    before: dict[str, Figures]
+
+
+def _device_evidence(value: Rollout, row: Row[Any], hashes: set[str], reports: _Reports) -> DeviceEvidence:
     runs_it = row.running_sha256 in hashes
     given = row.given_counter is not None
     settled = given and runs_it and row.status in ("idle", "committed") and row.candidate_sha256 is None
     quarantined = row.body is not None and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
-    reverted = row.revert_counter is not None and (row.seen_counter or 0) >= row.revert_counter
+    ran_before = row.previous_sha256 if given else row.running_sha256
+    had_previous = ran_before is not None and ran_before not in hashes
     return DeviceEvidence(
         device=row.name,
         online=bool(row.connected),
         assigned=given,
-        had_previous=row.previous_sha256 is not None if given else row.running_sha256 is not None,
-        failed=given and (quarantined or (row.name in failures and not settled)),
+        had_previous=had_previous,
+        failed=given and (quarantined or (row.name in reports.failures and not settled)),
         settled=settled,
-        back=reverted and (not runs_it or row.previous_sha256 is None),
-        candidate=candidate or Figures(),
-        before=before or Figures(),
+        back=_is_back(value, row, may_run_it=not runs_it or not had_previous),
+        candidate=reports.candidate.get(row.name, NOTHING),
+        before=reports.before.get(row.name, NOTHING),
     )
+
+
+def _is_back(value: Rollout, row: Row[Any], *, may_run_it: bool) -> bool:
+    """Tell whether a device has followed its order to go back, or was sent elsewhere by a later rollout."""
+    if row.revert_counter is None:
+        return (row.ordered_name, row.ordered_version) != (value.name, value.version)
+    return (row.seen_counter or 0) >= row.revert_counter and may_run_it
 
 
 def _quarantine(body: str) -> str:
@@ -239,7 +251,7 @@ def _revert(connection: Connection, value: Rollout, device: str, now: float) -> 
     given = connection.execute(
         select(rollout_device).where(rollout_device.c.rollout_id == value.id, rollout_device.c.device == device)
     ).one()
-    if newest is None or newest.counter != given.counter:
+    if newest is None or (newest.name, newest.version) != (value.name, value.version):
         return None
     order = _Order(given.previous_name, given.previous_version, given.previous_sha256)
     counter = _insert_order(connection, device, order, rollout_id=value.id, purpose="revert", now=now)

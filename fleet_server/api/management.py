@@ -4,7 +4,7 @@
 import re
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query
 from fastapi.exceptions import RequestValidationError
@@ -71,10 +71,14 @@ def create_management_app(parts: ServerParts) -> FastAPI:
     )
     _add_problem_handlers(app)
     _add_device_routes(app, parts)
+    _add_bundle_routes(app, parts)
     _add_release_routes(app, parts)
+    _add_approval_routes(app, parts)
+    _add_image_routes(app, parts)
     _add_rollout_routes(app, parts)
     _add_evidence_routes(app, parts)
-    _add_admin_routes(app, parts)
+    _add_offline_key_routes(app, parts)
+    _add_token_and_audit_routes(app, parts)
     add_page(app, parts)
     return app
 
@@ -144,7 +148,7 @@ def _top(parts: ServerParts) -> Targets:
     return read_targets(parts.images.newest("targets") or b"", "the targets metadata").signed
 
 
-def _add_release_routes(app: FastAPI, parts: ServerParts) -> None:
+def _add_bundle_routes(app: FastAPI, parts: ServerParts) -> None:
     viewer, approver = Depends(require(parts, "viewer")), Depends(require(parts, "approver"))
     sha256_path = f"{PREFIX}/bundles/{{sha256}}"
 
@@ -158,6 +162,10 @@ def _add_release_routes(app: FastAPI, parts: ServerParts) -> None:
     def get_bundle(sha256: str) -> Response:
         _check_sha256(sha256)
         return _file(parts.releases.bundle_path(sha256), f"there is no bundle {sha256}")
+
+
+def _add_release_routes(app: FastAPI, parts: ServerParts) -> None:
+    viewer, approver = Depends(require(parts, "viewer")), Depends(require(parts, "approver"))
 
     @app.post(
         f"{PREFIX}/releases",
@@ -185,6 +193,11 @@ def _add_release_routes(app: FastAPI, parts: ServerParts) -> None:
         with parts.database.read() as connection:
             return json_answer(find_release(connection, name, version, top))
 
+
+def _add_approval_routes(app: FastAPI, parts: ServerParts) -> None:
+    viewer, approver = Depends(require(parts, "viewer")), Depends(require(parts, "approver"))
+    one = f"{PREFIX}/releases/{{name}}/{{version}}"
+
     @app.get(f"{one}/policy", tags=["releases"], dependencies=[viewer])
     def get_policy(name: str, version: str) -> Response:
         return Response(parts.releases.policy(name, version), media_type="application/toml")
@@ -202,6 +215,11 @@ def _add_release_routes(app: FastAPI, parts: ServerParts) -> None:
     )
     def put_proposal(name: str, version: str, body: Body, caller: Caller = approver) -> Response:
         return json_answer(parts.approvals.propose(name, version, body, caller.name))
+
+
+def _add_image_routes(app: FastAPI, parts: ServerParts) -> None:
+    """What devices read over TLS, approvers read here."""
+    viewer = Depends(require(parts, "viewer"))
 
     @app.get("/image/metadata/{file_name}", tags=["releases"], dependencies=[viewer])
     def get_image_metadata(file_name: str, request: Request) -> Response:
@@ -278,9 +296,8 @@ def _add_evidence_routes(app: FastAPI, parts: ServerParts) -> None:
             return json_answer(confusion_cells(connection, bundle_sha256))
 
 
-def _add_admin_routes(app: FastAPI, parts: ServerParts) -> None:
-    admin: Any = Depends(require(parts, "admin"))
-    viewer = Depends(require(parts, "viewer"))
+def _add_offline_key_routes(app: FastAPI, parts: ServerParts) -> None:
+    viewer, admin = Depends(require(parts, "viewer")), Depends(require(parts, "admin"))
 
     @app.put(f"{PREFIX}/targets", tags=["administration"], openapi_extra=takes_bytes("application/json"))
     def put_targets(body: Body, caller: Caller = admin) -> Response:
@@ -299,6 +316,17 @@ def _add_admin_routes(app: FastAPI, parts: ServerParts) -> None:
     @app.get(f"{PREFIX}/targets", tags=["administration"], dependencies=[viewer])
     def get_targets() -> Response:
         return Response(parts.images.newest("targets"), media_type="application/json")
+
+    @app.get(f"{PREFIX}/roots/{{repository}}", tags=["administration"], dependencies=[viewer])
+    def get_root(repository: str) -> Response:
+        if repository not in ("image", "director"):
+            raise NotFoundError(f"there is no repository '{repository}'", hint="ask for image or director")
+        with parts.database.read() as connection:
+            return Response(newest_root(connection, repository), media_type="application/json")
+
+
+def _add_token_and_audit_routes(app: FastAPI, parts: ServerParts) -> None:
+    viewer, admin = Depends(require(parts, "viewer")), Depends(require(parts, "admin"))
 
     @app.post(
         f"{PREFIX}/tokens",
@@ -325,13 +353,6 @@ def _add_admin_routes(app: FastAPI, parts: ServerParts) -> None:
     def get_audit(after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
         with parts.database.read() as connection:
             return json_answer(read_audit(connection, after=after, limit=limit))
-
-    @app.get(f"{PREFIX}/roots/{{repository}}", tags=["administration"], dependencies=[viewer])
-    def get_root(repository: str) -> Response:
-        if repository not in ("image", "director"):
-            raise NotFoundError(f"there is no repository '{repository}'", hint="ask for image or director")
-        with parts.database.read() as connection:
-            return Response(newest_root(connection, repository), media_type="application/json")
 
 
 def _check_sha256(text: str) -> None:

@@ -54,6 +54,9 @@ def test_a_release_reaches_a_device_only_after_two_approvals_and_a_rollout(
     assert (order.tenant, order.device, order.profile, order.counter) == ("acme", "d1", "linux-x86_64", 1)
     assert [target.path for target in targets] == [target("digits")]
     assert device.fetch(target("digits")) == bundle.read_bytes()
+    prefixed = f"/image/targets/digits/1.0.0/{sha256_hex(bundle.read_bytes())}.{bundle.name}"
+    rest = device.get(prefixed, range="bytes=1000-")
+    assert (rest.status, rest.data) == (206, bundle.read_bytes()[1000:])
     info = device.target(target("digits"))
     assert (info.length, info.hashes) == (targets[0].length, targets[0].hashes)
     custom = read_target_custom(info.custom)

@@ -85,9 +85,11 @@ def state(fleet: FakeFleet, identity: str) -> str:
 
 
 def test_a_good_release_reaches_all_and_a_bad_one_is_halted_in_its_first_wave(fleet: FakeFleet, cli: Any) -> None:
+    fleet.server.enrol("pi", "raspberry-pi-4")
     first = rollout(fleet, cli, "1.0.0")
     status = fleet.server.call(f"rollouts/{first}")
     assert (status["assigned"], status["held_out"], status["covered"]) == (2, 2, 8)
+    assert status["not_covered"] == ["pi"]
     fleet.turn_until(lambda: state(fleet, first) == "completed")
     assert fleet.versions() == ["1.0.0"] * 8
     assert cli("rollouts", "status", first, "--wait", "--home", fleet.server.admin).status == 0
@@ -103,6 +105,9 @@ def test_a_good_release_reaches_all_and_a_bad_one_is_halted_in_its_first_wave(fl
     assert finding["outcome"] == "broken"
     assert finding["observed"] == pytest.approx(19 / 20 - 12 / 20)
     assert "(allowed -10.0%)" in finding["text"]
+    cli("rollouts", "undo", first, "--home", fleet.server.admin)
+    fleet.turn_until(lambda: state(fleet, first) == "rolled-back")
+    assert {device.order()[1] == [] for device in fleet.devices.values()} == {True}
     actions = [entry["action"] for entry in fleet.server.call("audit")]
     assert "rollout-step" in actions
     assert cli("audit", "--home", fleet.server.admin).status == 0
@@ -125,6 +130,19 @@ def test_devices_that_refuse_a_release_halt_it_and_abort_sends_devices_back(flee
     cli("rollouts", "abort", second, "--home", fleet.server.admin)
     fleet.turn_until(lambda: state(fleet, second) == "rolled-back")
     assert fleet.server.call(f"rollouts/{second}")["cause"] == "aborted-by-order"
+
+
+def test_a_device_that_joins_a_finished_rollout_gets_what_the_fleet_runs(
+    fleet: FakeFleet, cli: Any, wait_for: Any
+) -> None:
+    first = rollout(fleet, cli, "1.0.0")
+    fleet.turn_until(lambda: state(fleet, first) == "completed")
+    late = fleet.server.enrol("late")
+    order, targets = wait_for(lambda: (found := late.order())[1] and found, "an order for the newcomer")
+    assert (order.counter, [target.path for target in targets]) == (
+        1,
+        ["digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"],
+    )
 
 
 @pytest.mark.slow
