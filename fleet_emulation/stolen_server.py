@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from paho.mqtt.publish import multiple
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Hint, encode_message
@@ -26,6 +27,7 @@ from fleet_server.core.delegation import production_role
 from fleet_server.core.tuf_types import Metadata, MetaFile, Signer, Snapshot, TargetFile, Targets, Timestamp
 
 _LIFETIME = timedelta(days=7)
+_PUBLISH_LIMIT_S = 10.0
 
 
 @dataclass
@@ -78,15 +80,14 @@ class StolenServer:
 
     def wake_everyone(self, broker_port: int) -> None:
         """Send every device that was ordered a hint, as the server would, by the broker on 127.0.0.1."""
-        hints = [
-            {
-                "topic": topic(self.tenant, device, "hint"),
-                "payload": encode_message(Hint(v=1, counter=counter)),
-                "qos": 1,
-            }
-            for device, counter in self._forged_orders
-        ]
-        multiple(hints, hostname="127.0.0.1", port=broker_port)  # type: ignore[arg-type]  # dicts of just these keys
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+        client.connect("127.0.0.1", broker_port)
+        client.loop_start()
+        for device, counter in self._forged_orders:
+            hint = encode_message(Hint(v=1, counter=counter))
+            client.publish(topic(self.tenant, device, "hint"), hint, qos=1).wait_for_publish(_PUBLISH_LIMIT_S)
+        client.disconnect()
+        client.loop_stop()
 
     def clean_up(self) -> None:
         """Remove what was forged, as the operator does who restores the server; its counters stay ahead."""

@@ -3,7 +3,7 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from fleet_emulation.demo.stage import APPROVERS, PRODUCT, PROFILE, Stage
 
 
 class Source(NamedTuple):
-    """One version: its float model in ``examples/digits``, and its recipe if it has one of its own."""
+    """One version: its float model in ``examples/digits``, who approves it, and its recipe if it has one of its own."""
 
     version: str
     model: str
+    approvers: tuple[str, ...] = APPROVERS
     recipe: str = ""
 
 
@@ -23,35 +24,42 @@ class Source(NamedTuple):
 SOURCES = (
     Source("1.0.0", "v1_float32.tflite"),
     Source("2.0.0", "v2_float32.tflite"),
-    Source("3.0.0", "v3_float32.tflite", "float32.toml"),
-    Source("4.0.0", "v1_float32.tflite"),
+    Source("3.0.0", "v3_float32.tflite", recipe="float32.toml"),
+    Source("4.0.0", "v1_float32.tflite", approvers=APPROVERS[:1]),
     Source("5.0.0", "v5_float32.tflite"),
 )
 
 
 class Workshop:
-    """Converts all versions in the background, one after the other, while the stage is set up."""
+    """Converts all versions ahead of their stories, and releases them: what people do before a rollout."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._samples = stage.folder / "samples"
-        self._pool = ThreadPoolExecutor(1)
-        self._bundles: dict[str, Future[Path]] = {}
+        self._bench = ThreadPoolExecutor(1)
+        self._desk = ThreadPoolExecutor(1)
         self._write_samples()
-        for source in SOURCES:
-            self._bundles[source.version] = self._pool.submit(self._convert, source)
+        self._bundles = {source.version: self._bench.submit(self._convert, source) for source in SOURCES}
+        self._released: dict[str, Future[None]] = {}
 
-    def bundle(self, version: str) -> Path:
-        """Return the bundle of a version, when it is converted.
+    def release_ahead(self, *versions: str) -> None:
+        """Publish versions and let their approvers sign, one after the other, as soon as each is converted."""
+        for source in SOURCES:
+            if source.version in versions:
+                self._released[source.version] = self._desk.submit(self._release, source)
+
+    def wait_for_release(self, version: str) -> None:
+        """Return when a version has all the approvals that it will get.
 
         Raises:
-            EdgeFleetError: the conversion failed.
+            EdgeFleetError: its conversion, publication or approval failed.
         """
-        return self._bundles[version].result()
+        self._released[version].result()
 
     def close(self) -> None:
         """Let go of what is not wanted any more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._bench.shutdown(wait=False, cancel_futures=True)
+        self._desk.shutdown(wait=False, cancel_futures=True)
 
     def _write_samples(self) -> None:
         self._samples.mkdir(parents=True)
@@ -70,25 +78,13 @@ class Workshop:
         require(made)
         return out / f"{PRODUCT}-{source.version}-{PROFILE}.bundle"
 
-
-def publish(stage: Stage, workshop: Workshop, version: str) -> None:
-    """Upload a version with the production policy; nobody has signed it yet."""
-    policy = stage.examples / "policy.toml"
-    require(edgefleet("releases", "publish", workshop.bundle(version), "--policy", policy, home=stage.admin))
-
-
-def approve(stage: Stage, version: str, person: str) -> Any:
-    """Let one person verify and sign a release on a machine of their own."""
-    home = stage.home(person)
-    secret = ("--passphrase-file", home / "passphrase")
-    return require(edgefleet("releases", "approve", PRODUCT, version, "--key", person, *secret, "--yes", home=home))
-
-
-def release(stage: Stage, workshop: Workshop, version: str) -> None:
-    """Publish a version and let both people approve it."""
-    publish(stage, workshop, version)
-    for person in APPROVERS:
-        approve(stage, version, person)
+    def _release(self, source: Source) -> None:
+        bundle, policy = self._bundles[source.version].result(), self._stage.examples / "policy.toml"
+        require(edgefleet("releases", "publish", bundle, "--policy", policy, home=self._stage.admin))
+        for person in source.approvers:
+            home = self._stage.home(person)
+            key = ("--key", person, "--passphrase-file", home / "passphrase", "--yes")
+            require(edgefleet("releases", "approve", PRODUCT, source.version, *key, home=home))
 
 
 def start_rollout(stage: Stage, version: str) -> Outcome:

@@ -14,7 +14,7 @@ from fleet_emulation.demo.stage import AGENTS, TIME_SCALE, Stage
 from fleet_emulation.demo.stories import Teller
 from fleet_emulation.live_stream import LiveStream
 
-_REQUESTS_PER_S = 25.0
+_REQUESTS_PER_S = 40.0
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -69,7 +69,7 @@ def run_demo(options: DemoOptions) -> DemoReport:
     applications: list[Application] = []
     try:
         say(f"seed {options.seed}; everything is written to {options.folder} and listens on loopback only")
-        _set_up(stage, say)
+        _set_up(stage, workshop, say)
         applications += _start_applications(stage)
         stories = _tell_stories(Teller(stage, workshop, say))
         seconds = say.seconds
@@ -84,8 +84,9 @@ def run_demo(options: DemoOptions) -> DemoReport:
     return _report(stage, stories, applications, found, seconds)
 
 
-def _set_up(stage: Stage, say: Narrator) -> None:
+def _set_up(stage: Stage, workshop: Workshop, say: Narrator) -> None:
     stage.set_up_server()
+    workshop.release_ahead("1.0.0", "2.0.0", "3.0.0", "4.0.0")
     assert stage.broker is not None  # noqa: S101  # set_up_server started it
     say(f"the server is up with two approvers' keys, 2 of 2 must sign; the broker is {stage.broker.kind}")
     stage.start_devices()

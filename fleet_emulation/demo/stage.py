@@ -32,7 +32,7 @@ AGENTS = ("agent-1", "agent-2", "agent-3", "agent-4")
 TIME_SCALE = 4800
 _POLL_S = 15.0
 _TELEMETRY_S = 1.0
-_SIMULATED_RATE = 25.0
+_SIMULATED_RATE = 35.0
 
 
 class ServerReady(Fact, frozen=True, kw_only=True):

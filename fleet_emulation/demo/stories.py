@@ -14,7 +14,7 @@ from pathlib import Path
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.command import require
 from fleet_emulation.demo.records import Records, devices_of, wait_for
-from fleet_emulation.demo.releases import Workshop, approve, publish, release, start_rollout
+from fleet_emulation.demo.releases import Workshop, start_rollout
 from fleet_emulation.demo.report import StoryReport
 from fleet_emulation.demo.stage import PRODUCT, TENANT, Stage
 from fleet_emulation.stolen_server import StolenServer
@@ -45,7 +45,7 @@ class Teller:
         Raises:
             EdgeFleetError: it did not reach them all.
         """
-        release(self._stage, self._workshop, "1.0.0")
+        self._workshop.wait_for_release("1.0.0")
         started = time.monotonic()
         rollout = self._roll_out("1.0.0")
         running = self._records.running("1.0.0")
@@ -58,7 +58,7 @@ class Teller:
 
     def worse_on_live_data(self) -> StoryReport:
         """(a) 2.0.0 is faithful and worse on live data: only the fleet can see it."""
-        release(self._stage, self._workshop, "2.0.0")
+        self._workshop.wait_for_release("2.0.0")
         started = time.monotonic()
         began = time.time()
         self._say("2.0.0 passed every check before the fleet: it is faithful, and its exam lacks what it never learned")
@@ -89,7 +89,7 @@ class Teller:
 
     def nan_on_some_inputs(self) -> StoryReport:
         """(b) 3.0.0 answers NaN when the camera sees nothing: the device goes back by itself."""
-        release(self._stage, self._workshop, "3.0.0")
+        self._workshop.wait_for_release("3.0.0")
         began = time.time()
         started = time.monotonic()
         self._say("3.0.0 is as accurate as 1.0.0, and divides by zero when a frame is blank")
@@ -114,8 +114,7 @@ class Teller:
 
     def one_signature_of_two(self) -> StoryReport:
         """(c) 4.0.0 has one signature of two, and the attacker has the whole server."""
-        publish(self._stage, self._workshop, "4.0.0")
-        approve(self._stage, "4.0.0", "alice")
+        self._workshop.wait_for_release("4.0.0")
         asked = start_rollout(self._stage, "4.0.0")
         self._say(f"the server itself does not roll 4.0.0 out: {asked.error_message}")
         thief = StolenServer(self._stage.server_data / "fleet.db", self._stage.server_data / "signer", TENANT)
@@ -151,7 +150,8 @@ class Teller:
 
     def flipped_byte_and_good_release(self) -> tuple[StoryReport, StoryReport]:
         """(d) A byte flips in what devices download; then 5.0.0, a good release, reaches all."""
-        release(self._stage, self._workshop, "5.0.0")
+        self._workshop.release_ahead("5.0.0")
+        self._workshop.wait_for_release("5.0.0")
         began = time.time()
         file = _served_file(self._stage, "5.0.0")
         started = time.monotonic()
