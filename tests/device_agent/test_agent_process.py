@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,8 @@ from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import ConflictError, UnreachableError
 from edgefleet.contracts.messages import Event, Message, State, decode_message
+
+KILLS = 5
 
 
 def stories(folder):
@@ -49,9 +52,9 @@ def agent_says(folder, *arguments):
     return ran.returncode, json.loads(ran.stdout)
 
 
-def moved_on(folder, before):
-    record = read_record(folder.state)
-    return record != before or record.active
+def sequences(folder):
+    with contextlib.closing(sqlite3.connect(folder.outbox)) as database:
+        return [row[0] for row in database.execute("SELECT sequence FROM message ORDER BY sequence")]
 
 
 def worker_of(pid):
@@ -171,25 +174,41 @@ def test_the_worker_ends_with_its_supervisor_and_a_new_agent_resumes(
     assert ("agent-started", "unclean-start") in stories(enrolled)
 
 
-def test_killing_both_at_any_moment_of_an_update_leaves_a_device_that_finishes_it(
+def test_kill_9_of_supervisor_worker_or_both_in_an_update_loses_no_message_and_no_good_model(
     agent_process, device_side, enrolled, agent_tools, agent_bundles, digits_live
 ):
-    device_side.assign(device_side.release(agent_bundles.v1, agent_tools.quick_policy(unexplained_limit=100)))
-    for _ in range(4):
+    seed = random.SystemRandom().randrange(2**32)
+    draw = random.Random(seed)
+    policy = agent_tools.quick_policy(unexplained_limit=100)
+    releases = [device_side.release(made, policy) for made in (agent_bundles.v1, agent_bundles.v5)]
+    kept: list[int] = []
+    for turn in range(KILLS):
+        device_side.assign(releases[turn % 2])
         process, ready = agent_process("--poll", "0.1")
-        before = read_record(enrolled.state)
         with InferenceClient(ready["socket"], timeout_s=20.0) as client:
-            client.infer(digits_live[0][0])
-            agent_tools.wait_until(lambda was=before: moved_on(enrolled, was), "a step")
-        os.kill(worker_of(process.pid) or process.pid, signal.SIGKILL)
+            for number in range(draw.randrange(1, 300)):
+                client.infer(digits_live[0][number % 500])
+        victims = draw.choice([[process.pid], [worker_of(process.pid)], [worker_of(process.pid), process.pid]])
+        for victim in victims:
+            os.kill(victim or process.pid, signal.SIGKILL)
+        with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+            if process.pid not in victims:
+                assert client.info().status in ("ok", "no-model"), f"seed {seed}"
         process.kill()
         process.wait()
+        before, kept = kept, sequences(enrolled)
+        assert kept == list(range(1, len(kept) + 1)), f"seed {seed}"
+        assert len(kept) > len(before), f"seed {seed}"
+    target = releases[1]
+    device_side.assign(target)
     process, ready = agent_process("--poll", "0.1")
     application = Application(ready["socket"], digits_live[0])
+    wanted = target.hashes["sha256"]
     agent_tools.wait_until(
-        lambda: (read_record(enrolled.state) or 0) and read_record(enrolled.state).active, "the commit"
+        lambda: (active := read_record(enrolled.state).active) and active.bundle_sha256 == wanted, f"seed {seed}"
     )
     assert application.stop()[-1].status == "ok"
+    assert read_record(enrolled.state).quarantine == ()
 
 
 @pytest.mark.parametrize(
