@@ -5,8 +5,9 @@ A write transaction takes SQLite's write lock at its begin (BEGIN IMMEDIATE), so
 changes. A commit has reached the disk when :meth:`Database.write` ends.
 """
 
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +31,20 @@ class Database:
         self.path = path
         self._writing = threading.Lock()
         self._engine = _engine(path)
+        self._local = threading.local()
+        self._raw: list[sqlite3.Connection] = []
+
+    def fetch_one(self, sql: str, parameters: Sequence[object]) -> sqlite3.Row | None:
+        """Return the first row of one point read, by plain sqlite3: the device path, where each poll counts.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        try:
+            row: sqlite3.Row | None = self._raw_connection().execute(sql, parameters).fetchone()
+        except sqlite3.Error as error:
+            raise _failed(self.path, error) from error
+        return row
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -75,6 +90,22 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        for connection in self._raw:
+            connection.close()
+
+    def _raw_connection(self) -> sqlite3.Connection:
+        """Return this thread's connection, which only reads, each statement by itself."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            uri = f"{self.path.resolve().as_uri()}?mode=ro"
+            timeout_s = _BUSY_TIMEOUT_MS / 1000
+            connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, timeout=timeout_s
+            )
+            connection.row_factory = sqlite3.Row
+            self._local.connection = connection
+            self._raw.append(connection)
+        return connection
 
 
 def _engine(path: Path) -> Engine:
@@ -99,7 +130,11 @@ def _mapped(path: Path) -> Iterator[None]:
     try:
         yield
     except (OperationalError, DBAPIError) as error:
-        raise StorageError(
-            f"the database '{path.name}' failed: {error.orig}",
-            hint="check the free space and the permissions of the server's data folder",
-        ) from error
+        raise _failed(path, error.orig) from error
+
+
+def _failed(path: Path, cause: BaseException | None) -> StorageError:
+    return StorageError(
+        f"the database '{path.name}' failed: {cause}",
+        hint="check the free space and the permissions of the server's data folder",
+    )

@@ -129,11 +129,8 @@ class DeviceRegister:
 
     def is_current_certificate(self, name: str, serial: str) -> bool:
         """Tell whether a certificate is the one that the device enrolled with last."""
-        with self._database.read() as connection:
-            row = connection.exec_driver_sql(
-                "SELECT 1 FROM device WHERE name = ? AND certificate_serial = ?", (name, serial)
-            ).first()
-        return row is not None
+        sql = "SELECT 1 FROM device WHERE name = ? AND certificate_serial = ?"
+        return self._database.fetch_one(sql, (name, serial)) is not None
 
 
 def list_devices(connection: Connection) -> list[DeviceRecord]:

@@ -66,14 +66,12 @@ class Director:
 
     def fresh_files(self, device: str) -> DirectorFiles | None:
         """Return the device's files if they need no new signature; quick, one point read."""
-        with self._database.read() as connection:
-            current = _read_current(connection, device)
+        current = _read_current(self._database, device)
         return current.files if self._is_fresh(current) else None
 
     def served_files(self, device: str) -> DirectorFiles | None:
         """Return the device's files as they were signed last, whatever was ordered since."""
-        with self._database.read() as connection:
-            return _read_current(connection, device).files
+        return _read_current(self._database, device).files
 
     def sign_files(self, device: str) -> DirectorFiles:
         """Return the device's files, signed anew if the order changed or the signature is a day old.
@@ -84,8 +82,7 @@ class Director:
             EdgeFleetError: the signer refuses, and there is no earlier order.
         """
         with self._signing:
-            with self._database.read() as connection:
-                current = _read_current(connection, device)
+            current = _read_current(self._database, device)
             if current.files is not None and self._is_fresh(current):
                 return current.files
             try:
@@ -123,14 +120,16 @@ class Director:
         return files
 
 
-def _read_current(connection: Connection, device: str) -> _Current:
-    row = connection.exec_driver_sql(_CURRENT, (device,)).first()
+def _read_current(database: Database, device: str) -> _Current:
+    row = database.fetch_one(_CURRENT, (device,))
     if row is None:
         raise NotFoundError(f"device '{device}' is not known", hint="invite it: edgefleet devices invite")
     files = None
-    if row.timestamp is not None:
-        files = DirectorFiles(row.version, bytes(row.targets), bytes(row.snapshot), bytes(row.timestamp))
-    return _Current(row.profile, row.counter, row.target_path, row.signed_counter, row.signed_at or 0.0, files)
+    if row["timestamp"] is not None:
+        files = DirectorFiles(row["version"], row["targets"], row["snapshot"], row["timestamp"])
+    return _Current(
+        row["profile"], row["counter"], row["target_path"], row["signed_counter"], row["signed_at"] or 0.0, files
+    )
 
 
 def _store(connection: Connection, device: str, counter: int, now: float, files: DirectorFiles) -> None:
