@@ -27,6 +27,7 @@ def demo(
 ) -> None:
     """Convert, approve and roll out a model to a fleet on this machine; four failures meet four defenders."""
     import random
+    import signal
     import tempfile
 
     from edgefleet.contracts.errors import ConflictError
@@ -35,6 +36,7 @@ def demo(
 
     if keep is not None and keep.exists():
         raise ConflictError(f"'{keep}' exists already", hint="name a new folder with --keep")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all that was started is stopped either way
     chosen = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="edgefleet-demo-") as temporary:
         folder = keep.resolve() if keep is not None else Path(temporary) / "demo"

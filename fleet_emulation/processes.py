@@ -3,6 +3,7 @@
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ import msgspec
 from edgefleet.contracts.errors import EdgeFleetError, UnreachableError
 
 T = TypeVar("T")
+
+
 _LOG_TAIL_LINES = 12
 
 
@@ -32,7 +35,7 @@ class Program:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
-                self.command,
+                [*_die_with_us(), *self.command],
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 stdin=subprocess.DEVNULL,
@@ -104,3 +107,9 @@ class Program:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _die_with_us() -> list[str]:
+    """Return the words that let a program end when we are killed ourselves (util-linux has them on any Linux)."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
