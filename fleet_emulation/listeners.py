@@ -26,10 +26,7 @@ def listeners(pids: Iterable[int]) -> list[Listener]:
     """Return the TCP sockets that the processes and their descendants listen on, sorted by port."""
     by_inode = dict(_listening_inodes())
     found = [
-        Listener(pid, *by_inode[inode])
-        for pid in _with_descendants(pids)
-        for inode in _inodes(pid)
-        if inode in by_inode
+        Listener(pid, *by_inode[inode]) for pid in with_descendants(pids) for inode in _inodes(pid) if inode in by_inode
     ]
     return sorted(set(found), key=lambda listener: (listener.port, listener.pid))
 
@@ -52,7 +49,8 @@ def _address(text: str, family: socket.AddressFamily) -> tuple[str, int]:
     return socket.inet_ntop(family, b"".join(words)), int(port, 16)
 
 
-def _with_descendants(pids: Iterable[int]) -> Iterator[int]:
+def with_descendants(pids: Iterable[int]) -> Iterator[int]:
+    """Yield process ids, each followed by those of its children and their children."""
     for pid in pids:
         yield pid
         children = Path(f"/proc/{pid}/task").glob("*/children")
@@ -60,7 +58,7 @@ def _with_descendants(pids: Iterable[int]) -> Iterator[int]:
             below = [int(child) for path in children for child in path.read_text().split()]
         except OSError:
             continue  # the process ended meanwhile
-        yield from _with_descendants(below)
+        yield from with_descendants(below)
 
 
 def _inodes(pid: int) -> Iterator[str]:

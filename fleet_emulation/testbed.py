@@ -117,9 +117,7 @@ class Testbed:
         """
         for person in APPROVERS:
             self._make_key(person)
-        require(
-            edgefleet("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin)
-        )
+        require(edgefleet("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin))
         self._delegate()
         self.broker = Broker(self.folder / "broker")
         self.start_server()
@@ -147,6 +145,22 @@ class Testbed:
         assert self.server is not None  # noqa: S101  # set_up_server starts it
         self.server.kill()
         self.server.stop()
+
+    def convert(self, version: str, model: str, samples: Path) -> Path:
+        """Convert one of the example's float models, calibrated with an .npz, and return the bundle."""
+        out = self.folder / "bundles"
+        given = ("--calibration", samples, "--acceptance", self.examples / "acceptance.npz", "--out", out)
+        named = ("--profile", PROFILE, "--name", PRODUCT, "--version", version)
+        require(edgefleet("convert", self.examples / model, *named, *given))
+        return out / f"{PRODUCT}-{version}-{PROFILE}.bundle"
+
+    def release(self, version: str, bundle: Path, policy: Path) -> None:
+        """Publish a bundle, and let every approver verify and sign it."""
+        require(edgefleet("releases", "publish", bundle, "--policy", policy, home=self.admin))
+        for person in APPROVERS:
+            home = self.home(person)
+            key = ("--key", person, "--passphrase-file", home / "passphrase", "--yes")
+            require(edgefleet("releases", "approve", PRODUCT, version, *key, home=home))
 
     def invite(self, devices: Sequence[str]) -> list[Path]:
         """Invite devices, and return their tickets."""
@@ -207,7 +221,7 @@ class Testbed:
         found += [self.server] if self.server else []
         return found + ([self.broker.program] if self.broker else [])
 
-    def listening(self) -> list[tuple[str, Listener]]:
+    def sockets(self) -> list[tuple[str, Listener]]:
         """Return each program's name with the TCP sockets that it listens on, as the kernel says it."""
         return [(program.name, found) for program in self.programs() for found in listeners([program.pid])]
 

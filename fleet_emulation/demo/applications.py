@@ -3,19 +3,30 @@
 
 import threading
 import time
+from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.live_stream import Frame, LiveStream
 
 _SLOW_S = 0.2
+_ANSWERS_KEPT = 100_000
+
+
+class Served(NamedTuple):
+    """One answered request: when it was asked (CLOCK_MONOTONIC), how long it took, and which release answered."""
+
+    at: float
+    seconds: float
+    release: str
 
 
 class Application:
     """Asks one agent for an answer at a constant rate, whatever happens there, and later says what was right.
 
-    Requests are counted from the first answer on: before it the device has no model.
+    Requests are counted from the first answer on: before it the device has no model. ``answers`` holds the newest.
     """
 
     def __init__(self, name: str, socket: Path, stream: LiveStream, *, requests_per_s: float) -> None:
@@ -24,6 +35,7 @@ class Application:
         self.over_200_ms = 0
         self.slowest_s = 0.0
         self.failures: list[str] = []
+        self.answers: deque[Served] = deque(maxlen=_ANSWERS_KEPT)
         self._socket = socket
         self._stream = stream
         self._between_s = 1.0 / requests_per_s
@@ -61,6 +73,7 @@ class Application:
         self.served += 1
         self.over_200_ms += seconds > _SLOW_S
         self.slowest_s = max(self.slowest_s, seconds)
+        self.answers.append(Served(started, seconds, answer.release))
         if self._stream.is_labelled(frame):
             client.feedback(answer.request_id, str(frame.label))
 

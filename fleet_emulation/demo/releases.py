@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fleet_emulation.command import Outcome, edgefleet, require
-from fleet_emulation.demo.stage import APPROVERS, PRODUCT, PROFILE, Stage
+from fleet_emulation.demo.stage import Stage
+from fleet_emulation.testbed import APPROVERS, PRODUCT, PROFILE
 
 
 class Source(NamedTuple):

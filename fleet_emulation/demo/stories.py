@@ -16,8 +16,9 @@ from fleet_emulation.command import require
 from fleet_emulation.demo.records import Records, devices_of, wait_for
 from fleet_emulation.demo.releases import Workshop, start_rollout
 from fleet_emulation.demo.report import StoryReport
-from fleet_emulation.demo.stage import PRODUCT, TENANT, Stage
+from fleet_emulation.demo.stage import Stage
 from fleet_emulation.stolen_server import StolenServer
+from fleet_emulation.testbed import PRODUCT, TENANT
 from fleet_server.api.documents import RolloutStatus
 from fleet_server.core.gate import Finding
 
