@@ -63,9 +63,13 @@ def with_descendants(pids: Iterable[int]) -> Iterator[int]:
 
 def _inodes(pid: int) -> Iterator[str]:
     try:
-        links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return  # the process ended meanwhile
-    for link in links:
+    for entry in entries:
+        try:
+            link = str(entry.readlink())
+        except OSError:
+            continue  # this descriptor was closed meanwhile; the others still count
         if link.startswith("socket:["):
             yield link[8:-1]
