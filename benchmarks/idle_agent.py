@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an idle agent with a committed model takes: memory of all its processes, and seconds to its first inference.
+
+    python -m benchmarks.idle_agent [--repeats 5]
+
+Memory is PSS (proc(5), smaps_rollup): shared pages are counted once, divided among those who share them. Other Python
+processes on the same machine make it smaller; the anonymous part (``pss_anon_mib``) and RSS do not depend on them. The
+baseline, in the same call, is one Python process that only imports what the agent uses.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write
+from device_agent.client import InferenceClient, RawTensor
+from edgefleet.contracts.errors import UnreachableError
+from fleet_emulation.demo.run import example_folder
+from fleet_emulation.kills import worker_pid
+from fleet_emulation.listeners import with_descendants
+from fleet_emulation.live_stream import Frame, LiveStream
+from fleet_emulation.processes import Program
+from fleet_emulation.rehearsal import Rehearsal, wait_until
+from fleet_emulation.testbed import Testbed
+
+_KIB = 1024
+_SETTLE_S = 3.0
+_ANSWER_LIMIT_S = 30.0
+_IMPORTS = "import ai_edge_litert.interpreter, cryptography.x509, numpy, paho.mqtt.client, sqlite3, tuf.ngclient"
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="edgefleet-bench-") as name:
+        folder = Path(name)
+        with Rehearsal(folder / "fleet", example_folder(), agents=1, seed=1) as rehearsal:
+            for application in rehearsal.applications:
+                application.stop()
+            frame = next(iter(LiveStream(rehearsal.bed.examples / "digits.npz", seed=1)))
+            first_s = [_first_answer_s(rehearsal.bed, frame) for _ in range(options.repeats)]
+            time.sleep(_SETTLE_S)
+            agent = rehearsal.bed.agents[0]
+            worker = wait_until(lambda: worker_pid(agent), "the worker", limit_s=10.0)
+            memory = {
+                "supervisor": _memory(agent.program.pid),
+                "worker": _memory(worker),
+                "processes": len(set(with_descendants([agent.program.pid]))),
+                "pss_mib": _mib(sum(_pss_bytes(pid) for pid in with_descendants([agent.program.pid]))),
+            }
+        baseline = _baseline()
+    write(
+        "idle_agent",
+        {
+            "baseline": f"one Python process after: {_IMPORTS}",
+            "pss_ratio": round(memory["pss_mib"] / baseline["pss_mib"], 3),
+            "agent": memory,
+            "baseline_process": baseline,
+            "first_inference_s": {
+                "median": round(statistics.median(first_s), 3),
+                "each": [round(seconds, 3) for seconds in first_s],
+            },
+        },
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args()
+
+
+def _first_answer_s(bed: Testbed, frame: Frame) -> float:
+    """Stop the agent, start it again, and return the seconds from its start to its first answer."""
+    agent = bed.agents[0]
+    agent.program.stop()
+    started = time.monotonic()
+    program = Program(agent.device, bed.agent_command(agent.device), log=bed.logs / "restarted.log")
+    bed.agents[0] = type(agent)(agent.device, agent.folder, program, agent.socket)
+    while not _answered(agent.socket, frame):
+        if time.monotonic() - started > _ANSWER_LIMIT_S:
+            sys.exit(f"the agent did not answer: {program.last_words()}")
+        time.sleep(0.002)
+    return time.monotonic() - started
+
+
+def _answered(path: Path, frame: Frame) -> bool:
+    try:
+        with InferenceClient(path) as client:
+            answer = client.infer(RawTensor(frame.pixels.tobytes(), str(frame.pixels.dtype), frame.pixels.shape))
+    except UnreachableError:
+        return False
+    return answer.status == "ok"
+
+
+def _baseline() -> dict[str, Any]:
+    """Return the memory of one process that has imported everything."""
+    code = f"{_IMPORTS}\nprint('ready', flush=True)\nimport sys\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        return _memory(process.pid)
+
+
+def _memory(pid: int) -> dict[str, Any]:
+    rollup = _rollup(pid)
+    figures = {"pss_mib": "Pss", "pss_anon_mib": "Pss_Anon", "rss_mib": "Rss"}
+    return {name: _mib(rollup[line]) for name, line in figures.items()}
+
+
+def _pss_bytes(pid: int) -> int:
+    return _rollup(pid)["Pss"]
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """Return the sums over all of a process's mappings, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) * _KIB for line in lines}
+
+
+def _mib(size_bytes: int) -> float:
+    return round(size_bytes / (1 << 20), 1)
+
+
+if __name__ == "__main__":
+    main()
