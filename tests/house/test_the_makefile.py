@@ -19,7 +19,8 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def _make(*arguments: str) -> str:
-    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    alone = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    done = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
