@@ -180,7 +180,7 @@ def test_every_error_survives_the_way_through_the_api() -> None:
     waiting = [EdgeFleetError]
     while waiting:
         kind = waiting.pop()
-        waiting += kind.__subclasses__()
+        waiting += [below for below in kind.__subclasses__() if below.__module__ == EdgeFleetError.__module__]
         problem = describe_problem(kind("m", hint="h"))
         assert error_class(problem.code, EdgeFleetError) is kind
 
