@@ -4,6 +4,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgefleet.contracts.errors import StorageError
@@ -15,29 +16,62 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    write_together({path: data})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write several files as :func:`write_whole` does; none is put in its place before all are on the disk.
+
+    Raises:
+        StorageError: the disk is full or a place cannot be written; no file and no folder is left behind.
+    """
+    staged: dict[Path, Path] = {}
+    made: list[Path] = []
+    path = next(iter(files))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
+        for path, data in files.items():
+            made += _make_folders(path.parent)
+            staged[path] = _stage(path, data)
+        for path, temporary in staged.items():
+            temporary.replace(path)
+            _sync_folder(path.parent)
     except OSError as error:
+        _take_back(list(staged.values()), made)
         raise StorageError(
             f"cannot write '{path}': {error.strerror or error}", hint="free space or choose another folder with --out"
         ) from error
 
 
-def _replace(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+def _make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it, and return the ones that were made, the deepest first."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _stage(path: Path, data: bytes) -> Path:
+    """Write a temporary file beside a place, and return it when it is on the disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+        temporary.chmod(0o644)
+    except BaseException:  # interrupted or failed, a part is of no use
+        temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    return temporary
+
+
+def _take_back(temporaries: Sequence[Path], folders: Sequence[Path]) -> None:
+    for temporary in temporaries:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    for folder in folders:
+        with contextlib.suppress(OSError):  # somebody else wrote there meanwhile
+            folder.rmdir()
 
 
 def _sync_folder(folder: Path) -> None:

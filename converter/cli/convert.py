@@ -53,7 +53,7 @@ def convert(
 ) -> None:
     """Convert a model for one board: quantize, check, evaluate, and write a bundle with its evidence."""
     from converter.adapters.metric_loading import load_metric
-    from converter.adapters.output_files import write_whole
+    from converter.adapters.output_files import write_together
     from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
     from converter.core.request import ConversionRequest
     from converter.pipeline import convert as run_conversion
@@ -80,8 +80,7 @@ def convert(
         done = run_conversion(request, now=datetime.now(UTC))
     bundle_path = out / bundle_file_name(name, version, request.profile.id)
     evidence_path = bundle_path.with_suffix(".evidence.json")
-    write_whole(evidence_path, canonical_json(done.evidence))
-    write_whole(bundle_path, done.bundle)
+    write_together({evidence_path: canonical_json(done.evidence), bundle_path: done.bundle})
     document = ConversionDocument(
         bundle=str(bundle_path),
         sha256=done.evidence.bundle_sha256,

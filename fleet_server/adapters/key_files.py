@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from edgefleet.contracts.errors import FileMissingError, NotAllowedError, SettingError
+from edgefleet.contracts.errors import FileMissingError, NotAllowedError, SettingError, StorageError
 from fleet_server.adapters.private_files import read_file, write_file, write_secret
 from fleet_server.core.tuf_types import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
 
@@ -55,12 +55,18 @@ def create_key(folder: Path, name: str, passphrase: bytes | None = None) -> Cryp
 
     Raises:
         ConflictError: a key of that name exists.
+        StorageError: it cannot be written; nothing is left behind.
     """
     private = Ed25519PrivateKey.generate()
     encryption: KeySerializationEncryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     signer = CryptoSigner(private)
-    write_secret(folder / f"{name}.pem", private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
-    write_file(folder / f"{name}.pub.json", encode_public_key(signer.public_key))
+    pem = folder / f"{name}.pem"
+    write_secret(pem, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    try:
+        write_file(folder / f"{name}.pub.json", encode_public_key(signer.public_key))
+    except StorageError:
+        pem.unlink()  # half a key would only stand in the way of the next attempt
+        raise
     return signer
 
 

@@ -2,6 +2,8 @@
 """Write files so that a crash leaves the old content or the new, and secrets so that only their owner reads them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefleet.contracts.errors import ConflictError, FileMissingError, StorageError
@@ -53,6 +55,25 @@ def read_file(path: Path, what: str) -> bytes:
         raise FileMissingError(
             f"cannot read {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
         ) from error
+
+
+@contextmanager
+def all_or_nothing(*folders: Path) -> Iterator[None]:
+    """Take back whatever was written below the folders, and made of them, if the block fails."""
+    before = {path for folder in folders for path in _everything(folder)}
+    try:
+        yield
+    except BaseException:  # whatever it was, a half would stand in the way of the next attempt
+        for path in [path for folder in folders for path in _everything(folder) if path not in before]:
+            with suppress(OSError):  # the error that is under way says more
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _everything(folder: Path) -> list[Path]:
+    """Return what is below a folder, and the folder itself, the deepest first."""
+    below = sorted(folder.rglob("*"), reverse=True) if folder.exists() else []
+    return [*below, *([folder] if folder.exists() else [])]
 
 
 def _sync_folder(folder: Path) -> None:

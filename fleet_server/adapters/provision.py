@@ -21,7 +21,7 @@ from fleet_server.adapters.data_folder import DataFolder, ServerSettings
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.key_files import create_key
-from fleet_server.adapters.private_files import write_file, write_secret
+from fleet_server.adapters.private_files import all_or_nothing, write_file, write_secret
 from fleet_server.adapters.schema import image_metadata, repository_root
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import production_role, read_targets
@@ -47,10 +47,16 @@ def init_server(
     Raises:
         ConflictError: the folder or the home has keys already; nothing is overwritten.
         SettingError: the tenant's name is none.
+        StorageError: the disk said no; nothing is left behind.
     """
     if not is_name(tenant):
         raise SettingError(f"'{tenant}' cannot name a tenant", hint="use lowercase letters, digits, '-' and '_'")
     _check_empty(folder, home)
+    with all_or_nothing(folder.path, home):
+        return _make_server(folder, home, tenant=tenant, hosts=hosts, passphrase=passphrase)
+
+
+def _make_server(folder: DataFolder, home: Path, *, tenant: str, hosts: Sequence[str], passphrase: bytes | None) -> str:
     keys = OfflineKeys(create_key(home / "keys", "root", passphrase), create_key(home / "keys", "targets", passphrase))
     folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     image = create_key(folder.signer, "image")
