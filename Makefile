@@ -54,7 +54,7 @@ docs: .make/dev ## check that every documented command and link is true
 	$(BIN)/python -m pytest tests/docs
 
 package: .make/dev ## build the wheel and the source distribution into dist/
-	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m build --outdir dist .
 
 clean: ## remove everything that the other targets made
 	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

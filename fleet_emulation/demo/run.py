@@ -89,6 +89,7 @@ def _set_up(stage: Stage, workshop: Workshop, say: Narrator) -> None:
     workshop.release_ahead("1.0.0", "2.0.0", "3.0.0", "4.0.0")
     assert stage.broker is not None  # noqa: S101  # set_up_server started it
     say(f"the server is up with two approvers' keys, 2 of 2 must sign; the broker is {stage.broker.kind}")
+    say(f"watch the fleet at {stage.api_url} with the token in {stage.admin / 'token'}")
     stage.start_devices()
     say(f"{len(AGENTS)} agents in processes of their own and {stage.simulated} simulated devices are enrolled")
 
