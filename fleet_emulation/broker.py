@@ -6,18 +6,20 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 from edgefleet.contracts.errors import UnreachableError
 from fleet_emulation.processes import Program
 
+BrokerKind = Literal["mosquitto", "amqtt"]
 _SYSTEM_PATH = "/usr/sbin:/usr/local/sbin"
 
 
 class Broker:
     """A running broker. ``kind`` is ``mosquitto`` or ``amqtt``; ``port`` listens on 127.0.0.1."""
 
-    def __init__(self, folder: Path, *, kind: str | None = None) -> None:
-        self.kind = kind or ("mosquitto" if find_mosquitto() else "amqtt")
+    def __init__(self, folder: Path, *, kind: BrokerKind | None = None) -> None:
+        self.kind: BrokerKind = kind or ("mosquitto" if find_mosquitto() else "amqtt")
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.program = Program("the MQTT broker", self._command(folder), log=folder / "broker.log")

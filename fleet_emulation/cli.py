@@ -2,7 +2,7 @@
 """``edgefleet demo``: the whole loop on this machine, with every part real."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ def demo(
     keep: Annotated[
         Path | None, typer.Option("--keep", help="Write everything to this new folder, and leave it there.")
     ] = None,
+    broker: Annotated[
+        Literal["mosquitto", "amqtt"] | None,
+        typer.Option("--broker", help="The broker to start; mosquitto where it is installed, else amqtt."),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Convert, approve and roll out a model to a fleet on this machine; four failures meet four defenders."""
@@ -40,7 +44,8 @@ def demo(
     chosen = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="edgefleet-demo-") as temporary:
         folder = keep.resolve() if keep is not None else Path(temporary) / "demo"
-        report = run_demo(DemoOptions(folder=folder, seed=chosen, simulated=simulated, once=once))
+        options = DemoOptions(folder=folder, seed=chosen, simulated=simulated, once=once, broker_kind=broker)
+        report = run_demo(options)
     emit(report, as_json=json_output, human=lambda: render(report))
     if not report.all_as_told:
         raise typer.Exit(int(ExitStatus.FAILED))

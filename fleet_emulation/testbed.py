@@ -24,7 +24,7 @@ from device_agent.adapters.identity import DataFolder
 from device_agent.settings import AgentSettings
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.manifest import Fact
-from fleet_emulation.broker import Broker
+from fleet_emulation.broker import Broker, BrokerKind
 from fleet_emulation.command import edgefleet, require
 from fleet_emulation.listeners import Listener, listeners
 from fleet_emulation.processes import Program
@@ -74,7 +74,14 @@ class Testbed:
     __test__ = False  # not a test, whatever its name begins with
 
     def __init__(
-        self, folder: Path, examples: Path, *, time_scale: int, poll_s: float = 15.0, telemetry_s: float = 1.0
+        self,
+        folder: Path,
+        examples: Path,
+        *,
+        time_scale: int,
+        poll_s: float = 15.0,
+        telemetry_s: float = 1.0,
+        broker_kind: BrokerKind | None = None,
     ) -> None:
         self.folder = folder
         self.examples = examples
@@ -84,6 +91,7 @@ class Testbed:
         self.admin = folder / "homes" / "admin"
         self.logs = folder / "logs"
         self.broker: Broker | None = None
+        self._broker_kind = broker_kind
         self.server: Program | None = None
         self.agents: list[RealAgent] = []
         self.api_url = ""
@@ -119,7 +127,7 @@ class Testbed:
             self._make_key(person)
         require(edgefleet("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin))
         self._delegate()
-        self.broker = Broker(self.folder / "broker")
+        self.broker = Broker(self.folder / "broker", kind=self._broker_kind)
         self.start_server()
         self._log_in("admin", self.admin / "token")
         for person in APPROVERS:

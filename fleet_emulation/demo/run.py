@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefleet.contracts.errors import FileMissingError
+from fleet_emulation.broker import BrokerKind
 from fleet_emulation.demo.applications import Application
 from fleet_emulation.demo.releases import Workshop
 from fleet_emulation.demo.report import DemoReport, ListenerReport, RequestReport, StoryReport
@@ -20,12 +21,16 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What a run is told. ``once``: end after the last story; else the fleet goes on until Ctrl-C."""
+    """What a run is told. ``once``: end after the last story; else the fleet goes on until Ctrl-C.
+
+    ``broker_kind`` absent: mosquitto where it is installed, else amqtt.
+    """
 
     folder: Path
     seed: int
     simulated: int
     once: bool
+    broker_kind: BrokerKind | None = None
 
 
 class Narrator:
@@ -64,7 +69,13 @@ def run_demo(options: DemoOptions) -> DemoReport:
         EdgeFleetError: the stage could not be set, or something that a story waits for never happened.
     """
     say = Narrator()
-    stage = Stage(options.folder, example_folder(), seed=options.seed, simulated=options.simulated)
+    stage = Stage(
+        options.folder,
+        example_folder(),
+        seed=options.seed,
+        simulated=options.simulated,
+        broker_kind=options.broker_kind,
+    )
     workshop = Workshop(stage)
     applications: list[Application] = []
     try:

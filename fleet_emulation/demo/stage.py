@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from fleet_emulation.broker import BrokerKind
 from fleet_emulation.demo.report import ListenerReport
 from fleet_emulation.processes import Program
 from fleet_emulation.simulated_fleet import SimulationConfig, SimulationReady, SimulationTotals
@@ -20,8 +21,10 @@ _SIMULATED_RATE = 35.0
 class Stage(Testbed):
     """Everything that runs during the demo. ``folder`` holds all of it; ``examples`` is the digits example."""
 
-    def __init__(self, folder: Path, examples: Path, *, seed: int, simulated: int) -> None:
-        super().__init__(folder, examples, time_scale=TIME_SCALE)
+    def __init__(
+        self, folder: Path, examples: Path, *, seed: int, simulated: int, broker_kind: BrokerKind | None = None
+    ) -> None:
+        super().__init__(folder, examples, time_scale=TIME_SCALE, broker_kind=broker_kind)
         self.seed = seed
         self.simulated = simulated
         self.simulation: Program | None = None
