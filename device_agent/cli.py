@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     example = "--data /var/lib/edgefleet 4294967297 cat"
     feedback = _verb(verbs, "feedback", "say what an earlier answer should have been", _feedback, example)
     feedback.add_argument("--config", type=Path, help="settings in TOML, where they name another socket")
-    feedback.add_argument("request_id", type=int, help="the number that came with the answer")
+    feedback.add_argument("request_id", type=_request_id, help="the number that came with the answer")
     feedback.add_argument("label", help="the right label, or its class number")
     return parser
 
@@ -86,10 +86,19 @@ def _verb(
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not greater than zero")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than zero")
     return value
+
+
+def _request_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 1 << 64):
+        raise argparse.ArgumentTypeError(f"'{text[:100]}' is no request id")
+    return int(text)
 
 
 def _enrol(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 
 from device_agent.inference_protocol import (
     DTYPES,
+    FRAME_LIMIT_BYTES,
     AnswerFrame,
     FeedbackRequest,
     InferRequest,
@@ -31,6 +32,7 @@ from device_agent.inference_protocol import (
 )
 from edgefleet.contracts.errors import InputError, UnreachableError
 
+_RETRY_S = 0.01
 _FORMATS = {
     "f": "float32",
     "e": "float16",
@@ -134,7 +136,7 @@ class InferenceClient:
         self.close()
 
     def _call(self, request: Request) -> AnswerFrame:
-        data = frame(encode_request(request))
+        data = frame(_encoded(request))
         deadline = time.monotonic() + self._timeout_s
         attempts = 2 if self._connection is None else 3  # a kept connection may be one that a restart broke
         for attempt in range(attempts):
@@ -152,12 +154,21 @@ class InferenceClient:
     def _exchange(self, data: bytes, deadline: float) -> AnswerFrame:
         if self._connection is None:
             self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._connection.settimeout(_left(deadline))
-            self._connection.connect(self._path)
+            self._connect(self._connection, deadline)
         self._connection.settimeout(_left(deadline))
         self._connection.sendall(data)
         length = frame_length(self._receive(struct.calcsize("<I"), deadline))
         return decode_answer(self._receive(length, deadline))
+
+    def _connect(self, connection: socket.socket, deadline: float) -> None:
+        connection.settimeout(_left(deadline))
+        while True:
+            try:
+                return connection.connect(self._path)
+            except BlockingIOError:  # others wait for the agent too, and its queue is full
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+                time.sleep(_RETRY_S)
 
     def _receive(self, size_bytes: int, deadline: float) -> bytes:
         received = bytearray()
@@ -175,6 +186,20 @@ class InferenceClient:
             f"the agent does not answer on '{self._path}': {why}",
             hint="start it with: edgefleet-agent run --data DIR",
         )
+
+
+def _encoded(request: Request) -> bytes:
+    try:
+        body = encode_request(request)
+    except (struct.error, UnicodeEncodeError) as error:
+        raise InputError(
+            f"the request cannot be sent: {error}", hint="give a number of 64 bits, and a label of at most 65535 bytes"
+        ) from error
+    if len(body) > FRAME_LIMIT_BYTES:
+        raise InputError(
+            f"the request has {len(body)} bytes, over the limit of {FRAME_LIMIT_BYTES}", hint="send a smaller input"
+        )
+    return body
 
 
 def _left(deadline: float) -> float:

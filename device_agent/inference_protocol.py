@@ -20,6 +20,7 @@ de-quantized float32. ``top_class`` is -1 and ``request_id`` 0 where there is no
 read gets the status ``bad-input`` and the connection is closed.
 """
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -139,7 +140,7 @@ def decode_request(body: bytes | bytearray) -> Request:
 
 def encode_answer(answer: AnswerFrame) -> bytes:
     """Encode an answer's body."""
-    release, label, detail = answer.release.encode(), answer.label.encode(), answer.detail.encode()[:1000]
+    release, label, detail = answer.release.encode(), answer.label.encode(), answer.detail[:250].encode()
     head = _ANSWER.pack(
         ANSWER,
         VERSION,
@@ -218,9 +219,9 @@ def _decode_tensor(view: memoryview, at: int) -> tuple[Tensor, int]:
     shape: tuple[int, ...] = struct.unpack_from(f"<{rank}I", view, at)
     at += 4 * rank
     dtype = _DTYPE_NAMES[number]
-    size_bytes = _SIZES[dtype]
-    for dimension in shape:
-        size_bytes *= dimension
+    size_bytes = _SIZES[dtype] * math.prod(shape)
+    if _SIZES[dtype] * math.prod(dimension for dimension in shape if dimension) > FRAME_LIMIT_BYTES:
+        raise _malformed(f"has a tensor of shape {list(shape)}, which no frame can hold")
     if len(view) < at + size_bytes:
         raise _malformed(f"ends within a tensor of shape {list(shape)}")
     return Tensor(dtype, shape, view[at : at + size_bytes]), at + size_bytes

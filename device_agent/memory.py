@@ -2,6 +2,7 @@
 """The agent's memory: the one record, saved before it is acted on, and what survives when it is unreadable."""
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -51,6 +52,9 @@ class Memory:
         except StorageError as error:
             _LOG.warning("%s", error)
             self.unsaved = True
+            if isinstance(error, DamagedStateError):  # the next try finds an empty one
+                with suppress(StorageError):
+                    self._ports.state.set_aside()
             self._timers.sooner("save", self._ports.clock.monotonic() + SAVE_RETRY_S)
 
     def update(self, **changes: Any) -> None:

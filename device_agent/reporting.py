@@ -4,9 +4,9 @@
 import logging
 from collections import deque
 
-from device_agent.core.ledger import merge
+from device_agent.core.ledger import PART_ENTRIES, merge, parted
 from device_agent.ports import Clock, Messenger, Outbox
-from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.errors import MessageError, StorageError
 from edgefleet.contracts.messages import Event, ModelWindow, State, Telemetry, Watermark
 
 _LOG = logging.getLogger("edgefleet.agent")
@@ -48,15 +48,14 @@ class Reporter:
     def telemetry(self, rss_bytes: int) -> None:
         """Close the window and store it as one message."""
         now = self._clock.wall()
-        body = Telemetry(
-            window_start=self._window_start,
-            window_end=now,
-            models=merge(self._windows),
-            rss_bytes=rss_bytes,
-            worker_restarts=self.restarts,
-        )
+        start, restarts = self._window_start, self.restarts
+        first, *rest = _messages(merge(self._windows))
         self._windows, self._window_start, self.restarts = [], now, 0
-        self._store(body)
+        self._store(
+            Telemetry(window_start=start, window_end=now, models=first, rss_bytes=rss_bytes, worker_restarts=restarts)
+        )
+        for models in rest:
+            self._store(Telemetry(window_start=start, window_end=now, models=models, rss_bytes=rss_bytes))
 
     def announce(self, state: State) -> None:
         """Set the retained state, if it changed."""
@@ -70,7 +69,7 @@ class Reporter:
             return
         try:
             self._outbox.acknowledge(watermark.epoch, watermark.sequence)
-        except StorageError as error:
+        except (StorageError, MessageError) as error:
             _LOG.warning("%s", error)
             return
         stored = False
@@ -93,7 +92,11 @@ class Reporter:
             self._resend_s = min(2.0 * self._resend_s, _RESEND_CAP_S)
             self._start_over()
         if self._more:
-            self._send_next()
+            try:
+                self._send_next()
+            except StorageError as error:  # what cannot be read now is tried again at the next tick
+                _LOG.warning("%s", error)
+                self._start_over()
 
     def _start_over(self) -> None:
         self._cursor, self._more = 0, True
@@ -126,5 +129,14 @@ class Reporter:
             except StorageError as error:
                 _LOG.warning("%s", error)
                 return
+            except MessageError as error:  # kept, it would block the watermark for ever
+                _LOG.error("a message is dropped: %s", error)
             self._unstored.popleft()
             self._more = True
+
+
+def _messages(windows: tuple[ModelWindow, ...]) -> list[tuple[ModelWindow, ...]]:
+    """Return the windows as one message, or where its columns are too long for that, as one message a part."""
+    parts = [part for window in windows for part in parted(window)]
+    entries = sum(len(part.classes.bins) + len(part.labelled.counts) for part in parts)
+    return [tuple(parts)] if entries <= PART_ENTRIES else [(part,) for part in parts]

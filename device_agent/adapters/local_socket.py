@@ -9,7 +9,7 @@ from pathlib import Path
 from device_agent.errors import storage_failed
 from edgefleet.contracts.errors import ConflictError, SettingError
 
-_BACKLOG = 128
+_BACKLOG = 1024
 _PATH_LIMIT_BYTES = 107
 
 

@@ -6,10 +6,14 @@ duplicates. When the limit in bytes is reached, the oldest tenth is evicted and 
 place at the end of the queue. A gap that is evicted itself is covered by the next one.
 """
 
+import re
 import secrets
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from device_agent.adapters.damage import UNREADABLE, check_whole, is_damage, set_aside
 from edgefleet.contracts.errors import MessageError, StorageError
 from edgefleet.contracts.messages import Event, Gap, Message, Telemetry, decode_message, encode_message
 
@@ -20,6 +24,7 @@ CREATE TABLE IF NOT EXISTS message (
 ) STRICT;
 """
 _DELETED_SHARE = 0.1
+_SIZE = "SELECT coalesce(sum(size_bytes), 0) FROM message"
 
 
 class OutboxFile:
@@ -32,8 +37,8 @@ class OutboxFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._database, self._epoch = _open(path)
-            self._size_bytes = self._scalar("SELECT coalesce(sum(size_bytes), 0) FROM message")
-        except sqlite3.DatabaseError as error:
+            self._size_bytes = self._scalar(_SIZE)
+        except UNREADABLE as error:
             raise self._failed("open", error) from error
 
     @property
@@ -46,39 +51,48 @@ class OutboxFile:
 
         Raises:
             StorageError: it cannot be written; the sequence is not used up.
+            MessageError: no server would take it (and then no watermark would ever pass it).
         """
-        try:
-            with self._database:
-                self._make_room(created_at)
-                return self._insert(body, created_at)
-        except sqlite3.DatabaseError as error:
-            self._size_bytes = self._scalar("SELECT coalesce(sum(size_bytes), 0) FROM message")
-            raise self._failed("write to", error) from error
+        with self._using("write to"):
+            self._make_room(created_at)
+            message, data = self._insert(body, created_at)
+            if decode_message(data, Message) != message:
+                raise MessageError(f"a {type(body).__name__} breaks the message schema", hint="update the agent")
+        return message
 
     def after(self, sequence: int, limit: int) -> list[Message]:
         """Return up to ``limit`` messages with higher sequences, in order."""
-        rows = self._database.execute(
-            "SELECT sequence, data FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?", (sequence, limit)
-        )
+        with self._using("read"):
+            rows = self._database.execute(
+                "SELECT sequence, data FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?", (sequence, limit)
+            ).fetchall()
         return [self._decode(number, data) for number, data in rows]
 
     def gaps(self) -> list[Message]:
         """Return the gaps that wait, in order."""
-        rows = self._database.execute(
-            "SELECT sequence, data FROM message WHERE gap_first IS NOT NULL ORDER BY sequence"
-        ).fetchall()
+        with self._using("read"):
+            rows = self._database.execute(
+                "SELECT sequence, data FROM message WHERE gap_first IS NOT NULL ORDER BY sequence"
+            ).fetchall()
         return [self._decode(number, data) for number, data in rows]
 
     def acknowledge(self, epoch: str, sequence: int) -> None:
-        """Let go of everything up to a watermark; one of another epoch is ignored."""
+        """Let go of everything up to a watermark; one of another epoch is ignored.
+
+        Raises:
+            MessageError: it covers messages that this outbox never had.
+            StorageError: the disk said no; the messages are sent again.
+        """
         if epoch != self._epoch:
             return
-        try:
-            with self._database:
-                self._database.execute("DELETE FROM message WHERE sequence <= ?", (sequence,))
-        except sqlite3.DatabaseError as error:
-            raise self._failed("write to", error) from error
-        self._size_bytes = self._scalar("SELECT coalesce(sum(size_bytes), 0) FROM message")
+        with self._using("write to"):
+            last = self._scalar("SELECT last_sequence FROM outbox")
+            if sequence > last:
+                raise MessageError(
+                    f"a watermark says {sequence}, and the last message is {last}", hint="check the broker's ACL"
+                )
+            self._database.execute("DELETE FROM message WHERE sequence <= ?", (sequence,))
+            self._size_bytes = self._scalar(_SIZE)
 
     def depth(self) -> int:
         """Return how many messages wait."""
@@ -88,7 +102,33 @@ class OutboxFile:
         """Close the database."""
         self._database.close()
 
-    def _insert(self, body: Telemetry | Event | Gap, created_at: float) -> Message:
+    @contextmanager
+    def _using(self, what: str) -> Iterator[None]:
+        """Run one transaction; a database that turns out to be damaged is set aside for a new and empty one."""
+        size_bytes = self._size_bytes
+        try:
+            with self._database:
+                yield
+        except MessageError:
+            self._size_bytes = size_bytes
+            raise
+        except UNREADABLE as error:
+            self._size_bytes = size_bytes
+            if is_damage(error):
+                self._start_afresh()
+            raise self._failed(what, error) from error
+
+    def _start_afresh(self) -> None:
+        with suppress(*UNREADABLE):
+            self._database.close()
+        try:
+            set_aside(self._path)
+            self._database, self._epoch = _connect(self._path)
+        except (OSError, *UNREADABLE):
+            return  # the disk refuses this too; the caller learns of the first refusal, and comes again
+        self._size_bytes = 0
+
+    def _insert(self, body: Telemetry | Event | Gap, created_at: float) -> tuple[Message, bytes]:
         sequence = self._scalar("SELECT last_sequence FROM outbox") + 1
         message = Message(
             v=1, device=self._device, epoch=self._epoch, sequence=sequence, created_at=created_at, body=body
@@ -98,7 +138,7 @@ class OutboxFile:
         self._database.execute("UPDATE outbox SET last_sequence = ?", (sequence,))
         self._database.execute("INSERT INTO message VALUES (?, ?, ?, ?)", (sequence, len(data), gap_first, data))
         self._size_bytes += len(data)
-        return message
+        return message, data
 
     def _make_room(self, created_at: float) -> None:
         if self._size_bytes < self._limit_bytes:
@@ -126,7 +166,7 @@ class OutboxFile:
     def _scalar(self, query: str) -> int:
         return int(self._database.execute(query).fetchone()[0])
 
-    def _failed(self, what: str, error: sqlite3.DatabaseError) -> StorageError:
+    def _failed(self, what: str, error: Exception) -> StorageError:
         return StorageError(
             f"cannot {what} the outbox '{self._path.name}': {error}", hint="free space or correct the permissions"
         )
@@ -135,15 +175,10 @@ class OutboxFile:
 def _open(path: Path) -> tuple[sqlite3.Connection, str]:
     try:
         return _connect(path)
-    except sqlite3.DatabaseError as error:
-        if "malformed" not in str(error) and "not a database" not in str(error):
+    except UNREADABLE as error:
+        if not is_damage(error):
             raise
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+    set_aside(path)
     return _connect(path)
 
 
@@ -158,7 +193,16 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, str]:
             row = (secrets.token_hex(8),)
             with database:
                 database.execute("INSERT INTO outbox VALUES (?, 0)", row)
-    except sqlite3.DatabaseError:
+        check_whole(database)
+        _check_numbers(database, str(row[0]))
+    except UNREADABLE:
         database.close()
         raise
     return database, str(row[0])
+
+
+def _check_numbers(database: sqlite3.Connection, epoch: str) -> None:
+    """Refuse what SQLite finds whole, and no server would take."""
+    row = database.execute("SELECT last_sequence, (SELECT max(sequence) FROM message) FROM outbox").fetchone()
+    if not re.fullmatch("[0-9a-f]{16}", epoch) or not 0 <= (row[1] or 0) <= row[0]:
+        raise sqlite3.DatabaseError("malformed epoch or sequence")

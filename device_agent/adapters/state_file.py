@@ -6,14 +6,13 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.durable import sync_folder
+from device_agent.adapters.damage import UNREADABLE, check_whole, is_damage, set_aside
 from device_agent.core.record import DeviceRecord
-from device_agent.errors import DamagedStateError
+from device_agent.errors import DamagedStateError, storage_failed
 from edgefleet.contracts.errors import StorageError
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL) STRICT"
 _SAVE = "INSERT INTO device VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
-_DAMAGED = ("malformed", "not a database", "corrupt", "no such table")
 
 
 class StateFile:
@@ -34,7 +33,7 @@ class StateFile:
         try:
             row = self._open().execute("SELECT record FROM device").fetchone()
             return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             raise _mapped(error, f"read the device's state in '{self._path.name}'") from error
         except msgspec.DecodeError as error:
             raise _damaged(self._path, str(error)) from error
@@ -48,21 +47,20 @@ class StateFile:
         try:
             with self._open() as database:
                 database.execute(_SAVE, (msgspec.json.encode(record).decode(),))
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             raise _mapped(error, f"write the device's state to '{self._path.name}'") from error
 
     def set_aside(self) -> Path:
-        """Rename an unreadable database away and start an empty one; return the new name."""
+        """Rename an unreadable database away, so that the next use starts an empty one; return the new name.
+
+        Raises:
+            StorageError: the disk says no.
+        """
         self.close()
-        number = 1
-        while (aside := self._path.with_name(f"{self._path.name}.damaged-{number}")).exists():
-            number += 1
-        if self._path.exists():
-            self._path.rename(aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
-        sync_folder(self._path.parent)
-        return aside
+        try:
+            return set_aside(self._path)
+        except OSError as error:
+            raise storage_failed(f"set '{self._path.name}' aside", error) from error
 
     def close(self) -> None:
         """Close the database."""
@@ -77,6 +75,7 @@ class StateFile:
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.execute(_SCHEMA)
             self._database.commit()
+            check_whole(self._database)
         return self._database
 
 
@@ -89,14 +88,14 @@ def read_record(path: Path) -> DeviceRecord | None:
             row = database.execute("SELECT record FROM device").fetchone()
         database.close()
         return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         raise _mapped(error, f"read the device's state in '{path.name}'") from error
     except msgspec.DecodeError as error:
         raise _damaged(path, str(error)) from error
 
 
-def _mapped(error: sqlite3.DatabaseError, what: str) -> StorageError:
-    if any(word in str(error) for word in _DAMAGED):
+def _mapped(error: Exception, what: str) -> StorageError:
+    if is_damage(error):
         return DamagedStateError(f"cannot {what}: {error}", hint="restart the agent: it sets the file aside")
     return StorageError(f"cannot {what}: {error}", hint="free space or correct the permissions")
 

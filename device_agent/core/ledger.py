@@ -8,6 +8,9 @@ import msgspec
 
 from edgefleet.contracts.messages import Confusion, ModelWindow, SparseCounts
 
+#: Entries of a column in one message: three columns of large numbers stay well below a message's limit.
+PART_ENTRIES = 1000
+
 
 def merge(windows: Iterable[ModelWindow]) -> tuple[ModelWindow, ...]:
     """Return one window for each (bundle, role), in the order of first sight."""
@@ -32,6 +35,32 @@ def add(a: ModelWindow, b: ModelWindow) -> ModelWindow:
         classes=_add_sparse(a.classes, b.classes),
         labelled=_add_confusion(a.labelled, b.labelled),
     )
+
+
+def parted(window: ModelWindow, limit: int = PART_ENTRIES) -> tuple[ModelWindow, ...]:
+    """Cut a window whose columns are long into several that add up to it; the first carries the plain counts."""
+    parts = [
+        ModelWindow(
+            release=window.release,
+            role=window.role,
+            latency=_cut_sparse(window.latency, start, limit),
+            confidence=_cut_sparse(window.confidence, start, limit),
+            classes=_cut_sparse(window.classes, start, limit),
+            labelled=_cut_confusion(window.labelled, start, limit),
+        )
+        for start in range(0, max(1, len(window.classes.bins), len(window.labelled.counts)), limit)
+    ]
+    plain = {name: getattr(window, name) for name in ("requests", "failed", "non_finite", "compared", "disagreed")}
+    return (msgspec.structs.replace(parts[0], **plain), *parts[1:])
+
+
+def _cut_sparse(column: SparseCounts, start: int, limit: int) -> SparseCounts:
+    return SparseCounts(bins=column.bins[start : start + limit], counts=column.counts[start : start + limit])
+
+
+def _cut_confusion(labelled: Confusion, start: int, limit: int) -> Confusion:
+    span = slice(start, start + limit)
+    return Confusion(actual=labelled.actual[span], predicted=labelled.predicted[span], counts=labelled.counts[span])
 
 
 def sparse(counts: Counter[int]) -> SparseCounts:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.core.ledger import parted
 from device_agent.core.serving import (
     Collected,
     LoadFailed,
@@ -39,6 +40,7 @@ from edgefleet.runtimes.tensors import Floats
 Array = npt.NDArray[Any]
 #: Answers that feedback can still refer to.
 REMEMBERED_ANSWERS = 4096
+_CLASS_DIGITS = 9
 
 
 class Reply(NamedTuple):
@@ -82,6 +84,7 @@ class _Given(NamedTuple):
     role: Role
     predicted: int
     labels: tuple[str, ...]
+    classes: int
 
 
 class _Comparison(NamedTuple):
@@ -208,7 +211,7 @@ class Engine:
             given = self._given.get(request_id)
             if given is None:
                 return Reply("unknown-request", detail=f"the request {request_id} is not known, or too long ago")
-            actual = _class_number(label, given.labels)
+            actual = _class_number(label, given.labels, given.classes)
             if actual is None:
                 return Reply("bad-input", detail=f"'{label[:100]}' is no class of the model")
             del self._given[request_id]
@@ -225,7 +228,7 @@ class Engine:
         with self._lock:
             counts, self._counts = self._counts, {}
             self._faulted.clear()
-        return Collected(models=tuple(count.window() for count in counts.values()))
+        return Collected(models=tuple(part for count in counts.values() for part in parted(count.window())))
 
     def take_faults(self) -> list[ModelFaulted]:
         """Return candidates' faults since the last call, one a candidate and collection."""
@@ -270,7 +273,7 @@ class Engine:
     def _reply(self, resident: Resident, role: Role, outputs: Sequence[Floats], answer: Answer) -> Reply:
         labels = resident.model.manifest.interface.labels
         self._next_id += 1
-        self._given[self._next_id] = _Given(resident.release, role, answer.top, labels)
+        self._given[self._next_id] = _Given(resident.release, role, answer.top, labels, outputs[0].size)
         if len(self._given) > REMEMBERED_ANSWERS:
             self._given.popitem(last=False)
         label = labels[answer.top] if answer.top < len(labels) else ""
@@ -339,10 +342,10 @@ def _disagree(model: LoadedModel, pending: _Comparison, outputs: Sequence[Floats
     return len(outputs) != len(pending.outputs)
 
 
-def _class_number(label: str, labels: tuple[str, ...]) -> int | None:
+def _class_number(label: str, labels: tuple[str, ...], classes: int) -> int | None:
     if label in labels:
         return labels.index(label)
-    if label.isascii() and label.isdigit() and (int(label) < len(labels) or not labels):
+    if label.isascii() and label.isdigit() and len(label) <= _CLASS_DIGITS and int(label) < (len(labels) or classes):
         return int(label)
     return None
 

@@ -30,6 +30,11 @@ from device_agent.worker.sessions import Session
 
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
+#: Applications beyond this many cost the one that was silent for longest its connection; files stay free for models.
+SESSION_LIMIT = 512
+#: Half-sent requests and unread answers of all applications together.
+BUFFER_LIMIT_BYTES = 256 << 20
+_LARGE_BYTES = 1 << 20
 
 
 class Worker:
@@ -56,7 +61,8 @@ class Worker:
         while self._running:
             for key, events in self._selector.select():
                 if isinstance(key.data, Session):
-                    self._attend(key.data, events)
+                    if key.data.connection.fileno() >= 0:  # else it was ended a moment ago, for another one
+                        self._attend(key.data, events)
                 else:
                     key.data()
                 self._report_faults()
@@ -66,6 +72,8 @@ class Worker:
             connection, _ = self._listener.accept()
         except OSError:
             return  # it went away again
+        if len(self._sessions) >= SESSION_LIMIT:
+            self._end(min(self._sessions.values(), key=lambda known: known.last_used_s))
         session = Session(connection, self._engine)
         self._sessions[connection.fileno()] = session
         self._selector.register(connection, _READ, session)
@@ -75,12 +83,20 @@ class Worker:
             session.writable()
         if events & _READ and not session.closed:
             session.readable()
-        if session.closed:
-            self._selector.unregister(session.connection)
-            del self._sessions[session.connection.fileno()]
-            session.connection.close()
+        if session.closed or self._takes_too_much(session):
+            self._end(session)
         else:
             self._selector.modify(session.connection, _WRITE if session.wants_to_write else _READ, session)
+
+    def _takes_too_much(self, session: Session) -> bool:
+        if session.buffered_bytes < _LARGE_BYTES:
+            return False
+        return sum(known.buffered_bytes for known in self._sessions.values()) > BUFFER_LIMIT_BYTES
+
+    def _end(self, session: Session) -> None:
+        self._selector.unregister(session.connection)
+        del self._sessions[session.connection.fileno()]
+        session.connection.close()
 
     def _commanded(self) -> None:
         commands = self._control.receive(Command)

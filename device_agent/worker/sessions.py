@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One application's connection in the worker: bytes in, whole frames out, answers back, without blocking."""
 
+import logging
 import socket
 import time
 from typing import Any
@@ -22,8 +23,11 @@ from device_agent.inference_protocol import (
 from device_agent.worker.engine import Engine, Reply
 from edgefleet.contracts.errors import MessageError
 
+_LOG = logging.getLogger("edgefleet.worker")
 _RECEIVE_BYTES = 256 << 10
 _HEAD_BYTES = 4
+#: Answers that may wait for a slow reader; its next requests wait until it has read these.
+_UNSENT_LIMIT_BYTES = 1 << 20
 
 
 class Session:
@@ -37,6 +41,12 @@ class Session:
         self._received = bytearray()
         self._unsent = bytearray()
         self._ending = False
+        self.last_used_s = time.monotonic()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of requests that are not whole yet, and of answers that were not read yet."""
+        return len(self._received) + len(self._unsent)
 
     @property
     def wants_to_write(self) -> bool:
@@ -54,11 +64,17 @@ class Session:
         if not data:
             self.closed = True
             return
+        self.last_used_s = time.monotonic()
         self._received += data
         self._answer_frames()
 
     def writable(self) -> None:
-        """Send as much as the application takes."""
+        """Send as much as the application takes, then answer what it asked meanwhile."""
+        self._flush()
+        if not self.closed and not self._unsent:
+            self._answer_frames()
+
+    def _flush(self) -> None:
         try:
             while self._unsent:
                 sent = self.connection.send(self._unsent)
@@ -72,12 +88,24 @@ class Session:
 
     def _answer_frames(self) -> None:
         try:
-            while not self._ending and (body := self._next_frame()) is not None:
-                self._send(to_frame(answer(self._engine, decode_request(body))))
+            while not self._paused and (body := self._next_frame()) is not None:
+                self._send(self._answer(body))
                 self._engine.settle()
         except MessageError as error:
             self._ending = True
             self._send(AnswerFrame("bad-input", detail=error.message))
+
+    @property
+    def _paused(self) -> bool:
+        return self.closed or self._ending or len(self._unsent) > _UNSENT_LIMIT_BYTES
+
+    def _answer(self, body: bytes) -> AnswerFrame:
+        request = decode_request(body)
+        try:
+            return to_frame(answer(self._engine, request))
+        except Exception:  # noqa: BLE001  what one application sends must not end the worker of all
+            _LOG.exception("a request met a defect")
+            return AnswerFrame("failed", detail="the request met a defect of the agent; see its log")
 
     def _next_frame(self) -> bytes | None:
         if len(self._received) < _HEAD_BYTES:
@@ -91,7 +119,7 @@ class Session:
 
     def _send(self, reply: AnswerFrame) -> None:
         self._unsent += frame(encode_answer(reply))
-        self.writable()
+        self._flush()
 
 
 def answer(engine: Engine, request: Request) -> Reply:

@@ -49,7 +49,11 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
             2,
             "cannot read the ticket '{0}/none.json': No such file or directory",
         ),
-        (["run", "--data", "{0}", "--time-scale", "0"], 2, "argument --time-scale: '0' is not greater than zero"),
+        (
+            ["run", "--data", "{0}", "--time-scale", "0"],
+            2,
+            "argument --time-scale: '0' is not a number greater than zero",
+        ),
         (["dance"], 2, "argument VERB: invalid choice: 'dance' (choose from 'enrol', 'run', 'status', 'feedback')"),
         (
             ["feedback", "--data", "{0}", "1", "cat"],
