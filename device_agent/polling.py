@@ -14,6 +14,8 @@ from edgefleet.contracts.errors import EdgeFleetError
 
 _LOG = logging.getLogger("edgefleet.agent")
 _RETRY = Backoff(first_s=2.0, cap_s=300.0)
+#: Between the beginnings of two checks that hints ask for: a flood of hints is no flood of requests.
+_PAUSE_S = 0.5
 
 
 class Polling:
@@ -27,6 +29,7 @@ class Polling:
         self._poll_s = poll_s
         self._wake = wake
         self._checking: Future[Order] | None = None
+        self._began_at = float("-inf")
 
     @property
     def checking(self) -> bool:
@@ -34,12 +37,13 @@ class Polling:
         return self._checking is not None
 
     def soon(self) -> None:
-        """Check at the next opportunity."""
-        self._timers.sooner("poll", self._ports.clock.monotonic())
+        """Check at the next opportunity: after the first time, not sooner than a moment after the last check began."""
+        self._timers.sooner("poll", max(self._ports.clock.monotonic(), self._began_at + _PAUSE_S))
 
     def start_if_due(self, seen_counter: int) -> None:
         """Start a check if it is time and none is under way."""
         if self._checking is None and self._timers.take("poll", self._ports.clock.monotonic()):
+            self._began_at = self._ports.clock.monotonic()
             self._checking = self._ports.executor.submit(self._ports.trust.check, seen_counter)
             self._checking.add_done_callback(lambda _: self._wake())
 

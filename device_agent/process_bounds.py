@@ -5,6 +5,7 @@ import ctypes
 import os
 import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -28,15 +29,27 @@ def leave_network() -> bool:
     return any(libc.unshare(flags) == 0 for flags in (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET))
 
 
-def limit_resources(*, cpu_s: int, open_files: int) -> None:
-    """Bound this process: processor seconds, open files, no core dump, no file written."""
+def limit_resources(*, cpu_s: int, open_files: int, memory_bytes: int) -> None:
+    """Bound this process: processor seconds, private memory, open files, no core dump, no file written."""
     for kind, limit in (
         (resource.RLIMIT_CPU, cpu_s),
+        (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_NOFILE, open_files),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
         resource.setrlimit(kind, (limit, limit))
+
+
+def half_of_memory_bytes() -> int:
+    """Return half of what this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def be_first_to_go() -> None:
+    """Where memory runs out all the same, let the kernel end this process rather than one that serves."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def rss_bytes(pid: int | None = None) -> int:

@@ -110,7 +110,7 @@ def _copy(response: urllib3.HTTPResponse, stream: BinaryIO, limit_bytes: int, ca
 
     One byte more than the signed length is taken, so that a longer file is seen.
     """
-    while piece := response.read1(_PIECE_BYTES):
+    while piece := response.read1(_PIECE_BYTES, decode_content=False):
         left = limit_bytes + 1 - stream.tell()
         stream.write(piece[:left])
         if cancelled() or len(piece) >= left:

@@ -139,6 +139,10 @@ def _request(ticket: EnrolmentTicket, key: ec.EllipticCurvePrivateKey, folder: D
     connection = ServerConnection(ticket.server_url, ca=folder.ca)
     try:
         status, body = connection.post_json(ENROL_PATH, msgspec.json.encode(request))
+    except UnreachableError as error:
+        raise UnreachableError(
+            error.message, hint="check the network and the server, then enrol again; the ticket still holds"
+        ) from error
     finally:
         connection.close()
     if status not in _OK:

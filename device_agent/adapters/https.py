@@ -5,12 +5,17 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import urllib3
 
 from edgefleet.contracts.errors import InputError, SettingError, UnreachableError
 
 _TIMEOUT = urllib3.Timeout(connect=10.0, read=30.0)
+#: What is asked for is never compressed on the way: TUF's limits and a bundle's length count the bytes that come.
+_PLAIN = {"Accept-Encoding": "identity"}
+_ANSWER_LIMIT_BYTES = 1 << 20
+_ERROR_BODY_BYTES = 64 << 10
 _HINT = "check the server's address and the network; the agent tries again by itself"
 
 
@@ -34,21 +39,20 @@ class ServerConnection:
         Raises:
             UnreachableError: the server does not answer, or the connection breaks while the body is read.
         """
-        headers = {"Range": f"bytes={first_byte}-"} if first_byte else {}
+        headers = _PLAIN | ({"Range": f"bytes={first_byte}-"} if first_byte else {})
         try:
-            response = self._pool.request("GET", self.server_url + path, headers=headers, preload_content=False)
+            response = self._request("GET", path, headers=headers)
             try:
-                assert isinstance(response, urllib3.HTTPResponse)  # noqa: S101  the pool's only kind
                 yield response
             finally:
-                response.drain_conn() if response.status >= 400 else response.close()
+                response.close()
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
             raise self._unreachable(error) from error
 
     def read(self, path: str) -> tuple[int, Iterator[bytes]]:
         """Request a path and return its status and its body in pieces, which keep the connection for the next."""
-        response = self._pool.request("GET", self.server_url + path, preload_content=False)
+        response = self._request("GET", path, headers=_PLAIN)
         return response.status, _pieces(response)
 
     def post_json(self, path: str, body: bytes) -> tuple[int, bytes]:
@@ -57,12 +61,22 @@ class ServerConnection:
         Raises:
             UnreachableError: the server does not answer.
         """
-        headers = {"Content-Type": "application/json"}
+        headers = _PLAIN | {"Content-Type": "application/json"}
         try:
-            response = self._pool.request("POST", self.server_url + path, body=body, headers=headers)
+            response = self._request("POST", path, headers=headers, body=body)
+            data = response.read(_ANSWER_LIMIT_BYTES + 1, decode_content=False)
         except urllib3.exceptions.HTTPError as error:
             raise self._unreachable(error) from error
-        return response.status, response.data
+        response.close()
+        if len(data) > _ANSWER_LIMIT_BYTES:
+            raise UnreachableError(f"the server {self.server_url} sends an endless answer", hint=_HINT)
+        return response.status, data
+
+    def _request(self, method: str, path: str, **settings: Any) -> urllib3.HTTPResponse:
+        """Send a request and return its answer, unread; no redirect is followed."""
+        response = self._pool.request(method, self.server_url + path, preload_content=False, redirect=False, **settings)
+        assert isinstance(response, urllib3.HTTPResponse)  # noqa: S101  the pool's only kind
+        return response
 
     def close(self) -> None:
         """Close all kept connections."""
@@ -72,9 +86,13 @@ class ServerConnection:
         return UnreachableError(f"the server {self.server_url} does not answer: {_reason(error)}", hint=_HINT)
 
 
-def _pieces(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+def _pieces(response: urllib3.HTTPResponse) -> Iterator[bytes]:
+    if response.status >= 400:  # the caller wants no more than the status, and the connection for the next request
+        response.read(_ERROR_BODY_BYTES, decode_content=False)
+        response.release_conn() if response.length_remaining == 0 else response.close()
+        return
     try:
-        yield from response.stream(64 << 10)
+        yield from response.stream(64 << 10, decode_content=False)
     finally:
         response.release_conn()
 
@@ -91,5 +109,10 @@ def _context(ca: Path, certificate: Path | None, key: Path | None) -> ssl.SSLCon
 
 
 def _reason(error: BaseException) -> str:
+    """Return what the system or TLS said, without the names of urllib3's own objects."""
     cause: BaseException | None = getattr(error, "reason", None)
-    return str(cause if isinstance(cause, BaseException) else error)[:300]
+    cause = cause if isinstance(cause, BaseException) else error
+    for part in (cause.__cause__, *cause.args):
+        if isinstance(part, OSError) and not isinstance(part, ssl.SSLError) and part.strerror:
+            return part.strerror[:300]
+    return str(cause)[:300]

@@ -6,6 +6,7 @@ nothing here blocks them. A connection speaks MQTT 5 if the broker takes it, els
 """
 
 import contextlib
+import logging
 import os
 import selectors
 import socket
@@ -27,6 +28,7 @@ from edgefleet.contracts.errors import MessageError
 from edgefleet.contracts.messages import Hint, Message, State, Telemetry, Watermark, decode_message, encode_message
 from edgefleet.contracts.topics import Channel, topic
 
+_LOG = logging.getLogger("edgefleet.agent")
 _KEEPALIVE_S = 30
 _CONNECT_S = 10.0
 _TICK_S = 0.5
@@ -186,12 +188,14 @@ class MqttChannel:
 
     def _connect(self) -> None:
         self._outgoing.clear()
-        client = self._new_client()
-        self._client = client
         self._answer_by = time.monotonic() + _CONNECT_S
         try:
+            client = self._client = self._new_client()
             client.connect(self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S)
-        except (OSError, ValueError):  # ValueError: paho's word for a host that cannot be used
+        except (OSError, ValueError) as error:  # unreadable certificates, too; ValueError: paho's word for a host
+            if self._failures == 0:  # the next attempts fail alike
+                where = f"{self._broker.host}:{self._broker.port}"
+                _LOG.warning("the broker at %s does not answer: %s; it is tried again", where, error)
             self.lost()
 
     def _new_client(self) -> paho.Client:

@@ -2,7 +2,7 @@
 """The admission child: ``python -m device_agent.admission.main PARENT_PID CPU_SECONDS``.
 
 The request comes on stdin, the verdict goes to stdout. Before it loads anything of the bundle, the child leaves the
-network, bounds its processor time and open files, and gives up writing files.
+network, bounds its processor time, memory and open files, and gives up writing files.
 """
 
 import sys
@@ -10,7 +10,13 @@ import sys
 import msgspec
 
 from device_agent.core.serving import AdmissionRequest
-from device_agent.process_bounds import die_with_parent, leave_network, limit_resources
+from device_agent.process_bounds import (
+    be_first_to_go,
+    die_with_parent,
+    half_of_memory_bytes,
+    leave_network,
+    limit_resources,
+)
 
 _OPEN_FILES = 64
 
@@ -20,7 +26,8 @@ def main(arguments: list[str]) -> int:
     parent_pid, cpu_s = (int(argument) for argument in arguments)
     die_with_parent(parent_pid)
     leave_network()  # where the kernel refuses, the limits below still hold
-    limit_resources(cpu_s=cpu_s, open_files=_OPEN_FILES)
+    be_first_to_go()
+    limit_resources(cpu_s=cpu_s, open_files=_OPEN_FILES, memory_bytes=half_of_memory_bytes())
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=AdmissionRequest)
     from device_agent.admission.checks import admit
 

@@ -68,18 +68,19 @@ def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_pat
     assert (verdict.kind, verdict.cause, verdict.detail) == ("refused", "deadline", "admission took longer than 1 s")
 
 
-def test_the_admission_child_has_no_network_and_writes_no_files(tmp_path):
+def test_the_admission_child_has_no_network_writes_no_files_and_has_bounded_memory(tmp_path):
     script = (
         "import os, signal, socket, sys\n"
         "from device_agent.process_bounds import leave_network, limit_resources\n"
         "left = leave_network()\n"
-        "limit_resources(cpu_s=10, open_files=64)\n"
+        "limit_resources(cpu_s=10, open_files=64, memory_bytes=256 << 20)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)\n"
         "try:\n    wrote = os.write(file, b'x')\nexcept OSError as error:\n    wrote = error.strerror\n"
+        "try:\n    bytearray(300 << 20)\nexcept MemoryError:\n    wrote += ', out of memory'\n"
         "print(left, [name for _, name in socket.if_nameindex() if name != 'lo'], wrote)\n"
     )
     ran = subprocess.run([sys.executable, "-c", script, str(tmp_path / "file")], capture_output=True, text=True)
     if ran.stdout.startswith("False"):
         pytest.skip("this kernel lets the test make no network namespace")
-    assert ran.stdout == "True [] File too large\n"
+    assert ran.stdout == "True [] File too large, out of memory\n"
