@@ -13,19 +13,27 @@ from edgefleet.contracts.manifest import TensorSpec
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+#: Kinds of numpy dtypes that are numbers: truth values, signed, unsigned, floats.
+_NUMBERS = "biuf"
 
 
 def quantize(values: Array, spec: TensorSpec) -> Array:
     """Turn real values into the tensor's dtype: rounded half to even and clamped; float tensors only change dtype.
 
     Raises:
-        SampleError: a value is NaN, which no quantized tensor can hold.
+        SampleError: a value is NaN, which no quantized tensor can hold, or the tensor cannot hold it in another way.
     """
     dtype = np.dtype(spec.dtype)
+    if values.dtype.kind not in _NUMBERS:
+        raise SampleError(
+            f"a sample of input '{spec.name}' has the type {values.dtype}, expected numbers",
+            hint="store the samples as floats or integers",
+        )
     if spec.scale is None or spec.zero_point is None:
-        return values.astype(dtype, copy=False)
+        return _cast(values, spec, dtype)
     low, high = _limits(spec.dtype)
-    scaled = values.astype(np.float32)  # a copy: the steps below work in place, as this runs for every request
+    with np.errstate(over="ignore"):  # infinite is clamped as well
+        scaled = values.astype(np.float32)  # a copy: the steps below work in place, as this runs for every request
     scaled /= np.float32(spec.scale)
     np.rint(scaled, out=scaled)
     scaled += np.float32(spec.zero_point)
@@ -37,6 +45,20 @@ def quantize(values: Array, spec: TensorSpec) -> Array:
     np.maximum(scaled, low, out=scaled)
     np.minimum(scaled, high, out=scaled)
     return scaled.astype(dtype)
+
+
+def _cast(values: Array, spec: TensorSpec, dtype: np.dtype[Any]) -> Array:
+    """Change the dtype; what an integer tensor would take as another number is refused."""
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):  # too large for a float becomes infinite; integers: see below
+        cast: Array = values.astype(dtype, copy=False)
+    if dtype.kind in "iu" and not np.array_equal(cast, values):
+        raise SampleError(
+            f"a sample of input '{spec.name}' has a number that is no {spec.dtype}",
+            hint="store whole numbers in the range of the model's input",
+        )
+    return cast
 
 
 @cache

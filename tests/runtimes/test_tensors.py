@@ -98,3 +98,27 @@ def test_another_number_of_arrays_than_inputs_is_refused() -> None:
     with pytest.raises(SampleError) as caught:
         to_model_inputs([np.zeros(4), np.zeros(4)], [_spec()])
     assert caught.value.message == "a sample has 2 arrays, the model has 1 inputs"
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (np.zeros((1, 2), complex), "float32", "a sample of input 'x' has the type complex128, expected numbers"),
+        (np.zeros((1, 2), "M8[s]"), "float32", "a sample of input 'x' has the type datetime64[s], expected numbers"),
+        (np.array([["a", "b"]]), "float32", "a sample of input 'x' has the type <U1, expected numbers"),
+        (np.array([[1.0, 1.5]]), "int32", "a sample of input 'x' has a number that is no int32"),
+        (np.array([[1, 1 << 40]]), "int32", "a sample of input 'x' has a number that is no int32"),
+        (np.array([[1.0, np.nan]]), "int32", "a sample of input 'x' has a number that is no int32"),
+        (np.array([[1, 256]]), "uint8", "a sample of input 'x' has a number that is no uint8"),
+    ],
+)
+def test_what_a_tensor_would_take_as_another_number_is_refused(value: np.ndarray, dtype: str, message: str) -> None:
+    spec = TensorSpec(name="x", shape=(1, 2), dtype=dtype)
+    with pytest.raises(SampleError) as refused:
+        to_model_inputs([value], [spec])
+    assert refused.value.message == message
+
+
+def test_whole_floats_are_good_integers() -> None:
+    [got] = to_model_inputs([np.array([3.0, 4.0])], [TensorSpec(name="x", shape=(1, 2), dtype="int32")])
+    assert (got.dtype, got.tolist()) == (np.dtype(np.int32), [[3, 4]])
