@@ -19,12 +19,25 @@ from converter.adapters.samples import (
     open_samples,
     sample_set_sha256,
 )
-from converter.core.board_checks import check_board, check_source, needed_runtime, outdated_operators
+from converter.core.board_checks import (
+    check_board,
+    check_operators,
+    check_source,
+    needed_runtime,
+    outdated_operators,
+    precision_notes,
+)
 from converter.core.card import model_card
 from converter.core.graph import GraphFacts
 from converter.core.operator_versions import is_older
 from converter.core.recipe import Recipe, default_recipe, recipe_sha256
-from converter.core.request import ConversionRequest, check_class_names, check_request, runtime_requirement
+from converter.core.request import (
+    ConversionRequest,
+    check_class_names,
+    check_preprocessing,
+    check_request,
+    runtime_requirement,
+)
 from converter.proof import (
     Proof,
     Quality,
@@ -58,6 +71,8 @@ Array = npt.NDArray[Any]
 MODEL_PATH = "model/model.tflite"
 #: Stands for the recipe of a model that is taken as it is.
 _NO_RECIPE_SHA256 = sha256_hex(canonical_json({"taken": "as it is"}))
+#: What LiteRT says of operators that it does not have, TensorFlow's own ("Flex") among them.
+_CUSTOM_OPERATOR = ("custom op", "Regular TensorFlow ops")
 _TFLM_NOTE = (
     "parity vectors come from LiteRT's reference kernels; microcontroller numerics are checked where firmware is built"
 )
@@ -96,6 +111,7 @@ def convert(request: ConversionRequest, *, now: datetime) -> Conversion:
     _probe_source(source.data)
     source_facts = read_facts(source.data)
     check_source(source_facts)
+    check_operators(source_facts, request.profile)  # quantizing removes none, and takes long
     sets = _open_sets(request, source.data)
     built = _build(request, source, source_facts, sets.calibration)
     check_board(built.facts, request.profile)
@@ -106,13 +122,16 @@ def _probe_source(model: bytes) -> None:
     try:
         probe_model(model, kernels="reference")
     except UnsupportedModelError as error:
-        if "custom op" in error.message:  # the buffer is sound, so that its operators can be named
+        if any(
+            said in error.message for said in _CUSTOM_OPERATOR
+        ):  # the buffer is sound, so that its operators can be named
             check_source(read_facts(model))
         raise
 
 
 def _open_sets(request: ConversionRequest, model: bytes) -> SampleSets:
     interpreter = LiteRtInterpreter(model, kernels="reference")
+    check_preprocessing(request.preprocessing, interpreter.inputs)
     names = [spec.name for spec in interpreter.inputs]
     paths = (request.calibration, request.evaluation, request.acceptance)
     sets = SampleSets(*(open_samples(path, names, request.labels) if path is not None else None for path in paths))
@@ -169,7 +188,7 @@ def _pack(request: ConversionRequest, built: _Built, sets: SampleSets, now: date
         acceptance=members.get(ACCEPTANCE_PATH),
     )
     manifest = _manifest(request, built, sets, production, proof, quality, members)
-    notes = (*built.notes, *_notes(request.profile))
+    notes = (*built.notes, *precision_notes(built.facts), *_notes(request.profile))
     members[MODEL_CARD_PATH] = model_card(manifest, built.facts, _making(built), notes)
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)

@@ -19,17 +19,20 @@ from converter.adapters.flatbuffer import (
 from converter.adapters.layer_weights import read_layers, with_layers
 from converter.adapters.quantizer import quantize_int8
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
+from converter.core.board_checks import check_quantizable
 from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels
 from converter.core.parity_choice import spread
 from converter.core.ranges import ChannelStatistics, Statistics, merge_statistics, tensor_ranges
 from converter.core.recipe import EXPONENTS, Conditioning, Recipe
-from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
 Array = npt.NDArray[Any]
 #: How many calibration samples decide between candidates.
 _JUDGES = 64
+#: Inputs below this are nothing that a sensor tells: their scale would be too small for any bias.
+_SMALLEST_INPUT = 1e-20
 
 
 class Quantized(NamedTuple):
@@ -63,8 +66,11 @@ def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: P
             "converting a float model to int8 needs calibration samples",
             hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
         )
-    observed = _observe(with_modern_operator_codes(model), calibration, how)
+    modern = with_modern_operator_codes(model)
+    check_quantizable(read_facts(modern))
+    observed = _observe(modern, calibration, how)
     tensor_ranges(observed.statistics)
+    _check_inputs(observed)
     candidates = [(name, _quantize(observed, name)) for name in recipe.conditioning]
     if len(candidates) == 1:
         return Quantized(candidates[0][1], candidates[0][0])
@@ -87,6 +93,17 @@ def _observe(model: bytes, calibration: SampleSet, how: Preprocessing) -> _Obser
             judges.append(sample)
     scores = read_scores(model, graph_facts(source, len(model)), judges)
     return _Observed(model, read_layers(model), statistics, judges, scores)
+
+
+def _check_inputs(observed: _Observed) -> None:
+    facts = read_facts(observed.model)
+    for name in (facts.tensors[number].name for number in facts.inputs):
+        found = observed.statistics.get(name)
+        if found is not None and max(abs(found.range.low), abs(found.range.high)) < _SMALLEST_INPUT:
+            raise SampleError(
+                f"the calibration samples of input '{name}' are all 0, so that no scale can be made from them",
+                hint="give typical inputs; check the preprocessing if these are",
+            )
 
 
 def _quantize(observed: _Observed, conditioning: Conditioning) -> bytes:

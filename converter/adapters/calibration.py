@@ -56,7 +56,10 @@ class Calibrator:
 
     def _read(self) -> Iterator[tuple[str, ChannelStatistics]]:
         for name, tensor_id in self._watched:
-            values = self._interpreter.get_tensor(tensor_id)
+            try:
+                values = self._interpreter.get_tensor(tensor_id)
+            except ValueError:  # it has no memory of its own; the quantizer names a tensor whose range it misses
+                continue
             if values.size:
                 yield name, channel_statistics(values)
 

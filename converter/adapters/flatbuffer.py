@@ -126,7 +126,7 @@ def _tensor(model: Model, tensor: Any) -> TensorFacts:
     return TensorFacts(
         name=_text(tensor.name),
         shape=_numbers(tensor.shape),
-        dtype=_DTYPES[tensor.type],
+        dtype=_DTYPES.get(tensor.type, f"type_{tensor.type}"),
         constant_bytes=_constant_bytes(model, tensor),
         scales=tuple(float(scale) for scale in scales),
         zero_points=tuple(int(point) for point in zero_points),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ai-edge-quantizer behind one function: a float model and its ranges in, an int8 model out."""
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) 
 
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars unasked
             warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
             warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
             worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())

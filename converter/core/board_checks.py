@@ -6,6 +6,7 @@ from converter.core.operator_versions import is_older, minimum_runtime_version, 
 from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
 from edgefleet.contracts.profile import Profile
 
+_CONTROL_FLOW = frozenset({"CALL", "CALL_ONCE", "IF", "WHILE"})
 _ANOTHER = "choose another profile, or train the model without it"
 
 
@@ -13,13 +14,27 @@ def check_source(facts: GraphFacts) -> None:
     """Refuse what no board of this release runs.
 
     Raises:
-        UnsupportedModelError: a custom operator, or control flow.
+        UnsupportedModelError: a custom operator.
     """
     custom = sorted({operator.name for operator in facts.operators if operator.custom})
     if custom:
         raise UnsupportedModelError(
             f"the model has the custom operator '{custom[0]}', which no profile's runtime has",
             hint="export the model with TFLite's built-in operators only",
+        )
+
+
+def check_quantizable(facts: GraphFacts) -> None:
+    """Refuse what the quantizer cannot reach: the inner graphs of control flow.
+
+    Raises:
+        UnsupportedModelError: the message names the operator.
+    """
+    inner = [name for name in facts.operator_names() if name in _CONTROL_FLOW]
+    if inner:
+        raise UnsupportedModelError(
+            f"the model has the operator {inner[0]}, whose inner graph cannot be quantized to int8",
+            hint='keep it float with a recipe (precision = "float32"), or unroll it: in Keras LSTM(…, unroll=True)',
         )
 
 
@@ -30,7 +45,7 @@ def check_board(facts: GraphFacts, profile: Profile) -> None:
         UnsupportedModelError: precision, operator or operator version.
         BudgetError: the model is larger than the board's budget.
     """
-    _check_operators(facts, profile)
+    check_operators(facts, profile)
     _check_precision(facts, profile)
     _check_versions(facts, profile)
     _check_size(facts, profile)
@@ -52,7 +67,12 @@ def needed_runtime(facts: GraphFacts) -> str:
     return stated if stated is not None and is_older(newest, stated) else newest
 
 
-def _check_operators(facts: GraphFacts, profile: Profile) -> None:
+def check_operators(facts: GraphFacts, profile: Profile) -> None:
+    """Refuse an operator that a board does not list; a board without a list runs what its runtime has.
+
+    Raises:
+        UnsupportedModelError: the message names the first.
+    """
     if not profile.operators:
         return
     missing = [name for name in facts.operator_names() if name not in profile.operators]
@@ -60,6 +80,12 @@ def _check_operators(facts: GraphFacts, profile: Profile) -> None:
         raise UnsupportedModelError(
             f"the model has the operator {missing[0]}, which profile '{profile.id}' does not run", hint=_ANOTHER
         )
+
+
+def precision_notes(facts: GraphFacts) -> tuple[str, ...]:
+    """Return what is worth knowing of a model that computes in integers and in floats."""
+    rest = facts.operators_in_float()
+    return (f"computed in float, not in integers: {', '.join(rest)}",) if facts.precision() == "mixed" and rest else ()
 
 
 def _check_precision(facts: GraphFacts, profile: Profile) -> None:

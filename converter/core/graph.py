@@ -62,7 +62,7 @@ class GraphFacts:
         if not any(tensor.quantized for tensor in self.tensors):
             half = any(t.dtype == "float16" and t.constant_bytes for t in self.tensors)
             return "float16" if half else "float32"
-        if not any(self.tensors[number].quantized for o in self.operators for number in o.outputs):
+        if not any(tensor.quantized and not tensor.constant_bytes for tensor in self.tensors):
             return "dynamic-int8"
         if self.operators_in_float() or self._float_ends():
             return "mixed"

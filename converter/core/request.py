@@ -2,6 +2,7 @@
 """What a user asks of a conversion, and the plain decisions that follow from it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +69,30 @@ def check_class_names(request: ConversionRequest, output: TensorSpec) -> None:
             f"--labels names {len(request.labels)} classes, the model answers with {classes}",
             hint="name each class once, in the order of the model's outputs",
         )
+
+
+def check_preprocessing(how: Preprocessing, inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a preprocessing whose pictures the model cannot take, before one is made.
+
+    Raises:
+        InputError: a scale or offset is not finite, or the shape is not that of each input.
+    """
+    image = how.image
+    if image is None:
+        return
+    if not (math.isfinite(image.scale) and math.isfinite(image.offset)) or image.scale == 0.0:
+        raise InputError(
+            f"the preprocessing takes pixel × {image.scale} + {image.offset}",
+            hint="give finite numbers, and a scale that is not 0",
+        )
+    made = (1, *image.size, 1 if image.channels == "GRAY" else 3)
+    for spec in inputs:
+        if spec.shape != made:
+            raise InputError(
+                f"the preprocessing makes inputs of shape {list(made)}, "
+                f"the model's input '{spec.name}' has {list(spec.shape)}",
+                hint="correct size and channels in the preprocessing file",
+            )
 
 
 def runtime_requirement(profile: Profile, *, proved_with: str, oldest_tflite: str) -> RuntimeRequirement:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of many kinds: what a board computes in floats, what no quantizer reaches, what no runtime has."""
+
+from dataclasses import replace
+
+import pytest
+
+from converter.core.board_checks import check_board, check_quantizable, precision_notes
+from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
+from edgefleet.contracts.errors import UnsupportedModelError
+from firmware_profiles import load_profile
+
+FLOAT = TensorFacts("f", (1, 4), "float32", 0)
+INT8 = TensorFacts("q", (1, 4), "int8", 0, (0.1,), (0,))
+WEIGHTS = TensorFacts("w", (4, 4), "int8", 16, (0.1,), (0,))
+CLASS = TensorFacts("c", (1,), "int64", 0)
+
+
+def graph(*tensors: TensorFacts, operators: tuple[OperatorFacts, ...]) -> GraphFacts:
+    return GraphFacts(operators, tensors, (0,), (len(tensors) - 1,), 1, 100, None)
+
+
+def operator(name: str, inputs: tuple[int, ...], output: int) -> OperatorFacts:
+    return OperatorFacts(name, 1, inputs, (output,))
+
+
+INTEGER_CLASS = graph(INT8, CLASS, operators=(operator("ARG_MAX", (0,), 1),))
+DYNAMIC = graph(FLOAT, WEIGHTS, FLOAT, operators=(operator("FULLY_CONNECTED", (0, 1), 2),))
+FLOAT_ENDS = graph(
+    FLOAT, INT8, INT8, FLOAT,
+    operators=(operator("QUANTIZE", (0,), 1), operator("RELU", (1,), 2), operator("DEQUANTIZE", (2,), 3)),
+)  # fmt: skip
+ONE_IN_FLOAT = graph(
+    INT8, FLOAT, FLOAT, INT8,
+    operators=(operator("DEQUANTIZE", (0,), 1), operator("LEAKY_RELU", (1,), 2), operator("QUANTIZE", (2,), 3)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "precision", "notes"),
+    [
+        (INTEGER_CLASS, "int8", ()),
+        (DYNAMIC, "dynamic-int8", ()),
+        (FLOAT_ENDS, "mixed", ()),
+        (ONE_IN_FLOAT, "mixed", ("computed in float, not in integers: LEAKY_RELU",)),
+    ],
+)
+def test_what_a_quantized_model_computes_in(facts: GraphFacts, precision: str, notes: tuple[str, ...]) -> None:
+    assert facts.precision() == precision
+    assert precision_notes(facts) == notes
+    for board in ("linux-x86_64", "raspberry-pi-4"):  # LiteRT runs them all; they are taken as they are
+        check_board(facts, load_profile(board))
+
+
+def test_control_flow_is_named_before_it_is_quantized() -> None:
+    loop = graph(FLOAT, FLOAT, operators=(operator("WHILE", (0,), 1),))
+    with pytest.raises(UnsupportedModelError) as refused:
+        check_quantizable(loop)
+    assert refused.value.message == "the model has the operator WHILE, whose inner graph cannot be quantized to int8"
+    check_quantizable(replace(loop, operators=(operator("TANH", (0,), 1),)))
