@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where samples come from: a folder of pictures with labels.csv, an ``.npz``, or an ``.npy``."""
 
-import csv
 import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from converter.adapters.pictures import SAMPLES_HINT, read_listing, read_picture
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, SampleError
 from edgefleet.contracts.manifest import Preprocessing, TensorSpec
@@ -18,8 +18,6 @@ from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
-LABELS_FILE = "labels.csv"
-_HINT = "give a folder of pictures with labels.csv (file,label), or an .npz with 'x' (and 'y')"
 
 
 class SampleSet(Protocol):
@@ -87,16 +85,7 @@ class PictureSamples:
         Raises:
             SampleError: the file is no picture that Pillow reads.
         """
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(self.files[number]) as picture:
-                return [np.asarray(picture.convert("RGB"))]
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
-            raise SampleError(
-                f"{self.source}: '{self.files[number].name}' is not a readable picture",
-                hint="replace the file or take it out of labels.csv",
-            ) from error
+        return [read_picture(self.files[number], self.source)]
 
     def digest(self, number: int) -> bytes:
         """Return the SHA-256 of the picture's file and its label."""
@@ -114,12 +103,12 @@ def open_samples(path: Path, input_names: Sequence[str], class_names: Sequence[s
     if path.is_dir():
         return _open_folder(path, class_names)
     if not path.exists():
-        raise FileMissingError(f"there are no samples at '{path}'", hint=_HINT)
+        raise FileMissingError(f"there are no samples at '{path}'", hint=SAMPLES_HINT)
     if path.suffix == ".npy":
         return ArraySamples(path.name, [_load_npy(path)], None)
     if path.suffix == ".npz":
         return _open_npz(path, input_names)
-    raise SampleError(f"'{path.name}' is neither a folder nor an .npz or .npy file", hint=_HINT)
+    raise SampleError(f"'{path.name}' is neither a folder nor an .npz or .npy file", hint=SAMPLES_HINT)
 
 
 def canonical_order(samples: SampleSet) -> list[int]:
@@ -160,40 +149,8 @@ def class_numbers(samples: SampleSet) -> Array:
 
 
 def _open_folder(folder: Path, class_names: Sequence[str]) -> PictureSamples:
-    listing = folder / LABELS_FILE
-    try:
-        with listing.open(newline="", encoding="utf-8") as stream:
-            rows = [row for row in csv.reader(stream) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SampleError(f"the folder '{folder.name}' has no readable {LABELS_FILE}", hint=_HINT) from error
-    if len(rows) < 2 or any(len(row) < 2 for row in rows):
-        raise SampleError(
-            f"'{folder.name}/{LABELS_FILE}' needs a header and rows of two columns", hint="write: file,label"
-        )
-    files = [_inside(folder, row[0]) for row in rows[1:]]
-    labels = [_class_number(row[1].strip(), class_names, f"{folder.name}/{LABELS_FILE}") for row in rows[1:]]
-    return PictureSamples(folder.name, files, np.array(labels, dtype=np.int64))
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise SampleError(
-            f"'{folder.name}/{LABELS_FILE}' names '{name}', which is no file of the folder", hint="correct the row"
-        )
-    return path
-
-
-def _class_number(text: str, class_names: Sequence[str], source: str) -> int:
-    if text in class_names:
-        return list(class_names).index(text)
-    try:
-        return int(text)
-    except ValueError:
-        raise SampleError(
-            f"'{source}' has the label '{text}', which is neither a number nor a known class",
-            hint="use class numbers, or name the classes in order with --labels FILE",
-        ) from None
+    files, labels = read_listing(folder, class_names)
+    return PictureSamples(folder.name, files, labels)
 
 
 def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
@@ -201,21 +158,21 @@ def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
     names = ["x"] if "x" in arrays else list(input_names)
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise SampleError(f"{path.name} has no array '{missing[0]}', only {sorted(arrays)}", hint=_HINT)
+        raise SampleError(f"{path.name} has no array '{missing[0]}', only {sorted(arrays)}", hint=SAMPLES_HINT)
     lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in (*names, *({"y"} & set(arrays)))}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
-        raise SampleError(f"{path.name} has arrays of different or no length: {lengths}", hint=_HINT)
+        raise SampleError(f"{path.name} has arrays of different or no length: {lengths}", hint=SAMPLES_HINT)
     return ArraySamples(path.name, [arrays[name] for name in names], arrays.get("y"))
 
 
 def _load_npz(path: Path) -> dict[str, Array]:
     if not zipfile.is_zipfile(path):  # numpy would take a bare .npy as well, or a pickle
-        raise SampleError(f"{path.name} is not a readable .npz: it is no zip file", hint=_HINT)
+        raise SampleError(f"{path.name} is not a readable .npz: it is no zip file", hint=SAMPLES_HINT)
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
-        raise SampleError(f"{path.name} is not a readable .npz: {_first_line(error)}", hint=_HINT) from error
+        raise SampleError(f"{path.name} is not a readable .npz: {_first_line(error)}", hint=SAMPLES_HINT) from error
 
 
 def _load_npy(path: Path) -> Array:
@@ -224,7 +181,7 @@ def _load_npy(path: Path) -> Array:
         if loaded.ndim and len(loaded):
             return loaded
     except Exception as error:  # numpy raises several types for damaged files
-        raise SampleError(f"{path.name} is not a readable .npy: {_first_line(error)}", hint=_HINT) from error
+        raise SampleError(f"{path.name} is not a readable .npy: {_first_line(error)}", hint=SAMPLES_HINT) from error
     raise SampleError(
         f"{path.name} holds no samples (shape {list(loaded.shape)})", hint="the first axis counts samples"
     )

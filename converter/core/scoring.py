@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a model's outputs to a metric, to a comparison with the float model, and to reference histograms."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ def top1_accuracy(outputs: Array, labels: Array) -> float:
     return accuracy(top1(outputs), labels)
 
 
+def squared_error(outputs: Array, targets: Array) -> float:
+    """Return the mean squared difference; both have as many values a sample, in any shape."""
+    return mean_squared_error(outputs.reshape(len(outputs), -1), targets.reshape(len(outputs), -1))
+
+
 def area_under_roc(scores: Array, labels: Array) -> float:
     """Return the probability that an anomaly (label 1) scores above a normal sample (label 0); ties count half."""
     anomalous, normal = scores[labels == 1].reshape(-1), scores[labels == 0].reshape(-1)
@@ -51,7 +57,7 @@ def default_metric(task: Task) -> Metric:
     """
     metrics = {
         "classification": Metric("accuracy", top1_accuracy),
-        "regression": Metric("mse", mean_squared_error),
+        "regression": Metric("mse", squared_error),
         "anomaly": Metric("auc", area_under_roc),
     }
     if task not in metrics:
@@ -65,14 +71,19 @@ def top1(outputs: Array) -> Array:
     return np.where(np.isfinite(flat).all(axis=1), np.nan_to_num(flat).argmax(axis=1), -1)
 
 
-def check_labels(labels: Array, classes: int, *, task: Task, source: str) -> None:
-    """Refuse labels of a classification that are no class numbers of the model.
+def check_labels(labels: Array, answers: int, *, task: Task, source: str) -> None:
+    """Refuse labels that do not fit the task; ``answers`` is the number of values in the model's first output.
 
     Raises:
-        SampleError: they are not whole, not one a sample, or outside 0 to ``classes`` - 1.
+        SampleError: they are no class numbers (classification), no numbers of the answer's size (regression), or not 0
+            and 1 (anomaly).
     """
-    if task != "classification":
-        return
+    checks = {"classification": _check_classes, "regression": _check_targets, "anomaly": _check_anomalies}
+    if task in checks:
+        checks[task](labels, answers, source)
+
+
+def _check_classes(labels: Array, classes: int, source: str) -> None:
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool((labels == np.rint(labels)).all()))
     if labels.ndim != 1 or not whole or labels.min() < 0 or labels.max() >= classes:
         raise SampleError(
@@ -81,15 +92,51 @@ def check_labels(labels: Array, classes: int, *, task: Task, source: str) -> Non
         )
 
 
+def _check_targets(labels: Array, answers: int, source: str) -> None:
+    if labels.dtype.kind not in "biuf" or labels.size != len(labels) * answers:
+        raise SampleError(
+            f"{source} has targets of {labels.dtype} with shape {list(labels.shape)}, expected {answers} a sample",
+            hint="store 'y' as numbers with the shape of the model's answers",
+        )
+
+
+def _check_anomalies(labels: Array, _: int, source: str) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+        raise SampleError(
+            f"{source} has labels that are neither 0 nor 1",
+            hint="label each sample with 1 for an anomaly, 0 for a normal one",
+        )
+
+
 def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:
-    """Return the metric's value, and for classification each class's recall."""
+    """Return the metric's value, and for classification each class's recall.
+
+    Raises:
+        SampleError: the value is NaN or infinite.
+    """
     classes = outputs.reshape(len(outputs), -1).shape[1]
     per_class = recall_per_class(top1(outputs), labels, classes) if task == "classification" else ()
-    return Score(metric=metric.name, value=metric.function(outputs, labels), samples=len(outputs), per_class=per_class)
+    value = metric.function(outputs, labels)
+    if not math.isfinite(value):
+        raise SampleError(
+            f"the metric '{metric.name}' of the samples is {value}, not a number that can be compared",
+            hint="give finite samples of each kind ('auc' needs labels 0 and 1), and check the model's answers",
+        )
+    return Score(metric=metric.name, value=value, samples=len(outputs), per_class=per_class)
 
 
 def compare(metric: Metric, float_outputs: Array, outputs: Array, labels: Array) -> FloatComparison:
-    """Compare a converted model with its float source on the same samples."""
+    """Compare a converted model with its float source on the same samples.
+
+    Raises:
+        SampleError: the float model answers a sample with NaN or infinity.
+    """
+    wrong = int((~np.isfinite(float_outputs.reshape(len(labels), -1))).any(axis=1).sum())
+    if wrong:
+        raise SampleError(
+            f"the float model answers {wrong} of {len(labels)} evaluation samples with NaN or infinity",
+            hint="leave these samples out, or correct the model",
+        )
     before, after = metric.function(float_outputs, labels), metric.function(outputs, labels)
     return FloatComparison(
         float_value=before,
