@@ -10,7 +10,7 @@ from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit
 from fleet_server.cli.options import HomeOption
 
-app = audit = typer.Typer()
+app = typer.Typer()
 _PAGE = 1000
 
 

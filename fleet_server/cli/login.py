@@ -10,7 +10,7 @@ from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit
 from fleet_server.cli.options import HomeOption
 
-app = login = typer.Typer()
+app = typer.Typer()
 
 
 @app.command(epilog="Example: edgefleet login --server http://127.0.0.1:8080 --token-file admin/token")
