@@ -139,7 +139,7 @@ class MqttLink:
             client = self._new_client(protocol)
             client.connect(self._broker.host, self._broker.port, keepalive=30)
         except (OSError, ValueError, ssl.SSLError) as error:
-            self._detail = f"the broker at {self._broker.host}:{self._broker.port} does not answer: {error}"
+            self._note(f"the broker at {self._broker.host}:{self._broker.port} does not answer: {error}")
             return False
         client.loop_start()
         try:
@@ -155,6 +155,12 @@ class MqttLink:
                 client.disconnect()
             client.loop_stop()
 
+    def _note(self, trouble: str) -> None:
+        """Keep why there is no connection, and log it once: the next attempts fail alike."""
+        if trouble != self._detail:
+            _LOG.warning("%s; it is tried again, and everything else goes on", trouble)
+        self._detail = trouble
+
     def _new_client(self, protocol: MQTTProtocolVersion) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol, reconnect_on_failure=False)
         client.on_connect = self._on_connect
@@ -169,7 +175,7 @@ class MqttLink:
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._detail = f"the broker refuses the server: {reason}"
+            self._note(f"the broker refuses the server: {reason}")
             self._changed.set()
             return
         shared = client.protocol == MQTTProtocolVersion.MQTTv5
@@ -188,22 +194,26 @@ class MqttLink:
         self._changed.set()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        with suppress(queue.Full):  # dropped: the device sends it again
+        with suppress(queue.Full, UnicodeDecodeError):  # dropped: the device sends it again, or it was no device
             self._arrivals.put_nowait(Arrival(message.topic, bytes(message.payload)))
 
     def _store_arrivals(self) -> None:
         while (batch := self._next_batch()) is not None:
             try:
-                marks = self._store.store(batch)
+                self._send_marks(self._store.store(batch))
             except EdgeFleetError as error:
                 _LOG.error("messages were not stored, devices will send them again: %s", error)
                 self._stop.wait(1.0)
-                continue
-            except Exception:  # noqa: BLE001 - a fault of ours: the batch comes again, and the next one may be stored
-                _LOG.exception("messages were not stored, because of a fault in EdgeFleet")
-                self._stop.wait(1.0)
-                continue
-            self._send_marks(marks)
+            except Exception:  # noqa: BLE001 - a fault of ours, over one message: the others must not suffer for it
+                _LOG.exception("messages are stored one by one, because of a fault in EdgeFleet")
+                self._store_singly(batch)
+
+    def _store_singly(self, batch: Sequence[Arrival]) -> None:
+        for arrival in batch:
+            try:
+                self._send_marks(self._store.store([arrival]))
+            except Exception as error:  # noqa: BLE001 - as above
+                _LOG.error("a message on '%s' was not stored: %s", arrival.topic, error)
 
     def _send_marks(self, marks: Sequence[Mark]) -> None:
         self._publish(

@@ -187,12 +187,18 @@ def _quarantine(body: str) -> str:
 
 
 def _failures(connection: Connection, value: Rollout) -> set[str]:
+    """Return who reported that it refused the release or went back from it.
+
+    Going back because another release was ordered is no failure, nor is what befell another release meanwhile.
+    """
     rows = connection.exec_driver_sql(
         f"""
         SELECT DISTINCT e.device FROM device_event e
         JOIN rollout_device rd ON rd.device = e.device AND rd.rollout_id = ?
         LEFT JOIN release_bundle b ON b.sha256 = e.bundle_sha256 AND b.name = ? AND b.version = ?
         WHERE e.kind IN {FAILURE_KINDS!r}
+          AND e.cause != 'ordered'
+          AND (e.bundle_sha256 IS NULL OR b.sha256 IS NOT NULL)
           AND (e.counter = rd.counter
                OR (e.counter IS NULL AND b.sha256 IS NOT NULL AND e.received_at >= rd.assigned_at))
         """,  # noqa: S608 - FAILURE_KINDS is a constant
@@ -216,8 +222,16 @@ def _figures(connection: Connection, value: Rollout, hashes: set[str]) -> tuple[
     before: dict[str, Figures] = {}
     for row in rows:
         into = candidate if row.bundle_sha256 in hashes else before
-        answered = 0 if row.role == "shadow" else row.requests
-        figures = Figures(answered, row.failed, row.non_finite, row.compared, row.disagreed, row.labelled, row.correct)
+        live = row.role != "shadow"
+        figures = Figures(
+            requests=row.requests if live else 0,
+            failed=row.failed if live else 0,
+            non_finite=row.non_finite if live else 0,
+            compared=row.compared,
+            disagreed=row.disagreed,
+            labelled=row.labelled,
+            correct=row.correct,
+        )
         into[row.device] = into.get(row.device, Figures()) + figures
     return candidate, before
 

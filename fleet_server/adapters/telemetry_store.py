@@ -20,8 +20,12 @@ from edgefleet.contracts.topics import parse_topic
 from fleet_server.adapters.database import Database
 from fleet_server.core.watermark import advance
 
-#: Larger numbers are no counts of anything real, and SQLite could not hold them.
-LARGEST_COUNT = 1 << 53
+#: Larger numbers are no sequence, class or counter of anything real, and SQLite could not hold them.
+LARGEST_NUMBER = 1 << 53
+#: More than any device counts in one window; sums of these stay within what SQLite adds up.
+LARGEST_COUNT = 1 << 32
+#: Messages behind a hole in the sequence that one look for the watermark reads.
+_LOOK_AHEAD = 10_000
 _LOG = logging.getLogger(__name__)
 
 
@@ -57,7 +61,7 @@ class TelemetryStore:
         """
         counts: Counter[str] = Counter()
         messages: list[Message] = []
-        states: dict[str, State] = {}
+        states: list[State] = []
         for arrival in arrivals:
             try:
                 value = self._decode(arrival)
@@ -66,7 +70,7 @@ class TelemetryStore:
                 _LOG.warning("dropped a message: %s", error)
                 continue
             if isinstance(value, State):
-                states[value.device] = value
+                states.append(value)
             else:
                 messages.append(value)
         with self._database.write() as connection:
@@ -89,12 +93,14 @@ class TelemetryStore:
             raise MessageError(
                 f"a message on '{arrival.topic}' says that it is from '{value.device}'", hint="check the broker's ACL"
             )
-        if any(number > LARGEST_COUNT for number in _numbers(value)):
-            raise MessageError(f"a message from '{value.device}' has a count over 2**53", hint="update the sender")
+        if any(number > LARGEST_NUMBER for number in _numbers(value)):
+            raise MessageError(f"a message from '{value.device}' has a number over 2**53", hint="update the sender")
+        if any(count > LARGEST_COUNT for count in _counts(value)):
+            raise MessageError(f"a message from '{value.device}' has a count over 2**32", hint="update the sender")
         return value
 
     def _write(
-        self, connection: Connection, messages: Sequence[Message], states: dict[str, State], counts: Counter[str]
+        self, connection: Connection, messages: Sequence[Message], states: Sequence[State], counts: Counter[str]
     ) -> list[Mark]:
         now = self._clock()
         known = {
@@ -107,7 +113,7 @@ class TelemetryStore:
                 continue
             outboxes[(message.device, message.epoch)] = None
             counts["stored" if _insert_message(connection, message, now) else "repeated"] += 1
-        for state in states.values():
+        for state in states:
             if state.device in known:
                 _write_state(connection, state, now)
         for what, count in counts.items():
@@ -214,6 +220,16 @@ def _insert_event(connection: Connection, message: Message, event: Event, now: f
 
 
 def _write_state(connection: Connection, state: State, now: float) -> None:
+    """Keep the newest state. A last will is as old as the connection that it was left with: of one that is not newer
+    than what is known, only that the device is gone counts.
+    """
+    if not state.connected and not _is_newer(connection, state):
+        connection.exec_driver_sql(
+            "UPDATE device_state SET connected = 0, received_at = ?, "
+            "body = json_set(body, '$.connected', json('false')) WHERE device = ?",
+            (now, state.device),
+        )
+        return
     connection.exec_driver_sql(
         "INSERT OR REPLACE INTO device_state "
         "(device, connected, status, counter, running_sha256, candidate_sha256, body, received_at) "
@@ -231,6 +247,14 @@ def _write_state(connection: Connection, state: State, now: float) -> None:
     )
 
 
+def _is_newer(connection: Connection, state: State) -> bool:
+    body = connection.exec_driver_sql("SELECT body FROM device_state WHERE device = ?", (state.device,)).scalar()
+    if body is None:
+        return True
+    known = msgspec.json.decode(body, type=State)
+    return (state.counter, state.changed_at) > (known.counter, known.changed_at)
+
+
 def _advance_mark(connection: Connection, device: str, epoch: str) -> Mark:
     key = (device, epoch)
     before = connection.exec_driver_sql(
@@ -238,7 +262,8 @@ def _advance_mark(connection: Connection, device: str, epoch: str) -> Mark:
     ).scalar()
     mark = int(before or 0)
     stored = connection.exec_driver_sql(
-        "SELECT sequence FROM message WHERE device = ? AND epoch = ? AND sequence > ? ORDER BY sequence", (*key, mark)
+        "SELECT sequence FROM message WHERE device = ? AND epoch = ? AND sequence > ? ORDER BY sequence LIMIT ?",
+        (*key, mark, _LOOK_AHEAD),
     ).scalars()
     gaps = connection.exec_driver_sql(
         "SELECT first, last FROM outbox_gap WHERE device = ? AND epoch = ? AND last > ?", (*key, mark)
@@ -263,5 +288,11 @@ def _numbers(value: Message | State) -> Iterable[int]:
         yield body.counter or 0
     else:
         for window in body.models:
+            yield from (*window.labelled.actual, *window.labelled.predicted)
+
+
+def _counts(value: Message | State) -> Iterable[int]:
+    if isinstance(value, Message) and isinstance(value.body, Telemetry):
+        for window in value.body.models:
             yield from (window.requests, window.failed, window.non_finite, window.compared, window.disagreed)
-            yield from (*window.labelled.actual, *window.labelled.predicted, sum(window.labelled.counts))
+            yield sum(window.labelled.counts)

@@ -6,7 +6,7 @@ compared with plain shares, and exposure minimums keep small numbers from decidi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from edgefleet.contracts.manifest import Fact
@@ -17,7 +17,10 @@ Outcome = Literal["pass", "wait", "broken", "not-applicable"]
 
 @dataclass(frozen=True)
 class Figures:
-    """Sums of what models did, from telemetry; ``correct`` of ``labelled`` answers were right."""
+    """Sums of what models did, from telemetry; ``correct`` of ``labelled`` answers were right.
+
+    ``requests`` are those of applications, ``failed`` and ``non_finite`` some of them; a shadow has none.
+    """
 
     requests: int = 0
     failed: int = 0
@@ -28,28 +31,16 @@ class Figures:
     correct: int = 0
 
     def __add__(self, other: "Figures") -> "Figures":
-        return Figures(
-            requests=self.requests + other.requests,
-            failed=self.failed + other.failed,
-            non_finite=self.non_finite + other.non_finite,
-            compared=self.compared + other.compared,
-            disagreed=self.disagreed + other.disagreed,
-            labelled=self.labelled + other.labelled,
-            correct=self.correct + other.correct,
-        )
+        return Figures(**{part.name: getattr(self, part.name) + getattr(other, part.name) for part in fields(self)})
 
     def readable(self) -> bool:
         """Tell whether the sums can be true: none negative, no part larger than its whole."""
-        parts = (
-            self.requests,
-            self.failed,
-            self.non_finite,
-            self.compared,
-            self.disagreed,
-            self.labelled,
-            self.correct,
+        return (
+            min(getattr(self, part.name) for part in fields(self)) >= 0
+            and self.failed + self.non_finite <= self.requests
+            and self.disagreed <= self.compared
+            and self.correct <= self.labelled
         )
-        return min(parts) >= 0 and self.disagreed <= self.compared and self.correct <= self.labelled
 
 
 NOTHING = Figures()
@@ -63,6 +54,7 @@ class WaveEvidence:
     ``exposed`` of them reported requests answered by it. ``wave`` sums their figures for the new release since the
     wave began; ``others`` sums, over the same time, those of devices that do not have it. ``had_previous`` counts
     assigned devices that ran something before; ``remaining`` counts devices still on a release before.
+    ``unreadable`` devices reported figures that cannot be true.
     """
 
     assigned: tuple[str, ...]
@@ -76,6 +68,7 @@ class WaveEvidence:
     elapsed_s: float
     minimum_s: float
     last_wave: bool
+    unreadable: tuple[str, ...] = ()
 
 
 class Finding(Fact, frozen=True, kw_only=True):
@@ -126,13 +119,14 @@ def judge(rule: GateRule, evidence: WaveEvidence) -> Verdict:
 
 
 def _readable(evidence: WaveEvidence) -> Finding:
-    good = evidence.wave.readable() and evidence.others.readable()
+    good = not evidence.unreadable and evidence.wave.readable() and evidence.others.readable()
     return Finding(
         rule="evidence-unreadable",
         outcome="pass" if good else "broken",
         observed=0.0 if good else 1.0,
         bound=0.0,
         text="the evidence adds up" if good else "the evidence contradicts itself: a part is larger than its whole",
+        devices=evidence.unreadable,
     )
 
 

@@ -143,6 +143,7 @@ def _wave_evidence(rollout: Rollout, evidence: Sequence[DeviceEvidence], elapsed
     others = [device for device in evidence if not device.assigned]
     return WaveEvidence(
         assigned=tuple(device.device for device in assigned),
+        unreadable=tuple(d.device for d in evidence if not (d.candidate.readable() and d.before.readable())),
         failed=tuple(device.device for device in assigned if device.failed),
         exposed=tuple(device.device for device in assigned if device.candidate.requests > 0),
         unsettled=tuple(d.device for d in assigned if d.online and not (d.settled or d.failed)),
