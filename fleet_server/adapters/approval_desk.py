@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where approvals come in: a proposal gathers signatures, and at its threshold the release is published."""
 
+import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.bundle import Bundle
-from edgefleet.contracts.errors import ConflictError, TrustError
+from edgefleet.contracts.errors import ConflictError, EdgeFleetError, TrustError
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release
 from fleet_server.adapters.schema import release
 from fleet_server.core.delegation import (
+    APPROVAL_LIFETIME,
     ReleaseTarget,
     acceptance_target,
     add_release,
     bundle_target,
+    check_expiry,
     describe_differences,
     production_role,
     read_targets,
     release_targets,
 )
 from fleet_server.core.tuf_types import Metadata, Targets
+
+_LOG = logging.getLogger(__name__)
 
 
 class ApprovalDesk:
@@ -44,7 +50,12 @@ class ApprovalDesk:
             TrustError: it is not the release's metadata, or an approval is missing, unknown or wrong.
             ConflictError: another approver's proposal is there, and this one is not built on it.
         """
+        with self._releases.changing:
+            return self._propose(name, version, data, actor)
+
+    def _propose(self, name: str, version: str, data: bytes, actor: str) -> ReleaseRecord:
         role, proposed = production_role(name), read_targets(data, "the proposal")
+        check_expiry(proposed.signed, datetime.fromtimestamp(self._clock(), UTC) + APPROVAL_LIFETIME)
         self._check_content(name, version, proposed.signed)
         earlier = self._releases.proposal(name, version)
         if earlier is not None:
@@ -72,16 +83,22 @@ class ApprovalDesk:
         with self._database.read() as connection:
             rows = connection.execute(select(release).where(release.c.state == "awaiting-approval")).fetchall()
         for row in rows:
-            proposed = read_targets(row.proposal, "the proposal")
-            current = self._images.newest(production_role(row.name))
-            if current is not None and read_targets(current, "the newest metadata").signed == proposed.signed:
-                with self._database.write() as connection:
-                    _mark_approved(connection, row.name, row.version, self._clock())
-                continue
-            top = read_targets(self._images.newest("targets") or b"", "the targets metadata")
-            signed, threshold = _count_approvals(top.signed, production_role(row.name), proposed)
-            if signed >= threshold:
-                self._publish_approved(row.name, row.version, row.proposal)
+            try:
+                self._finish(row.name, row.version, bytes(row.proposal))
+            except EdgeFleetError as error:  # its approvers changed since, or a file is gone: the others go on
+                _LOG.warning("release %s %s stays unapproved: %s", row.name, row.version, error)
+
+    def _finish(self, name: str, version: str, data: bytes) -> None:
+        proposed = read_targets(data, "the proposal")
+        current = self._images.newest(production_role(name))
+        if current is not None and read_targets(current, "the newest metadata").signed == proposed.signed:
+            with self._database.write() as connection:
+                _mark_approved(connection, name, version, self._clock())
+            return
+        top = read_targets(self._images.newest("targets") or b"", "the targets metadata")
+        signed, threshold = _count_approvals(top.signed, production_role(name), proposed)
+        if signed >= threshold:
+            self._publish_approved(name, version, data)
 
     def _publish_approved(self, name: str, version: str, data: bytes) -> None:
         for bundle in self._releases.bundles(name, version):

@@ -20,6 +20,9 @@ from fleet_server.adapters.schema import device as device_table
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.signer.requests import SignCertificate
 
+#: The common name of the server's certificate at the broker, on which the broker's ACL stands.
+SERVER_NAME = "edgefleet-server"
+
 
 class DeviceRecord(Fact, frozen=True, kw_only=True):
     """One device as the API shows it; times are Unix seconds.
@@ -73,6 +76,8 @@ class DeviceRegister:
                 raise SettingError(
                     f"'{value}' cannot name a {what}", hint="use lowercase letters, digits, '-' and '_' (63 at most)"
                 )
+        if name == SERVER_NAME:
+            raise SettingError(f"'{name}' is the server's own name at the broker", hint="choose another name")
         secret, now = new_secret(), self._clock()
         with self._database.write() as connection:
             known = connection.execute(select(device_table).where(device_table.c.name == name)).first()

@@ -145,7 +145,7 @@ def served_metadata(connection: Connection, file_name: str) -> bytes | None:
     if stem == "timestamp":
         return _newest(connection).get("timestamp")
     number, _, role = stem.partition(".")
-    if not number.isdecimal() or len(number) > 9:
+    if not (number.isascii() and number.isdecimal()) or len(number) > 9:
         return None
     table = repository_root if role == "root" else image_metadata
     where = repository_root.c.repository == "image" if role == "root" else image_metadata.c.role == role

@@ -19,6 +19,7 @@ from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.certificates import create_authority, issue_client, issue_server
 from fleet_server.adapters.data_folder import DataFolder, ServerSettings
 from fleet_server.adapters.database import Database
+from fleet_server.adapters.device_register import SERVER_NAME
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.key_files import create_key
 from fleet_server.adapters.private_files import all_or_nothing, write_file, write_secret
@@ -177,7 +178,7 @@ def _write_certificates(folder: DataFolder, home: Path, tenant: str, hosts: Sequ
     issued = {
         "server": issue_server(server_authority, tenant, hosts),
         "broker": issue_server(server_authority, tenant, hosts),
-        "broker-client": issue_client(device_authority, tenant, "edgefleet-server"),
+        "broker-client": issue_client(device_authority, tenant, SERVER_NAME),
     }
     for name, keyed in issued.items():
         write_secret(folder.tls / f"{name}.key", keyed.key_pem)

@@ -2,6 +2,7 @@
 """Releases: uploaded bundles and a policy (draft), a proposal that approvers sign, and then a published release."""
 
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,8 @@ class ReleaseStore:
         self._images = images
         self._staging_dir = staging_dir
         self._clock = clock
+        #: Held while a release is replaced or approved, so that what is signed is what is published.
+        self.changing = threading.RLock()
         staging_dir.mkdir(parents=True, exist_ok=True)
 
     def bundle_path(self, sha256: str) -> Path:
@@ -118,7 +121,7 @@ class ReleaseStore:
         policy = read_policy(policy_bytes, source="the policy")
         bundles = [self._uploaded(sha256) for sha256 in bundle_hashes]
         name, version = check_release([bundle.manifest for bundle in bundles], policy.policy)
-        with self._database.write() as connection:
+        with self.changing, self._database.write() as connection:
             known = connection.execute(_one(name, version)).first()
             if known is not None and known.state == "approved":
                 raise ConflictError(f"release {name} {version} is approved already", hint="publish under a new version")

@@ -91,7 +91,7 @@ class DevicePath:
 
     def _director_file(self, device: str, file: str) -> bytes:
         number, _, role = file.removesuffix(".json").partition(".")
-        version = int(number) if number.isdecimal() and len(number) < 10 else 0
+        version = int(number) if number.isascii() and number.isdecimal() and len(number) < 10 else 0
         content = None
         if role == "root":
             with self._parts.database.read() as connection:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documents of the management API, and how they enter OpenAPI (their JSON schemas come from the types)."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -22,7 +22,7 @@ class Invitation(Fact, frozen=True, kw_only=True):
 class NewRelease(Fact, frozen=True, kw_only=True):
     """Make a draft release of uploaded bundles; ``policy`` is the policy file's text."""
 
-    bundles: tuple[Sha256, ...]
+    bundles: Annotated[tuple[Sha256, ...], msgspec.Meta(max_length=64)]
     policy: str
 
 

@@ -84,6 +84,7 @@ def create_management_app(parts: ServerParts) -> FastAPI:
 
 
 Body = Annotated[bytes, Depends(read_body)]
+Moment = Annotated[float, Query(ge=0.0, le=1e12, allow_inf_nan=False)]
 
 
 def _add_problem_handlers(app: FastAPI) -> None:
@@ -281,7 +282,7 @@ def _add_evidence_routes(app: FastAPI, parts: ServerParts) -> None:
             return json_answer(recent_events(connection, device=device, limit=limit))
 
     @app.get(f"{PREFIX}/figures", tags=["fleet"], dependencies=[viewer], responses=answers(list[ReleaseFigures]))
-    def get_figures(since: float = 0.0) -> Response:
+    def get_figures(since: Moment = 0.0) -> Response:
         with parts.database.read() as connection:
             return json_answer(release_figures(connection, since))
 
@@ -350,7 +351,9 @@ def _add_token_and_audit_routes(app: FastAPI, parts: ServerParts) -> None:
         return json_answer(TokenAnswer(name=wanted.name, role=wanted.role, token=secret), 201)
 
     @app.get(f"{PREFIX}/audit", tags=["administration"], dependencies=[viewer], responses=answers(list[AuditEntry]))
-    def get_audit(after: int = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
+    def get_audit(
+        after: Annotated[int, Query(ge=0, le=1 << 53)] = 0, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+    ) -> Response:
         with parts.database.read() as connection:
             return json_answer(read_audit(connection, after=after, limit=limit))
 

@@ -95,9 +95,18 @@ def check_same_but_expiry(proposed: Targets, own: Targets) -> None:
             f"the proposal differs from the release that was verified here: {'; '.join(differences)}",
             hint="do not sign; ask the other approver what was proposed",
         )
-    if abs(proposed.expires - own.expires) > _EXPIRY_TOLERANCE:
+    check_expiry(proposed, own.expires)
+
+
+def check_expiry(proposed: Targets, expected: datetime) -> None:
+    """Refuse a proposal that would expire at once, or hardly ever.
+
+    Raises:
+        TrustError: its expiry lies more than 31 days off.
+    """
+    if abs(proposed.expires - expected) > _EXPIRY_TOLERANCE:
         raise TrustError(
-            f"the proposal expires on {proposed.expires:%Y-%m-%d}, expected about {own.expires:%Y-%m-%d}",
+            f"the proposal expires on {proposed.expires:%Y-%m-%d}, expected about {expected:%Y-%m-%d}",
             hint="do not sign; publish and propose the release again",
         )
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+from tuf.api.exceptions import RepositoryError
 
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, NotAllowedError, PolicyError, RefusedError, TrustError
@@ -95,6 +96,8 @@ class SignerService:
             return self._dispatch(request)
         except EdgeFleetError as error:
             return Refused(code=error.code, message=error.message, hint=error.hint)
+        except (RepositoryError, ValueError, OverflowError) as error:  # metadata or a date that is none
+            return Refused(code=TrustError.code, message=f"the request is no valid one: {error}", hint=_HINT)
 
     def _dispatch(self, request: Request) -> Answer:
         if isinstance(request, SignAssignment):
@@ -115,6 +118,8 @@ class SignerService:
                 raise TrustError(
                     f"'{role}' is version {metadata.signed.version}, seen before: {before.signed.version}", hint=_HINT
                 )
+            if before is not None and metadata.signed.version == before.signed.version:
+                _check_unchanged(role, metadata, before)
         gone = set(self._approved.roles if self._approved else ()) - set(approved.roles)
         if gone:
             raise TrustError(f"the snapshot leaves out '{min(gone)}', which it listed before", hint=_HINT)
@@ -283,6 +288,11 @@ def _check_version(what: str, version: int, sha256: str, before: tuple[int, str]
         raise TrustError(f"'{what}' has version {before[0]} already, got {version}", hint=_HINT)
     if sha256 != before[1]:
         raise TrustError(f"'{what}' has a version {version} with another content", hint=_HINT)
+
+
+def _check_unchanged(role: str, metadata: Metadata[Targets], before: Metadata[Targets]) -> None:
+    if metadata.signed_bytes != before.signed_bytes:
+        raise TrustError(f"'{role}' has a version {metadata.signed.version} with another content", hint=_HINT)
 
 
 def _signed_bytes(metadata: Metadata[Snapshot] | Metadata[Timestamp] | Metadata[Targets], key: Signer) -> bytes:

@@ -22,7 +22,7 @@ from fleet_server.adapters.provision import ProductDelegation, delegate_product
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
-from fleet_server.core.tuf_types import Metadata, Snapshot, Timestamp
+from fleet_server.core.tuf_types import Delegations, Metadata, Snapshot, Timestamp
 
 
 class PowerCutError(Exception):
@@ -149,3 +149,49 @@ def test_a_proposal_without_its_threshold_is_kept_and_not_published(
     assert site.desk.propose("digits", "1.0.0", both, "bob").state == "approved"
     with pytest.raises(ConflictError, match="has version 1, expected 2"):
         site.images.publish({"production-digits": both})
+
+
+def test_a_proposal_of_people_who_may_no_longer_approve_keeps_no_server_from_starting(
+    site: Site, tmp_path: Path, make_bundle: Any, policy_text: str
+) -> None:
+    proposal = Metadata[Any].from_bytes(propose(site, tmp_path, make_bundle, policy_text))
+    del proposal.signatures[next(iter(proposal.signatures))]
+    site.desk.propose("digits", "1.0.0", proposal.to_bytes(), "ada")
+    others = [create_key(tmp_path / "others", name).public_key for name in ("eve", "kim")]
+    offline = load_signer(tmp_path / "fleet" / "admin" / "keys", "targets")
+    newest = site.images.newest("targets") or b""
+    site.images.publish({"targets": delegate_product(newest, offline, ProductDelegation("digits", others, 2))})
+    site.restart()
+    assert site.state() == "awaiting-approval"
+    assert "production-digits.json" not in site.listed()
+
+
+@pytest.mark.parametrize(
+    ("tamper", "sentence"),
+    [
+        (lambda signed: setattr(signed, "expires", datetime(9999, 1, 1, tzinfo=UTC)), "expires on 9999-01-01"),
+        (lambda signed: setattr(signed, "expires", datetime(2020, 1, 1, tzinfo=UTC)), "expires on 2020-01-01"),
+        (lambda signed: setattr(signed, "version", 7), "changes version from 1 to 7"),
+        (lambda signed: signed.targets.update({"digits/1/x": next(iter(signed.targets.values()))}), "adds digits/1/x"),
+        (lambda signed: setattr(next(iter(signed.targets.values())), "length", 1), "changes digits/1.0.0/"),
+        (lambda signed: signed.targets.clear(), "takes out digits/1.0.0/"),
+        (lambda signed: signed.unrecognized_fields.update({"x": 1}), "changes x from None to 1"),
+        (
+            lambda signed: setattr(signed, "delegations", Delegations({}, {})),
+            "changes delegations from None to {",
+        ),
+    ],
+    ids=["hardly ever", "expired", "version", "extra", "length", "fewer", "field", "delegation"],
+)
+def test_two_signatures_make_nothing_of_a_tampered_proposal(
+    tamper: Any, sentence: str, site: Site, tmp_path: Path, make_bundle: Any, policy_text: str
+) -> None:
+    metadata = Metadata[Any].from_bytes(propose(site, tmp_path, make_bundle, policy_text))
+    tamper(metadata.signed)
+    metadata.signatures.clear()
+    for name in ("ada", "bob"):
+        metadata.sign(load_signer(tmp_path / "keys", name), append=True)
+    with pytest.raises(TrustError) as refused:
+        site.desk.propose("digits", "1.0.0", metadata.to_bytes(), "bob")
+    assert sentence in refused.value.message
+    assert site.state() == "draft"
