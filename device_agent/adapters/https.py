@@ -83,7 +83,7 @@ class ServerConnection:
         self._pool.clear()
 
     def _unreachable(self, error: urllib3.exceptions.HTTPError) -> UnreachableError:
-        return UnreachableError(f"the server {self.server_url} does not answer: {_reason(error)}", hint=_HINT)
+        return UnreachableError(f"the server {self.server_url} does not answer: {reason_of(error)}", hint=_HINT)
 
 
 def _pieces(response: urllib3.HTTPResponse) -> Iterator[bytes]:
@@ -108,7 +108,7 @@ def _context(ca: Path, certificate: Path | None, key: Path | None) -> ssl.SSLCon
     return context
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what the system or TLS said, without the names of urllib3's own objects."""
     cause: BaseException | None = getattr(error, "reason", None)
     cause = cause if isinstance(cause, BaseException) else error

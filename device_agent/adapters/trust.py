@@ -27,7 +27,7 @@ from tuf.api.metadata import Metadata, Targets  # type: ignore[attr-defined]  # 
 from tuf.api.metadata import TargetFile as TufTarget  # type: ignore[attr-defined]
 from tuf.ngclient import FetcherInterface, Updater  # type: ignore[attr-defined]
 
-from device_agent.adapters.https import ServerConnection
+from device_agent.adapters.https import ServerConnection, reason_of
 from device_agent.adapters.identity import DataFolder
 from device_agent.core.identity import Identity
 from device_agent.core.orders import Order, TargetFile
@@ -84,9 +84,8 @@ class TufTrust:
                 hint="check the server's log; the agent tries again by itself",
             ) from error
         except DownloadError as error:
-            cause = error.__cause__ or error
             raise UnreachableError(
-                f"the server {self._server_url} does not answer: {str(cause)[:300]}",
+                f"the server {self._server_url} does not answer: {reason_of(error.__cause__ or error)}",
                 hint="check the server's address and the network; the agent tries again by itself",
             ) from error
         except TrustRefusedError:
