@@ -18,7 +18,7 @@ import numpy as np
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.demo.applications import Application
 from fleet_emulation.live_stream import LiveStream
-from fleet_emulation.testbed import PRODUCT, Testbed
+from fleet_emulation.testbed import PRODUCT, RealAgent, Testbed
 
 #: Production rules, made small enough for one to four devices. Kills from outside are unexplained deaths, not faults.
 POLICY = """\
@@ -78,10 +78,17 @@ class Rehearsal:
         policy.write_text(POLICY)
         for version, bundle in bundles.items():
             self.bed.release(version, bundle, policy)
-        self._start_applications()
+        for agent in self.bed.agents:
+            self.start_application(agent)
         rollout = self.wait_for_end(self.start_rollout())
         if rollout["state"] != "completed":
             raise EdgeFleetError(f"the first rollout ended as {rollout['state']}", hint="see the logs")
+
+    def start_application(self, agent: RealAgent) -> None:
+        """Let an application ask an agent for answers at a constant rate."""
+        seed = self._seed * 100 + len(self.applications)
+        stream = LiveStream(self.bed.examples / "digits.npz", seed=seed)
+        self.applications.append(Application(agent.device, agent.socket, stream, requests_per_s=_REQUESTS_PER_S))
 
     def start_rollout(self) -> str:
         """Start the next release's rollout, and return its id."""
@@ -128,11 +135,6 @@ class Rehearsal:
         with np.load(self.bed.examples / "digits.npz", allow_pickle=False) as digits:
             np.savez(samples, x=digits["calibration_x"], y=digits["calibration_y"])
         return {version: self.bed.convert(version, model, samples) for version, model in MODELS.items()}
-
-    def _start_applications(self) -> None:
-        for number, agent in enumerate(self.bed.agents):
-            stream = LiveStream(self.bed.examples / "digits.npz", seed=self._seed * 100 + number)
-            self.applications.append(Application(agent.device, agent.socket, stream, requests_per_s=_REQUESTS_PER_S))
 
 
 def wait_until(look: Callable[[], T | None], what: str, *, limit_s: float) -> T:
