@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convert a model: read, probe, quantize, check for the board, prove, evaluate, pack. Nothing is written here."""
 
+import platform
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version as installed
@@ -21,6 +22,7 @@ from converter.adapters.samples import (
 )
 from converter.core.board_checks import (
     check_board,
+    check_latency,
     check_operators,
     check_source,
     needed_runtime,
@@ -52,7 +54,7 @@ from converter.quantization import quantize
 from edgefleet.contracts.bundle import describe_members, pack
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
 from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
-from edgefleet.contracts.evidence import ConversionEvidence, Score
+from edgefleet.contracts.evidence import ConversionEvidence, Latency, Score
 from edgefleet.contracts.manifest import (
     ACCEPTANCE_PATH,
     MODEL_CARD_PATH,
@@ -177,6 +179,8 @@ def _pack(request: ConversionRequest, built: _Built, sets: SampleSets, now: date
     production = LiteRtInterpreter(built.data, kernels=production_kernels(request.profile))
     check_class_names(request, production.outputs[0])
     proof = prove(request, built.data, production, sets.calibration)
+    latency = measure_latency(production, [tensor[0] for tensor in proof.inputs])
+    check_latency(latency, request.profile, architecture=platform.machine())
     members: dict[str, bytes] = {MODEL_PATH: built.data, **vector_members(proof)}
     if sets.acceptance is not None:
         members[ACCEPTANCE_PATH] = acceptance_npz(sets.acceptance, [spec.name for spec in production.inputs])
@@ -192,7 +196,7 @@ def _pack(request: ConversionRequest, built: _Built, sets: SampleSets, now: date
     members[MODEL_CARD_PATH] = model_card(manifest, built.facts, _making(built), notes)
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)
-    return Conversion(bundle, manifest, _evidence(manifest, built, bundle, quality, production, proof, notes, now))
+    return Conversion(bundle, manifest, _evidence(manifest, built, bundle, quality, latency, notes, now))
 
 
 def _making(built: _Built) -> str:
@@ -270,8 +274,7 @@ def _evidence(
     built: _Built,
     bundle: bytes,
     quality: Quality,
-    production: LiteRtInterpreter,
-    proof: Proof,
+    latency: Latency,
     notes: tuple[str, ...],
     now: datetime,
 ) -> ConversionEvidence:
@@ -290,6 +293,6 @@ def _evidence(
         if accepted is None
         else Score(metric=accepted.metric, value=accepted.value, samples=accepted.samples),
         comparison=quality.comparison,
-        latency=measure_latency(production, [tensor[0] for tensor in proof.inputs]),
+        latency=latency,
         warnings=notes,
     )

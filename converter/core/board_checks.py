@@ -4,6 +4,7 @@
 from converter.core.graph import GraphFacts
 from converter.core.operator_versions import is_older, minimum_runtime_version, required_version
 from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
+from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.profile import Profile
 
 _CONTROL_FLOW = frozenset({"CALL", "CALL_ONCE", "IF", "WHILE"})
@@ -49,6 +50,23 @@ def check_board(facts: GraphFacts, profile: Profile) -> None:
     _check_precision(facts, profile)
     _check_versions(facts, profile)
     _check_size(facts, profile)
+
+
+def check_latency(latency: Latency, profile: Profile, *, architecture: str) -> None:
+    """Refuse a model whose median here is over the 99th percentile that the board allows.
+
+    Only where this machine's ``architecture`` is the board's: another says nothing of it. The device measures again.
+
+    Raises:
+        BudgetError: it is.
+    """
+    limit = profile.budgets.latency_p99_us
+    if limit is not None and architecture == profile.cpu.architecture and latency.p50_us > limit:
+        raise BudgetError(
+            f"an inference takes {latency.p50_us:.0f} µs here (median); "
+            f"profile '{profile.id}' allows {limit} (budgets.latency_p99_us)",
+            hint="train a smaller model, or raise the budget in the profile if the product can wait",
+        )
 
 
 def outdated_operators(facts: GraphFacts) -> tuple[str, ...]:

@@ -3,11 +3,15 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from converter.core.board_checks import check_board, check_quantizable, precision_notes
+from converter.core.board_checks import check_board, check_latency, check_quantizable, precision_notes
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
-from edgefleet.contracts.errors import UnsupportedModelError
+from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
+from edgefleet.contracts.evidence import Latency
+from edgefleet.contracts.manifest import Budgets
+from edgefleet.contracts.profile import Profile
 from firmware_profiles import load_profile
 
 FLOAT = TensorFacts("f", (1, 4), "float32", 0)
@@ -58,3 +62,19 @@ def test_control_flow_is_named_before_it_is_quantized() -> None:
         check_quantizable(loop)
     assert refused.value.message == "the model has the operator WHILE, whose inner graph cannot be quantized to int8"
     check_quantizable(replace(loop, operators=(operator("TANH", (0,), 1),)))
+
+
+def test_a_model_that_is_too_slow_on_the_boards_own_architecture() -> None:
+    board = replace_budgets(Budgets(latency_p99_us=100))
+    slow = Latency(host="x86_64, Linux", p50_us=101.0, p99_us=300.0, runs=100)
+    with pytest.raises(BudgetError) as refused:
+        check_latency(slow, board, architecture="x86_64")
+    assert refused.value.message == (
+        "an inference takes 101 µs here (median); profile 'linux-x86_64' allows 100 (budgets.latency_p99_us)"
+    )
+    check_latency(slow, board, architecture="aarch64")  # says nothing of the board
+    check_latency(Latency(host="x86_64, Linux", p50_us=99.0, p99_us=300.0, runs=100), board, architecture="x86_64")
+
+
+def replace_budgets(budgets: Budgets) -> Profile:
+    return msgspec.structs.replace(load_profile("linux-x86_64"), budgets=budgets)
