@@ -20,12 +20,13 @@ import pytest
 from device_agent.adapters.state_file import read_record
 from device_agent.client import InferenceClient, RawTensor
 from edgefleet.cli.main import run, verbs
-from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
+from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, open_bundle, pack
+from edgefleet.contracts.manifest import ProfileReference
 from fleet_emulation.broker import free_port
 from fleet_emulation.live_stream import LiveStream
 from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import POLICY, Rehearsal, wait_until
-from fleet_emulation.testbed import RealAgent, ServerReady, Testbed, module
+from fleet_emulation.testbed import APPROVERS, RealAgent, ServerReady, Testbed, module
 from fleet_server.adapters.api_client import ApiClient
 from fleet_server.adapters.home import Home, Login
 
@@ -252,6 +253,36 @@ def test_an_agent_starts_and_answers_without_server_and_broker_and_says_so(bed: 
         settings.write_text(kept[0])
         identity.write_bytes(kept[1])
         bed.restart_agent(1)
+
+
+def test_a_release_for_boards_that_the_fleet_does_not_have_is_not_rolled_out(bed: Testbed, tmp_path: Path) -> None:
+    good = open_bundle(bed.folder / "bundles" / "digits-1.0.0-linux-x86_64.bundle")
+    elsewhere = ProfileReference(id="raspberry-pi-4", compat_hash="0" * 64)
+    manifest = msgspec.structs.replace(good.manifest, version="7.0.0", profile=elsewhere)
+    bundle = tmp_path / "digits-7.0.0-raspberry-pi-4.bundle"
+    bundle.write_bytes(pack(manifest, {path: good.read(path) for path in good.spans}))
+    assert edgefleet("verify", bundle, "--profile", "linux-x86_64") == (
+        3,
+        sentence(
+            "the bundle digits 7.0.0 is for profile 'raspberry-pi-4', not for 'linux-x86_64'",
+            "use the release's bundle for 'linux-x86_64', or convert the model for it",
+        ),
+    )
+    policy = ("--policy", bed.folder / "policy.toml", "--home", bed.admin)
+    assert edgefleet("releases", "publish", bundle, *policy).status == 0
+    for person in APPROVERS:
+        home = bed.home(person)
+        key = ("--key", person, "--passphrase-file", home / "passphrase", "--yes", "--home", home)
+        assert edgefleet("releases", "approve", "digits", "7.0.0", *key).status == 0
+    before = bed.api.get("rollouts")
+    assert edgefleet("rollouts", "create", "digits", "7.0.0", "--home", bed.admin) == (
+        3,
+        sentence(
+            "release digits 7.0.0 is for raspberry-pi-4, and no enrolled device has such a profile",
+            "convert and publish a bundle for the fleet's profiles",
+        ),
+    )
+    assert bed.api.get("rollouts") == before
 
 
 class OwnServer(NamedTuple):
