@@ -3,6 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+ROOMS := edgefleet firmware_profiles converter fleet_server device_agent fleet_emulation
+# An editable install is not compiled, and some environments forbid Python to do it later: every process would start slowly.
+COMPILE := $(BIN)/python -m compileall -q $(ROOMS)
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test check bench campaign docs package clean
@@ -32,9 +35,11 @@ help: ## list the targets
 	@touch $@
 
 demo: .make/demo ## the whole loop on this machine: convert, approve, roll out, four failures, four defenders
+	@$(COMPILE)
 	$(BIN)/edgefleet demo --once
 
 test: .make/dev .make/system ## all tests
+	@$(COMPILE)
 	$(BIN)/python -m pytest -m "not wheel" $(PYTEST_ARGS)
 
 check: .make/dev .make/system ## format, lint, types, import walls, docs, and the wheel with one extra at a time
