@@ -9,6 +9,7 @@ Demo, tests, campaigns and benchmarks all stand on this. ``folder`` holds everyt
     logs/            what each program says
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import msgspec
 
 from device_agent.adapters.identity import DataFolder
 from device_agent.settings import AgentSettings
-from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.errors import EdgeFleetError, SettingError
 from edgefleet.contracts.manifest import Fact
 from fleet_emulation.broker import Broker, BrokerKind
 from fleet_emulation.command import edgefleet, require
@@ -35,6 +36,8 @@ TENANT = "demo"
 PRODUCT = "digits"
 PROFILE = "linux-x86_64"
 APPROVERS = ("alice", "bob")
+#: The longest path of a Unix socket (unix(7): 108 bytes with the zero at its end).
+SOCKET_PATH_LIMIT_BYTES = 107
 
 
 class ServerReady(Fact, frozen=True, kw_only=True):
@@ -121,8 +124,10 @@ class Testbed:
         """Hold the key ceremony, start broker and server, and let everybody log in.
 
         Raises:
+            SettingError: the folder's path is too long for the agents' sockets.
             EdgeFleetError: a command failed, or a program did not start.
         """
+        _check_depth(self.folder)
         for person in APPROVERS:
             self._make_key(person)
         require(edgefleet("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin))
@@ -271,6 +276,16 @@ class Testbed:
         root = ("--root", self.admin / "root.json") if (self.admin / "root.json").exists() else ()
         command = ("login", "--server", self.api_url, "--token-file", token, *root)
         require(edgefleet(*command, home=self.home(person)))
+
+
+def _check_depth(folder: Path) -> None:
+    """Refuse a folder in which an agent could not make its socket, before anything is started."""
+    limit_bytes = SOCKET_PATH_LIMIT_BYTES - len("/devices/agent-00/inference.sock")
+    if len(os.fsencode(folder)) > limit_bytes:
+        raise SettingError(
+            f"the path '{folder}' is longer than {limit_bytes} bytes, which leaves no room for the agents' sockets",
+            hint="choose a folder nearer to the root (TMPDIR or --keep)",
+        )
 
 
 def module(name: str, *arguments: object) -> list[str]:

@@ -28,6 +28,7 @@ class Stage(Testbed):
         self.seed = seed
         self.simulated = simulated
         self.simulation: Program | None = None
+        self._simulation_is_ready = False
         self.totals = SimulationTotals(served=0, failed=0)
 
     def start_devices(self) -> None:
@@ -38,6 +39,7 @@ class Stage(Testbed):
         for device, ticket in zip(AGENTS, tickets, strict=False):
             self.start_agent(device, ticket)
         self.simulation.ready(SimulationReady)
+        self._simulation_is_ready = True
 
     def programs(self) -> list[Program]:
         """Return the programs that were started, agents first."""
@@ -52,11 +54,20 @@ class Stage(Testbed):
 
     def stop(self) -> None:
         """Stop everything, devices first; the simulation's last words are its totals."""
-        if self.simulation is not None:
-            self.simulation.process.terminate()
+        try:
+            self._stop_simulation()
+        finally:
+            super().stop()
+
+    def _stop_simulation(self) -> None:
+        if self.simulation is None:
+            return
+        self.simulation.process.terminate()
+        if (
+            self._simulation_is_ready
+        ):  # else its first line still waits to be read, and there are no totals worth a word
             self.totals = self.simulation.ready(SimulationTotals)
-            self.simulation.stop()
-        super().stop()
+        self.simulation.stop()
 
     def _start_simulation(self, tickets: Sequence[Path]) -> Program:
         config = SimulationConfig(

@@ -6,6 +6,7 @@ The rooms' own tests prove most refusals; here are those that need several rooms
 
 import io
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -34,6 +35,7 @@ HashOf = Callable[[Path], str]
 Tell = Callable[..., tuple[int, str]]
 BUNDLE_HINT = "use a bundle written by 'edgefleet convert', and fetch it again if it was copied"
 LIMIT_S = 60.0
+FULL = re.compile(rb"No space left|disk is full|disk-full")
 
 
 class Said(NamedTuple):
@@ -441,11 +443,10 @@ def test_a_device_whose_disk_fills_up_answers_on_and_takes_the_update_when_there
     filler = fill(disk)
     before = active_version(agent)
     rollout_id = rehearsal.start_rollout()
-    wait_until(
-        lambda: [active_version(other) for other in bed.agents[:2]] != [before, before],
-        "others to take the update",
-        limit_s=LIMIT_S,
-    )
+    wait_until(lambda: name in assigned(rehearsal, rollout_id), "the device's turn", limit_s=LIMIT_S)
+    seen_bytes = agent.program.log.stat().st_size
+    wait_until(lambda: FULL.search(agent.program.log.read_bytes()[seen_bytes:]), "the sentence", limit_s=LIMIT_S)
+    assert active_version(agent) == before
     assert frame_answer(agent.socket, digits_example) == "ok"
     assert agent.program.running
     assert "Traceback" not in agent.program.log.read_text()
@@ -459,6 +460,11 @@ def test_a_device_whose_disk_fills_up_answers_on_and_takes_the_update_when_there
     subprocess.run(["umount", "-l", str(disk)], check=True)
     shutil.copytree(saved, disk, dirs_exist_ok=True)
     bed.restart_agent(2)
+
+
+def assigned(rehearsal: Rehearsal, rollout_id: str) -> list[str]:
+    """Return the devices that have their order in a rollout."""
+    return [device["device"] for device in rehearsal.rollout(rollout_id)["devices"] if device["assigned"]]
 
 
 def active_version(agent: RealAgent) -> str:
