@@ -4,8 +4,9 @@
     python -m benchmarks.idle_agent [--repeats 5]
 
 Memory is PSS (proc(5), smaps_rollup): shared pages are counted once, divided among those who share them. Other Python
-processes on the same machine make it smaller; the anonymous part (``pss_anon_mib``) and RSS do not depend on them. The
-baseline, in the same call, is one Python process that only imports what the agent uses.
+processes on the same machine make it smaller, so ``alone_mib`` says what it would be on a device that runs nothing
+else: all anonymous pages, and of each mapped file the larger part that one of the processes holds. The baseline, in the
+same call, is one Python process that only imports what the agent uses.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +48,20 @@ def main() -> None:
             time.sleep(_SETTLE_S)
             agent = rehearsal.bed.agents[0]
             worker = wait_until(lambda: worker_pid(agent), "the worker", limit_s=10.0)
+            pids = sorted(set(with_descendants([agent.program.pid])))
             memory = {
                 "supervisor": _memory(agent.program.pid),
                 "worker": _memory(worker),
-                "processes": len(set(with_descendants([agent.program.pid]))),
-                "pss_mib": _mib(sum(_pss_bytes(pid) for pid in with_descendants([agent.program.pid]))),
+                "processes": len(pids),
+                "pss_mib": _mib(sum(_rollup(pid)["Pss"] for pid in pids)),
+                "alone_mib": _mib(_alone_bytes(pids)),
             }
         baseline = _baseline()
     write(
         "idle_agent",
         {
             "baseline": f"one Python process after: {_IMPORTS}",
-            "pss_ratio": round(memory["pss_mib"] / baseline["pss_mib"], 3),
+            "alone_ratio": round(memory["alone_mib"] / baseline["alone_mib"], 3),
             "agent": memory,
             "baseline_process": baseline,
             "first_inference_s": {
@@ -103,7 +107,7 @@ def _baseline() -> dict[str, Any]:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        return _memory(process.pid)
+        return {**_memory(process.pid), "alone_mib": _mib(_alone_bytes([process.pid]))}
 
 
 def _memory(pid: int) -> dict[str, Any]:
@@ -112,8 +116,28 @@ def _memory(pid: int) -> dict[str, Any]:
     return {name: _mib(rollup[line]) for name, line in figures.items()}
 
 
-def _pss_bytes(pid: int) -> int:
-    return _rollup(pid)["Pss"]
+def _alone_bytes(pids: Sequence[int]) -> int:
+    """Return what processes would take if nobody else mapped the same files."""
+    anonymous = 0
+    by_file: dict[str, int] = {}
+    for pid in pids:
+        for place, held in _mappings(pid):
+            anonymous += held["Anonymous"]
+            by_file[place] = max(by_file.get(place, 0), held["Rss"] - held["Anonymous"])
+    return anonymous + sum(by_file.values())
+
+
+def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield each mapping's file and offset, and its figures in bytes (proc(5), smaps)."""
+    place, held = "", {"Rss": 0, "Anonymous": 0}
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, *words = line.split()
+        if name.endswith(":"):
+            held[name[:-1]] = int(words[0]) * _KIB if words[0].isdigit() else 0
+            continue
+        yield place, held
+        place, held = " ".join([words[1], *words[3:]]), {"Rss": 0, "Anonymous": 0}
+    yield place, held
 
 
 def _rollup(pid: int) -> dict[str, int]:
