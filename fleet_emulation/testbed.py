@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ TENANT = "demo"
 PRODUCT = "digits"
 PROFILE = "linux-x86_64"
 APPROVERS = ("alice", "bob")
+_ENROLMENTS_AT_ONCE = 2
 #: The longest path of a Unix socket (unix(7): 108 bytes with the zero at its end).
 SOCKET_PATH_LIMIT_BYTES = 107
 
@@ -188,15 +190,26 @@ class Testbed:
 
     def start_agents(self, devices: Sequence[str]) -> None:
         """Invite, enrol and start agents."""
-        for device, ticket in zip(devices, self.invite(devices), strict=True):
-            self.start_agent(device, ticket)
+        self.enrol_and_start(devices, self.invite(devices))
 
     def start_agent(self, device: str, ticket: Path) -> RealAgent:
-        """Enrol one agent with its ticket, and start it.
+        """Enrol one agent with its ticket, start it, and return it."""
+        self.enrol_and_start([device], [ticket])
+        return self.agents[-1]
+
+    def enrol_and_start(self, devices: Sequence[str], tickets: Sequence[Path]) -> None:
+        """Enrol agents with their tickets, and start them side by side.
 
         Raises:
-            EdgeFleetError: it could not enrol, or did not start.
+            EdgeFleetError: one could not enrol, or did not start.
         """
+        with ThreadPoolExecutor(_ENROLMENTS_AT_ONCE) as pool:
+            list(pool.map(self._enrol, devices, tickets))
+        # Programs end with the thread that started them, so that is this one.
+        started = [(device, self._start_program(device)) for device in devices]
+        self.agents += [self._ready(device, program) for device, program in started]
+
+    def _enrol(self, device: str, ticket: Path) -> None:
         folder = self.folder / "devices" / device
         enrol = module("device_agent", "enrol", "--ticket", ticket, "--data", folder)
         enrolled = subprocess.run(enrol, capture_output=True, text=True, check=False)
@@ -204,16 +217,17 @@ class Testbed:
             raise EdgeFleetError(f"{device} could not enrol: {enrolled.stderr.strip()}", hint="see the server's log")
         settings = self.settings
         (folder / "agent.toml").write_text(f"poll_s = {settings.poll_s}\ntelemetry_s = {settings.telemetry_s}\n")
-        agent = self.run_agent(device)
-        self.agents.append(agent)
-        return agent
 
     def run_agent(self, device: str) -> RealAgent:
         """Start one enrolled agent and wait until it listens for applications."""
-        folder = self.folder / "devices" / device
-        program = Program(device, self.agent_command(device), log=self.logs / f"{device}.log")
+        return self._ready(device, self._start_program(device))
+
+    def _start_program(self, device: str) -> Program:
+        return Program(device, self.agent_command(device), log=self.logs / f"{device}.log")
+
+    def _ready(self, device: str, program: Program) -> RealAgent:
         ready = program.ready(AgentReady)
-        return RealAgent(device, folder, program, Path(ready.socket))
+        return RealAgent(device, self.folder / "devices" / device, program, Path(ready.socket))
 
     def agent_command(self, device: str) -> list[str]:
         """Return the command that runs an enrolled agent."""

@@ -40,11 +40,19 @@ class Workshop:
         self._bench = ThreadPoolExecutor(1)
         self._desk = ThreadPoolExecutor(1)
         self._write_samples()
-        self._bundles = {source.version: self._bench.submit(self._convert, source) for source in SOURCES}
+        self._bundles: dict[str, Future[Path]] = {}
         self._released: dict[str, Future[None]] = {}
+        self.convert_ahead("1.0.0")
+
+    def convert_ahead(self, *versions: str) -> None:
+        """Convert versions in the background, one after the other."""
+        for source in SOURCES:
+            if source.version in versions and source.version not in self._bundles:
+                self._bundles[source.version] = self._bench.submit(self._convert, source)
 
     def release_ahead(self, *versions: str) -> None:
         """Publish versions and let their approvers sign, one after the other, as soon as each is converted."""
+        self.convert_ahead(*versions)
         for source in SOURCES:
             if source.version in versions:
                 self._released[source.version] = self._desk.submit(self._release, source)

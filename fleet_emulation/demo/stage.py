@@ -15,7 +15,9 @@ from fleet_emulation.testbed import Testbed, module
 AGENTS = ("agent-1", "agent-2", "agent-3", "agent-4")
 #: The policy's production hours become seconds; the policy file itself is not touched.
 TIME_SCALE = 4800
-_SIMULATED_RATE = 35.0
+_SIMULATED_RATE = 50.0
+#: Hints tell devices of news at once; polling is their safety net.
+_POLL_S = 40.0
 
 
 class Stage(Testbed):
@@ -24,7 +26,7 @@ class Stage(Testbed):
     def __init__(
         self, folder: Path, examples: Path, *, seed: int, simulated: int, broker_kind: BrokerKind | None = None
     ) -> None:
-        super().__init__(folder, examples, time_scale=TIME_SCALE, broker_kind=broker_kind)
+        super().__init__(folder, examples, time_scale=TIME_SCALE, poll_s=_POLL_S, broker_kind=broker_kind)
         self.seed = seed
         self.simulated = simulated
         self.simulation: Program | None = None
@@ -36,8 +38,7 @@ class Stage(Testbed):
         simulated = [f"sim-{number:02d}" for number in range(1, self.simulated + 1)]
         tickets = self.invite([*AGENTS, *simulated])
         self.simulation = self._start_simulation(tickets[len(AGENTS) :])
-        for device, ticket in zip(AGENTS, tickets, strict=False):
-            self.start_agent(device, ticket)
+        self.enrol_and_start(AGENTS, tickets[: len(AGENTS)])
         self.simulation.ready(SimulationReady)
         self._simulation_is_ready = True
 
@@ -63,9 +64,8 @@ class Stage(Testbed):
         if self.simulation is None:
             return
         self.simulation.process.terminate()
-        if (
-            self._simulation_is_ready
-        ):  # else its first line still waits to be read, and there are no totals worth a word
+        # Before it is ready its first line still waits to be read, and there are no totals worth a word.
+        if self._simulation_is_ready:
             self.totals = self.simulation.ready(SimulationTotals)
         self.simulation.stop()
 
