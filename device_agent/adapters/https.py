@@ -4,6 +4,7 @@
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ _HINT = "check the server's address and the network; the agent tries again by it
 
 
 class ServerConnection:
-    """A pool of kept connections to one server; safe to use from several threads."""
+    """A pool of kept connections to one server; safe to use from several threads.
+
+    The certificates are read at the first request: a device whose certificates were lost still answers applications.
+    """
 
     def __init__(self, server_url: str, *, ca: Path, certificate: Path | None = None, key: Path | None = None) -> None:
         self.server_url = server_url.rstrip("/")
@@ -28,9 +32,11 @@ class ServerConnection:
             raise SettingError(
                 f"the server's address is '{server_url}', expected https://…", hint="ask for a new ticket"
             )
-        self._pool = urllib3.PoolManager(
-            maxsize=4, retries=False, timeout=_TIMEOUT, ssl_context=_context(ca, certificate, key)
-        )
+        self._files = (ca, certificate, key)
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        return urllib3.PoolManager(maxsize=4, retries=False, timeout=_TIMEOUT, ssl_context=_context(*self._files))
 
     @contextmanager
     def get(self, path: str, *, first_byte: int = 0) -> Iterator[urllib3.HTTPResponse]:
@@ -38,6 +44,7 @@ class ServerConnection:
 
         Raises:
             UnreachableError: the server does not answer, or the connection breaks while the body is read.
+            InputError: the device's certificates cannot be used.
         """
         headers = _PLAIN | ({"Range": f"bytes={first_byte}-"} if first_byte else {})
         try:

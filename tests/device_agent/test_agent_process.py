@@ -159,6 +159,21 @@ def test_requests_flow_on_while_the_worker_is_killed_again_and_again(run_release
     assert {answer.status for answer in application.stop()[before:]} == {"ok"}
 
 
+def test_a_device_whose_certificates_are_damaged_still_answers_applications(
+    run_release, agent_process, agent_bundles, enrolled, digits_live
+):
+    process, _, application = run_release(agent_bundles.v1)
+    application.stop()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    for path in (enrolled.certificate, enrolled.key, enrolled.ca):
+        path.write_text("not a certificate")
+    process, ready = agent_process("--poll", "0.1")
+    with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+        assert client.infer(digits_live[0][0]).release == "digits 1.0.0"
+    assert process.poll() is None
+
+
 def test_the_worker_ends_with_its_supervisor_and_a_new_agent_resumes(
     run_release, agent_process, agent_tools, agent_bundles, enrolled, digits_live
 ):
