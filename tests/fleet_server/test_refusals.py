@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from edgefleet.cli.main import run, verbs
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
 from fleet_server.adapters.problems import describe_problem, error_class
@@ -200,3 +201,17 @@ def test_a_killed_signer_comes_back_and_a_second_server_does_not_start(
     )
     assert second.err.startswith(f"error: a server runs on '{server.data}' already\n")
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("content", ["≤ no token", "two words", "", "a\nb", "x" * 201])
+def test_a_file_without_a_token_is_told_before_anybody_is_asked(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text(content, encoding="utf-8")
+    words = ["login", "--server", "http://127.0.0.1:9", "--token-file", str(tmp_path / "token")]
+    assert run([*words, "--home", str(tmp_path / "home")], verbs()) == 2
+    assert capsys.readouterr().err == (
+        f"error: '{tmp_path}/token' holds no token: expected one word of at most 200 letters, digits, '-' and '_'\n"
+        "hint: use a file written by 'edgefleet server init' or 'edgefleet server token'\n"
+    )
+    assert not (tmp_path / "home").exists()
