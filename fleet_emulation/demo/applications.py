@@ -75,7 +75,13 @@ class Application:
         self.slowest_s = max(self.slowest_s, seconds)
         self.answers.append(Served(started, seconds, answer.release))
         if self._stream.is_labelled(frame):
-            client.feedback(answer.request_id, str(frame.label))
+            self._say_what_was_right(client, answer.request_id, frame.label)
+
+    def _say_what_was_right(self, client: InferenceClient, request_id: int, label: object) -> None:
+        try:
+            client.feedback(request_id, str(label))
+        except EdgeFleetError as error:  # the agent went away after its answer: the application asks on
+            self._count_failure(error.message)
 
     def _count_failure(self, why: str) -> None:
         if self.served:

@@ -29,12 +29,11 @@ def _seed() -> int:
 
 @pytest.mark.slow
 def test_a_good_update_under_load_fails_no_request_on_any_agent(rehearsal: Rehearsal) -> None:
-    before = [(application.served, application.failed) for application in rehearsal.applications]
+    before = [(application.served, len(application.failures)) for application in rehearsal.applications]
     started = time.monotonic()
     undisturbed_s(rehearsal)
     for application, (served, failed) in zip(rehearsal.applications, before, strict=True):
-        assert application.failures == []
-        assert application.failed == failed
+        assert application.failures[failed:] == []
         assert application.served > served + 50
         releases = [answer.release for answer in application.answers if answer.at >= started]
         assert len(set(releases)) == 2, "the old release answers until the new one does, and then never again"

@@ -49,10 +49,10 @@ class Bench:
         self.bundles = release_targets([open_bundle(bundle)], self.policy)
         self.signer = SignerProcess(self.folder.signer)
         self.version = 1
+        self.expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
 
     def delegated(self, *signers: Any, version_of: Targets | None = None) -> bytes:
-        expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
-        metadata = Metadata(version_of or add_release(None, self.bundles, expires=expires))
+        metadata = Metadata(version_of or add_release(None, self.bundles, expires=self.expires))
         for signer in signers:
             metadata.sign(signer, append=True)
         return metadata.to_bytes()
