@@ -42,12 +42,15 @@ def require_loopback(host: str) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Return a bound and listening socket.
 
+    It names its protocol, because asyncio switches Nagle's algorithm off for no other: an answer whose head and body
+    are two writes would wait for the client's delayed acknowledgement, 40 ms on each request of a kept connection.
+
     Raises:
         PortInUseError: another process listens there.
         SettingError: the address is not one of this machine, or the port is privileged.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
