@@ -4,6 +4,10 @@
 The epoch is drawn when the database is made, so an outbox that was lost and made anew is not mistaken for
 duplicates. When the limit in bytes is reached, the oldest tenth is evicted and a :class:`Gap` message takes its
 place at the end of the queue. A gap that is evicted itself is covered by the next one.
+
+What is appended is on the disk when :meth:`OutboxFile.append` returns (synchronous=FULL). An acknowledgement is not
+waited for (NORMAL): it is whole or not there after a power cut, and in the second case the messages are sent again
+and recognised by their keys. SQLite's log keeps the order, so nothing that was appended goes with it.
 """
 
 import re
@@ -79,13 +83,15 @@ class OutboxFile:
     def acknowledge(self, epoch: str, sequence: int) -> None:
         """Let go of everything up to a watermark; one of another epoch is ignored.
 
+        A power cut soon afterwards may undo it.
+
         Raises:
             MessageError: it covers messages that this outbox never had.
             StorageError: the disk said no; the messages are sent again.
         """
         if epoch != self._epoch:
             return
-        with self._using("write to"):
+        with self._using("write to", durably=False):
             last = self._scalar("SELECT last_sequence FROM outbox")
             if sequence > last:
                 raise MessageError(
@@ -103,10 +109,12 @@ class OutboxFile:
         self._database.close()
 
     @contextmanager
-    def _using(self, what: str) -> Iterator[None]:
+    def _using(self, what: str, *, durably: bool = True) -> Iterator[None]:
         """Run one transaction; a database that turns out to be damaged is set aside for a new and empty one."""
         size_bytes = self._size_bytes
         try:
+            # Said before each transaction, so that no failure in between can leave the weaker promise behind.
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
             with self._database:
                 yield
         except MessageError:

@@ -5,6 +5,8 @@ import contextlib
 import hashlib
 import os
 import random
+import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -141,6 +143,42 @@ def test_a_watermark_can_always_pass_evicted_messages(tmp_path_factory, acknowle
     assert [m.sequence for m in box.gaps()] == [m.sequence for m in waiting if isinstance(m.body, Gap)]
     assert sum(len(m.body.detail) for m in waiting if isinstance(m.body, Event)) <= 5000
     box.close()
+
+
+STEPS = """
+import os, sys
+from pathlib import Path
+from device_agent.adapters.outbox_file import OutboxFile
+from edgefleet.contracts.messages import Event
+box = OutboxFile(Path(sys.argv[1]), "dev-1", limit_bytes=1 << 20)
+for step in ("/step/append", "/step/acknowledge", "/step/append-again"):
+    os.access(step, os.F_OK)
+    for sequence in range(1, 6):
+        if step == "/step/acknowledge":
+            box.acknowledge(box.epoch, sequence)
+        else:
+            box.append(Event(kind="verified", cause="downloaded"), created_at=1.0)
+os.access("/step/end", os.F_OK)
+"""
+
+
+def test_each_message_is_waited_for_until_it_is_on_the_disk_and_no_acknowledgement_is(tmp_path):
+    """As the kernel sees it: an acknowledgement that a power cut undoes only sends messages again."""
+    strace = shutil.which("strace")
+    traced = [strace or "", "-f", "-e", "trace=fsync,fdatasync,access", "-o", str(tmp_path / "calls")]
+    command = [sys.executable, "-c", STEPS, str(tmp_path / "outbox.db")]
+    if strace is None or subprocess.run([*traced, *command], capture_output=True).returncode != 0:
+        pytest.skip("strace is not installed, or may not trace here")
+    syncs: dict[str, int] = {}
+    step = ""
+    for line in (tmp_path / "calls").read_text().splitlines():
+        if named := re.search(r'access\("/step/([a-z-]+)"', line):
+            step = named[1]
+        elif "sync(" in line:
+            syncs[step] = syncs.get(step, 0) + 1
+    assert syncs["append"] >= 5
+    assert syncs["append-again"] >= 5
+    assert "acknowledge" not in syncs
 
 
 WRITER = """
