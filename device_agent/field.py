@@ -75,34 +75,42 @@ def _run_with(
     from device_agent.adapters.admission_process import AdmissionProcess
     from device_agent.adapters.background import BackgroundExecutor
     from device_agent.adapters.mqtt import MqttPump
+    from device_agent.adapters.repositories_process import RepositoriesProcess
     from device_agent.wiring import assemble
 
     pump = MqttPump()
+    repositories = RepositoriesProcess(folder, reserve_bytes=settings.reserve_bytes)
     try:
         agent = assemble(
             folder,
             settings,
             inference=inference,
+            repositories=repositories,
             admission=AdmissionProcess(deadline_s=settings.admission_deadline_s),
             executor=BackgroundExecutor(_BACKGROUND_THREADS),
             pump=pump,
             time_scale=options.time_scale,
         )
-        loop = _Loop(agent)
+        loop = _Loop(agent, reap=repositories.reap)
         inference.watch(loop.watch_worker)
         agent.start()
         ready()
         loop.run()
         agent.stop()
     finally:
+        repositories.close()
         pump.stop()
 
 
 class _Loop:
-    """Calls the agent's tick when something happens: a report of the worker, a wake-up, a signal, or time."""
+    """Calls the agent's tick when something happens: a report of the worker, a wake-up, a signal, or time.
 
-    def __init__(self, agent: "Agent") -> None:
+    ``reap`` is called as often, for a child may just have ended.
+    """
+
+    def __init__(self, agent: "Agent", *, reap: Callable[[], None]) -> None:
         self._agent = agent
+        self._reap = reap
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
@@ -113,6 +121,7 @@ class _Loop:
         agent.wake = self._wake
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # wakes the loop below, as every handled signal
         signal.set_wakeup_fd(self._wake_out.fileno(), warn_on_full_buffer=False)
 
     def watch_worker(self, channel: socket.socket | None) -> None:
@@ -127,6 +136,7 @@ class _Loop:
         """Tick until a signal says stop."""
         while self._running:
             wait_s = self._agent.tick()
+            self._reap()
             for key, _ in self._selector.select(wait_s):
                 if key.fileobj is self._wake_in:
                     self._drain()

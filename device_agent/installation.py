@@ -117,7 +117,7 @@ class Installation:
         """Fetch a bundle, unless its slot is intact (None)."""
         if self._ports.slots.intact(target.sha256):
             return None
-        return self._ports.downloads.fetch(target, self._cancelled.is_set)
+        return self._ports.repositories.fetch(target, self._cancelled.is_set)
 
     def _finished(self, status: DeviceStatus, now: float) -> Outcome | None:
         assert self._job is not None  # noqa: S101  advance() looked

@@ -44,7 +44,7 @@ class Polling:
         """Start a check if it is time and none is under way."""
         if self._checking is None and self._timers.take("poll", self._ports.clock.monotonic()):
             self._began_at = self._ports.clock.monotonic()
-            self._checking = self._ports.executor.submit(self._ports.trust.check, seen_counter)
+            self._checking = self._ports.executor.submit(self._ports.repositories.check, seen_counter)
             self._checking.add_done_callback(lambda _: self._wake())
 
     def finish(self) -> Order | TrustRefusedError | None:

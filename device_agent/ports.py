@@ -148,8 +148,8 @@ class Inference(Protocol):
         """Return the resident memory of the worker, 0 if unknown."""
 
 
-class Trust(Protocol):
-    """Both TUF repositories."""
+class Repositories(Protocol):
+    """Both TUF repositories: what this device may run, and its files."""
 
     def check(self, seen_counter: int) -> Order:
         """Return the order that both repositories agree on.
@@ -159,21 +159,14 @@ class Trust(Protocol):
             UnreachableError: the server does not answer.
         """
 
-
-class Downloads(Protocol):
-    """Fetches bundles, resuming where it stopped."""
-
     def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
-        """Return a complete file with the target's length and hash.
+        """Return a complete file with the target's length and hash, resuming where an earlier call stopped.
 
         Raises:
             CorruptDownloadError: length or hash is wrong; the file was dropped.
             StorageError: the disk is full.
             UnreachableError: the server does not answer.
         """
-
-    def discard(self) -> None:
-        """Delete leftovers of earlier downloads."""
 
 
 class Admission(Protocol):
@@ -193,8 +186,7 @@ class Ports:
     outbox: Outbox
     messenger: Messenger
     inference: Inference
-    trust: Trust
-    downloads: Downloads
+    repositories: Repositories
     admission: Admission
     executor: Executor
     random: Callable[[], float]

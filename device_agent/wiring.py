@@ -6,7 +6,6 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,9 @@ from device_agent.adapters.state_file import StateFile
 from device_agent.agent import Agent
 from device_agent.core.identity import Identity
 from device_agent.core.serving import ModelRef
-from device_agent.ports import Admission, Clock, Inference, Messenger, Ports
+from device_agent.ports import Admission, Clock, Inference, Messenger, Ports, Repositories
 from device_agent.settings import AgentSettings
+from edgefleet import __version__
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import RunningRelease
@@ -47,6 +47,7 @@ def assemble(
     settings: AgentSettings,
     *,
     inference: Inference,
+    repositories: Repositories,
     admission: Admission,
     executor: Executor,
     pump: "MqttPump | None" = None,
@@ -56,19 +57,14 @@ def assemble(
 ) -> Agent:
     """Build one enrolled device's agent over its data folder; the caller calls ``start``, ``tick`` and ``stop``.
 
-    ``inference``, ``admission``, ``executor`` and ``pump`` may be shared or in-process ones; without a pump the
-    device has no broker.
+    ``inference``, ``repositories``, ``admission``, ``executor`` and ``pump`` may be shared or in-process ones; without
+    a pump the device has no broker.
 
     Raises:
         FileMissingError: the folder holds no enrolled device.
         StorageError: a database cannot be opened.
     """
-    from device_agent.adapters.download import BundleDownloads
-    from device_agent.adapters.https import ServerConnection
-    from device_agent.adapters.trust import TufTrust
-
     identity = folder.read_identity()
-    connection = ServerConnection(identity.server_url, ca=folder.ca, certificate=folder.certificate, key=folder.key)
     messenger = _messenger(folder, identity, settings, pump, random_share)
     ports = Ports(
         clock=clock or SystemClock(),
@@ -77,8 +73,7 @@ def assemble(
         outbox=OutboxFile(folder.outbox, identity.device, limit_bytes=settings.outbox_bytes),
         messenger=messenger,
         inference=inference,
-        trust=TufTrust(folder, identity, connection),
-        downloads=BundleDownloads(folder.downloads, connection, reserve_bytes=settings.reserve_bytes),
+        repositories=repositories,
         admission=admission,
         executor=executor,
         random=random_share,
@@ -88,7 +83,7 @@ def assemble(
         identity,
         settings,
         ports,
-        agent_version=agent_version(),
+        agent_version=__version__,
         time_scale=time_scale,
         factory=_factory(settings),
     )
@@ -135,11 +130,3 @@ def boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return "unknown"
-
-
-def agent_version() -> str:
-    """Return this distribution's version."""
-    try:
-        return version("edgefleet")
-    except PackageNotFoundError:
-        return "0"

@@ -22,6 +22,7 @@ from device_agent.adapters.enrolment import enrol, read_ticket
 from device_agent.adapters.identity import DataFolder
 from device_agent.adapters.mqtt import MqttPump
 from device_agent.admission.checks import InProcessAdmission
+from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings
 from device_agent.wiring import assemble
 from device_agent.worker.engine import Engine
@@ -86,6 +87,7 @@ class SimulatedDevice:
             folder,
             config.settings,
             inference=InProcessInference(engine),
+            repositories=InProcessRepositories(folder, reserve_bytes=config.settings.reserve_bytes),
             admission=InProcessAdmission(),
             executor=executor,
             pump=pump,

@@ -22,13 +22,12 @@ _OK, _PARTIAL, _RANGE = 200, 206, 416
 
 
 class BundleDownloads:
-    """Fetches bundles into ``<sha256>.part`` files; ``reserve_bytes`` of the disk stay free for a rollback."""
+    """Fetches one bundle after another into a ``<sha256>.part`` file; ``reserve_bytes`` of the disk stay free."""
 
     def __init__(self, folder: Path, connection: ServerConnection, *, reserve_bytes: int) -> None:
         self._folder = folder
         self._connection = connection
         self._reserve_bytes = reserve_bytes
-        folder.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
         """Return a complete file with the target's length and hash; a cancelled one stays to be resumed.
@@ -40,6 +39,8 @@ class BundleDownloads:
         """
         part = self._folder / f"{target.sha256}.part"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._drop_others(part)
             self._check_space(part, target)
             self._complete(part, target, cancelled)
             return self._checked(part, target)
@@ -48,10 +49,11 @@ class BundleDownloads:
                 part.unlink(missing_ok=True)
             raise storage_failed(f"download '{target.path.rpartition('/')[2]}'", error) from error
 
-    def discard(self) -> None:
-        """Delete leftovers of earlier downloads."""
+    def _drop_others(self, part: Path) -> None:
+        """Delete what is left of downloads that were given up."""
         for path in self._folder.glob("*.part"):
-            path.unlink(missing_ok=True)
+            if path != part:
+                path.unlink(missing_ok=True)
 
     def _check_space(self, part: Path, target: TargetFile) -> None:
         there = part.stat().st_size if part.exists() else 0

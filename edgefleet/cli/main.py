@@ -3,8 +3,9 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, entry_points
 
+from edgefleet import __version__
 from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, InputError, MissingExtraError
 
 GROUP = "edgefleet.commands"
@@ -73,7 +74,7 @@ def _dispatch(arguments: list[str], points: Mapping[str, EntryPoint]) -> int:
         write_out(_HELP.format(commands=_describe(points)))
         return int(ExitStatus.DONE if first else ExitStatus.WRONG_USAGE)
     if first == "--version":
-        write_out(f"edgefleet {version('edgefleet')}\n")
+        write_out(f"edgefleet {__version__}\n")
         return int(ExitStatus.DONE)
     if first not in points:
         raise InputError(f"'{first}' is not a command of edgefleet", hint="see: edgefleet --help")

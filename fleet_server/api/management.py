@@ -2,7 +2,6 @@
 """The management API (``/api/v1``, described by OpenAPI at ``/openapi.json``) for people and their tools."""
 
 import re
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
+from edgefleet import __version__
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import EnrolmentTicket
 from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
@@ -64,7 +64,7 @@ def create_management_app(parts: ServerParts) -> FastAPI:
     """Return the management listener's application."""
     app = FastAPI(
         title="EdgeFleet",
-        version=installed_version("edgefleet"),
+        version=__version__,
         summary="Signed releases, rollouts and evidence of a fleet.",
         docs_url=None,  # the interactive pages load scripts of other sites
         redoc_url=None,

@@ -251,6 +251,8 @@ class DeviceSide:
         self.cut_downloads = 0
         self.connections: set[socket.socket] = set()
         self.requests: list[tuple[str, str]] = []
+        self.silent_below: str | None = None
+        self._speaks = threading.Event()
         self.image.publish({})
         self._listen()
 
@@ -306,6 +308,22 @@ class DeviceSide:
         if path.startswith(f"/director/{DEVICE}/metadata/"):
             return self.director.files.get(path.removeprefix(f"/director/{DEVICE}/metadata/"))
         return self.bundles.get(path.removeprefix("/image/targets/"))
+
+    @contextlib.contextmanager
+    def silent(self, below: str = "/"):
+        """Take requests below a path, and answer none before this ends."""
+        self._speaks.clear()
+        self.silent_below = below
+        try:
+            yield
+        finally:
+            self.silent_below = None
+            self._speaks.set()
+
+    def hold(self, path: str) -> None:
+        """Wait while paths like this one are silent."""
+        if self.silent_below is not None and path.startswith(self.silent_below):
+            self._speaks.wait()
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -375,6 +393,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         side = self.server_side
         side.requests.append((self.path, self.headers.get("Range", "")))
+        side.hold(self.path)
         subject = dict(part[0] for part in (self.connection.getpeercert() or {}).get("subject", ()))
         if subject.get("commonName") != DEVICE:
             self._reply(403, b"")

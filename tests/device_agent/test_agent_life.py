@@ -11,6 +11,7 @@ import pytest
 
 from device_agent.adapters.outbox_file import OutboxFile
 from device_agent.admission.checks import InProcessAdmission
+from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings
 from device_agent.wiring import assemble
 from device_agent.worker.engine import Engine
@@ -36,6 +37,7 @@ class Device:
             self.folder,
             self.settings,
             inference=InProcessInference(self.engine),
+            repositories=InProcessRepositories(self.folder, reserve_bytes=self.settings.reserve_bytes),
             admission=self.admission,
             executor=self.executor,
             random_share=lambda: 0.0,
@@ -332,7 +334,7 @@ def test_telemetry_counts_requests_labels_and_comparisons(device, device_side, a
 def test_a_disk_without_room_stops_the_download_and_nothing_else(device, device_side, agent_bundles, digits_live):
     device_side.assign(device_side.release(agent_bundles.v1))
     device.until_running(agent_bundles.v1, digits_live[0])
-    downloads = device.agent.ports.downloads
+    downloads = device.agent.ports.repositories._downloads
     downloads._reserve_bytes = 1 << 60
     device_side.assign(device_side.release(agent_bundles.v5))
     device.until(lambda: ("download-failed", "disk-full") in device.stories(), "the refusal")
@@ -381,10 +383,10 @@ def test_a_defect_in_a_check_or_a_download_costs_nothing_but_time(
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(device.agent.ports.trust, "check", defect)
+        broken.setattr(device.agent.ports.repositories, "check", defect)
         device.until(lambda: device.agent.polling.failures == 1, "a failed check")
     with monkeypatch.context() as broken:
-        broken.setattr(device.agent.ports.downloads, "fetch", defect)
+        broken.setattr(device.agent.ports.repositories, "fetch", defect)
         device_side.assign(device_side.release(agent_bundles.v5))
         device.agent.polling.soon()
         device.until(lambda: ("download-failed", "step-failed") in device.stories(), "a failed download")

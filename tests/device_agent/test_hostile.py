@@ -338,7 +338,7 @@ def test_a_flood_of_hints_is_no_flood_of_requests(enrolled, device_side, agent_t
     checks = []
     connection = Connection(device_side.url, ca=enrolled.ca, certificate=enrolled.certificate, key=enrolled.key)
     trust = TufTrust(enrolled, enrolled.read_identity(), connection)
-    ports = msgspec.defstruct("Ports", ["clock", "executor", "trust", "random"])(
+    ports = msgspec.defstruct("Ports", ["clock", "executor", "repositories", "random"])(
         type("C", (), {"monotonic": staticmethod(lambda: now[0])})(),
         ThreadPoolExecutor(1),
         type("T", (), {"check": staticmethod(lambda seen: checks.append(now[0]) or trust.check(seen))})(),

@@ -9,25 +9,31 @@ import pytest
 from cryptography import x509
 from tuf.api.metadata import TargetFile
 
-from device_agent.adapters.download import BundleDownloads
 from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.https import ServerConnection
 from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.repositories_process import RepositoriesProcess
 from device_agent.core.orders import TargetFile as Wanted
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
+from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.errors import ConflictError, NotAllowedError, SettingError, StorageError, UnreachableError
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
 
 
+@pytest.fixture(params=["in this process", "in a child"])
+def repositories(request, enrolled):
+    """Both ways to the repositories, which must not differ."""
+    if request.param == "in this process":
+        yield lambda reserve_bytes=0: InProcessRepositories(enrolled, reserve_bytes=reserve_bytes)
+        return
+    made = []
+    yield lambda reserve_bytes=0: made.append(RepositoriesProcess(enrolled, reserve_bytes=reserve_bytes)) or made[-1]
+    for each in made:
+        each.close()
+
+
 @pytest.fixture
-def trust(enrolled):
-    return TufTrust(enrolled, enrolled.read_identity(), connect(enrolled))
-
-
-def connect(folder):
-    url = folder.read_identity().server_url
-    return ServerConnection(url, ca=folder.ca, certificate=folder.certificate, key=folder.key)
+def trust(repositories):
+    return repositories()
 
 
 def refusal(trust, seen=0):
@@ -151,11 +157,10 @@ def test_an_unreachable_server_is_one_sentence(trust, device_side):
     device_side.start_again()
 
 
-def test_a_server_with_a_strangers_certificate_is_not_believed(enrolled, device_side):
-    identity = enrolled.read_identity()
+def test_a_server_with_a_strangers_certificate_is_not_believed(enrolled, trust):
     enrolled.ca.write_bytes(enrolled.certificate.read_bytes())
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
-        TufTrust(enrolled, identity, connect(enrolled)).check(0)
+        trust.check(0)
 
 
 def test_enrolment_makes_a_private_key_and_a_certificate_for_the_device(enrolled, device_side):
@@ -187,33 +192,38 @@ def test_a_damaged_ticket_is_named(tmp_path, device_side):
 
 
 @pytest.fixture
-def wanted(device_side, agent_bundles):
+def wanted(device_side, enrolled, agent_bundles):
+    enrolled.downloads.mkdir()
     target = device_side.release(agent_bundles.v1)
     name = f"digits/1.0.0/{agent_bundles.v1.sha256}.digits-1.0.0-linux-x86_64.bundle"
     return Wanted(name, agent_bundles.v1.sha256, target.length)
 
 
-def test_a_download_longer_than_signed_is_dropped(enrolled, device_side, wanted):
-    downloads = BundleDownloads(enrolled.downloads, connect(enrolled), reserve_bytes=0)
+def test_a_download_longer_than_signed_is_dropped(repositories, enrolled, wanted):
+    downloads = repositories()
     short = wanted._replace(size_bytes=wanted.size_bytes - 1)
     with pytest.raises(CorruptDownloadError):
         downloads.fetch(short, lambda: False)
     assert list(enrolled.downloads.iterdir()) == []
 
 
-def test_a_left_over_that_is_complete_is_not_fetched_again(enrolled, device_side, wanted, agent_bundles):
-    downloads = BundleDownloads(enrolled.downloads, connect(enrolled), reserve_bytes=0)
+def test_a_left_over_that_is_complete_is_not_fetched_again(repositories, enrolled, device_side, wanted, agent_bundles):
+    downloads = repositories()
     part = enrolled.downloads / f"{wanted.sha256}.part"
     part.write_bytes(agent_bundles.v1.data)
     device_side.requests.clear()
     assert downloads.fetch(wanted, lambda: False) == part
     assert device_side.requests == []
-    downloads.discard()
-    assert not part.exists()
 
 
-def test_a_left_over_with_other_bytes_is_found_out(enrolled, device_side, wanted, agent_bundles):
-    downloads = BundleDownloads(enrolled.downloads, connect(enrolled), reserve_bytes=0)
+def test_what_is_left_of_a_download_that_was_given_up_goes_with_the_next_one(repositories, enrolled, wanted):
+    (enrolled.downloads / f"{'0' * 64}.part").write_bytes(b"half")
+    path = repositories().fetch(wanted, lambda: False)
+    assert list(enrolled.downloads.iterdir()) == [path]
+
+
+def test_a_left_over_with_other_bytes_is_found_out(repositories, enrolled, device_side, wanted, agent_bundles):
+    downloads = repositories()
     part = enrolled.downloads / f"{wanted.sha256}.part"
     part.write_bytes(b"\1" * 1000)
     with pytest.raises(CorruptDownloadError):
@@ -222,8 +232,8 @@ def test_a_left_over_with_other_bytes_is_found_out(enrolled, device_side, wanted
     assert hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256
 
 
-def test_space_for_a_rollback_is_kept_free(enrolled, device_side, wanted):
-    downloads = BundleDownloads(enrolled.downloads, connect(enrolled), reserve_bytes=1 << 60)
+def test_space_for_a_rollback_is_kept_free(repositories, enrolled, wanted):
+    downloads = repositories(reserve_bytes=1 << 60)
     with pytest.raises(StorageError) as raised:
         downloads.fetch(wanted, lambda: False)
     assert f"{(1 << 60) + wanted.size_bytes} are needed" in raised.value.message

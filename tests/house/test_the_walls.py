@@ -11,6 +11,7 @@ HEAVY = {"tensorflow", "keras", "torch", "ai_edge_quantizer"}
 WEB = {"fastapi", "starlette", "uvicorn", "sqlalchemy"}
 NUMERIC = {"numpy", "ai_edge_litert", "PIL"}
 TERMINAL = {"typer", "rich"}
+UPDATE = {"tuf", "securesystemslib", "cryptography", "urllib3"}
 
 ROLES = {
     "contracts": (
@@ -20,8 +21,9 @@ ROLES = {
     ),
     "front door": ("import edgefleet.cli.main", HEAVY | WEB | NUMERIC | TERMINAL | {"tuf", "cryptography"}),
     "agent supervisor": (
-        "import device_agent.cli, device_agent.wiring",
-        HEAVY | WEB | NUMERIC | TERMINAL | {"edgefleet.runtimes"},
+        "import device_agent.cli, device_agent.wiring, device_agent.field, device_agent.adapters.mqtt,"
+        "device_agent.adapters.admission_process, device_agent.adapters.repositories_process",
+        HEAVY | WEB | NUMERIC | TERMINAL | UPDATE | {"edgefleet.runtimes"},
     ),
     "server": ("import fleet_server.wiring", HEAVY | NUMERIC | {"edgefleet.runtimes"}),
     "converter": ("import converter.pipeline", {"tensorflow", "keras", "torch"} | WEB | {"tuf"}),
