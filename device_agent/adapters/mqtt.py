@@ -128,6 +128,11 @@ class MqttChannel:
             self.lost()
 
     @property
+    def has_work(self) -> bool:
+        """Tell whether messages wait to be sent."""
+        return self._client is not None and self._connected and bool(self._outgoing)
+
+    @property
     def client_socket(self) -> socket.socket | None:
         """The socket to select on."""
         return self._client.socket() if self._client is not None else None  # type: ignore[return-value]
@@ -253,6 +258,8 @@ class MqttPump:
         self._lock = threading.Lock()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
+        self._watched = _Watched(self._wake_in)
+        self._round_at = 0.0
         self._running = True
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._thread.start()
@@ -261,6 +268,7 @@ class MqttPump:
         """Start driving a channel."""
         with self._lock:
             self._channels.append(channel)
+            self._round_at = 0.0
         self.wake()
 
     def remove(self, channel: MqttChannel) -> None:
@@ -292,29 +300,68 @@ class MqttPump:
             with self._lock:
                 channels, leaving = list(self._channels), list(self._leaving)
                 self._leaving.clear()
+                due = self._due(channels, time.monotonic())
             for channel in leaving:
                 channel.finish()
             if not self._running:
+                self._watched.close()
                 return
             now = time.monotonic()
-            for channel in channels:
+            for channel in due:
                 channel.step(now)
-            self._wait(channels)
+            self._watched.follow(channels)
+            for channel, readable, writable in self._watched.wait(_TICK_S):
+                channel.ready(readable=readable, writable=writable)
 
-    def _wait(self, channels: list[MqttChannel]) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_in, selectors.EVENT_READ)
-            for channel in channels:
-                end = channel.client_socket
-                if end is not None:
-                    events = selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.wants_to_write else 0)
-                    selector.register(end, events, channel)
-            for key, events in selector.select(_TICK_S):
-                if key.data is None:
-                    os.read(self._wake_in, 4096)
-                    continue
-                readable, writable = bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE)
-                key.data.ready(readable=readable, writable=writable)
+    def _due(self, channels: list[MqttChannel], now: float) -> list[MqttChannel]:
+        """Return every channel once a tick, and in between those that have something to send."""
+        if now < self._round_at:
+            return [channel for channel in channels if channel.has_work]
+        self._round_at = now + _TICK_S
+        return channels
+
+
+class _Watched:
+    """The sockets of the channels in one selector, which is told only of what changed since the last look."""
+
+    def __init__(self, wake_in: int) -> None:
+        self._wake_in = wake_in
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wake_in, selectors.EVENT_READ)
+        self._known: dict[MqttChannel, tuple[socket.socket, int]] = {}
+
+    def follow(self, channels: list[MqttChannel]) -> None:
+        """Watch the sockets that the channels have now, for what they have to do."""
+        wanted = {channel: (end, _events(channel)) for channel in channels if (end := channel.client_socket)}
+        # First of all what is gone: a new socket may have the number of one that was closed.
+        for channel, (end, _) in list(self._known.items()):
+            if channel not in wanted or wanted[channel][0] is not end:
+                self._selector.unregister(end)
+                del self._known[channel]
+        for channel, (end, events) in wanted.items():
+            if channel not in self._known:
+                self._selector.register(end, events, channel)
+            elif self._known[channel][1] != events:
+                self._selector.modify(end, events, channel)
+            self._known[channel] = (end, events)
+
+    def wait(self, limit_s: float) -> list[tuple[MqttChannel, bool, bool]]:
+        """Return the channels that can read or write; none if there was a wake-up, or nothing in time."""
+        ready = []
+        for key, events in self._selector.select(limit_s):
+            if key.data is None:
+                os.read(self._wake_in, 4096)
+            else:
+                ready.append((key.data, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE)))
+        return ready
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._selector.close()
+
+
+def _events(channel: MqttChannel) -> int:
+    return selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.wants_to_write else 0)
 
 
 class NoBroker:

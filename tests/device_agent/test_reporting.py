@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
@@ -247,6 +248,35 @@ def test_the_farewell_is_published_before_the_connection_ends(reporting, agent_t
     farewell = State(v=1, device="dev-1", profile="linux-x86_64", connected=False, status="idle", agent_version="1")
     channel.close(farewell)
     agent_tools.wait_until(lambda: server.states[-1] == farewell, "the farewell")
+
+
+def test_one_pump_brings_all_its_devices_back_when_the_broker_was_away(real_broker, agent_tools):
+    """New sockets get the numbers of those that were closed; each channel must still hear what is its own."""
+    names = [f"dev-{number}" for number in range(1, 13)]
+    pump, address = MqttPump(), BrokerAddress(host="127.0.0.1", port=real_broker.port, tls=False)
+    channels = {
+        name: MqttChannel(pump, tenant="acme", device=name, broker=address, tls=None, random=lambda: 0.0)
+        for name in names
+    }
+    agent_tools.wait_until(lambda: all(c.connection == 1 for c in channels.values()), "the first connections")
+    for round_number in (2, 3):
+        real_broker.kill()
+        agent_tools.wait_until(lambda: not any(c.connection for c in channels.values()), "the broker is missed")
+        channels.pop(names.pop()).close(None)
+        real_broker.start()
+        connected = lambda: all(c.connection == round_number for c in channels.values())  # noqa: B023, E731
+        agent_tools.wait_until(connected, "new connections")
+        server = Server(real_broker.port)
+        assert server.subscribed.wait(20.0)
+        for number, (name, channel) in enumerate(channels.items()):
+            channel.announce(msgspec.structs.replace(STATE, device=name))
+            hint = encode_message(Hint(v=1, counter=number))
+            server.client.publish(f"edgefleet/v1/acme/{name}/hint", hint, qos=1)
+        agent_tools.wait_until(lambda: {s.device for s in server.states} == set(names), "all states")  # noqa: B023
+        for number, channel in enumerate(channels.values()):
+            assert agent_tools.wait_until(channel.incoming, "the hint") == [Hint(v=1, counter=number)]
+        server.stop()
+    pump.stop()
 
 
 def test_a_broker_that_speaks_only_the_older_protocol_is_spoken_to(reporting, agent_tools):
