@@ -3,10 +3,11 @@
 
     python -m benchmarks.idle_agent [--repeats 5]
 
-Memory is PSS (proc(5), smaps_rollup): shared pages are counted once, divided among those who share them. Other Python
-processes on the same machine make it smaller, so ``alone_mib`` says what it would be on a device that runs nothing
-else: all anonymous pages, and of each mapped file the larger part that one of the processes holds. The baseline, in the
-same call, is one Python process that only imports what the agent uses.
+The agent runs with its default settings; it is idle when the process that asked the server has gone, as between any two
+polls. Memory is PSS (proc(5), smaps_rollup): shared pages are counted once, divided among those who share them. Other
+Python processes on the same machine make it smaller, so ``alone_mib`` says what it would be on a device that runs
+nothing else: all anonymous pages, and of each mapped file the larger part that one of the processes holds. The
+baseline, in the same call, is one Python process that only imports what the agent uses.
 """
 
 import argparse
@@ -28,10 +29,10 @@ from fleet_emulation.listeners import with_descendants
 from fleet_emulation.live_stream import Frame, LiveStream
 from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import Rehearsal, wait_until
-from fleet_emulation.testbed import Testbed
+from fleet_emulation.testbed import Testbed, module
 
 _KIB = 1024
-_SETTLE_S = 3.0
+_IDLE_LIMIT_S = 60.0
 _ANSWER_LIMIT_S = 30.0
 _IMPORTS = "import ai_edge_litert.interpreter, cryptography.x509, numpy, paho.mqtt.client, sqlite3, tuf.ngclient"
 
@@ -45,10 +46,9 @@ def main() -> None:
                 application.stop()
             frame = next(iter(LiveStream(rehearsal.bed.examples / "digits.npz", seed=1)))
             first_s = [_first_answer_s(rehearsal.bed, frame) for _ in range(options.repeats)]
-            time.sleep(_SETTLE_S)
             agent = rehearsal.bed.agents[0]
             worker = wait_until(lambda: worker_pid(agent), "the worker", limit_s=10.0)
-            pids = sorted(set(with_descendants([agent.program.pid])))
+            pids = wait_until(lambda: _at_rest(agent.program.pid, worker), "an idle agent", limit_s=_IDLE_LIMIT_S)
             memory = {
                 "supervisor": _memory(agent.program.pid),
                 "worker": _memory(worker),
@@ -79,17 +79,24 @@ def _options() -> argparse.Namespace:
 
 
 def _first_answer_s(bed: Testbed, frame: Frame) -> float:
-    """Stop the agent, start it again, and return the seconds from its start to its first answer."""
+    """Stop the agent, start it again as in the field, and return the seconds from its start to its first answer."""
     agent = bed.agents[0]
     agent.program.stop()
+    command = module("device_agent", "run", "--data", agent.folder)
     started = time.monotonic()
-    program = Program(agent.device, bed.agent_command(agent.device), log=bed.logs / "restarted.log")
+    program = Program(agent.device, command, log=bed.logs / "restarted.log")
     bed.agents[0] = type(agent)(agent.device, agent.folder, program, agent.socket)
     while not _answered(agent.socket, frame):
         if time.monotonic() - started > _ANSWER_LIMIT_S:
             sys.exit(f"the agent did not answer: {program.last_words()}")
         time.sleep(0.002)
     return time.monotonic() - started
+
+
+def _at_rest(supervisor: int, worker: int) -> list[int]:
+    """Return the agent's processes once nothing but supervisor and worker is there."""
+    pids = sorted(set(with_descendants([supervisor])))
+    return pids if pids == sorted([supervisor, worker]) else []
 
 
 def _answered(path: Path, frame: Frame) -> bool:

@@ -37,6 +37,8 @@ from edgefleet.contracts.messages import DeviceStatus, RunningRelease, State, Wa
 
 _LOG = logging.getLogger("edgefleet.agent")
 _WAIT_LIMIT_S = 5.0
+#: How long the first question to the server waits for the worker's start, which it would only slow down.
+_WORKER_FIRST_S = 10.0
 
 
 class Agent:
@@ -99,7 +101,7 @@ class Agent:
         if recovery.status == "rolling-back" and fault is not None and fault.release is not None:
             self._event("quarantined", fault.cause, fault.detail, release=fault.release)
         self._life.start(recovery.status)
-        self.polling.soon()
+        self.polling.first(self._mono() + (_WORKER_FIRST_S if self._life.worker.plan.primary else 0.0))
         self._plan_telemetry()
 
     def tick(self) -> float:
@@ -152,6 +154,8 @@ class Agent:
         while reports := self.ports.inference.reports():
             for report in reports:
                 self._guarded(self._life.on_report, report)
+                if not self.polling.began:  # applications come first: the worker is up, now the server is asked
+                    self.polling.soon()
 
     def _take_messages(self) -> None:
         for message in self.ports.messenger.incoming():

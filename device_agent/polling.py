@@ -36,6 +36,15 @@ class Polling:
         """Tell whether a check is under way."""
         return self._checking is not None
 
+    @property
+    def began(self) -> bool:
+        """Tell whether any check has begun since the agent's start."""
+        return self._began_at > float("-inf")
+
+    def first(self, at: float) -> None:
+        """Plan the first check; a hint may bring it forward."""
+        self._timers.set("poll", at)
+
     def soon(self) -> None:
         """Check at the next opportunity: after the first time, not sooner than a moment after the last check began."""
         self._timers.sooner("poll", max(self._ports.clock.monotonic(), self._began_at + _PAUSE_S))
