@@ -2,7 +2,8 @@
 """``python -m fleet_emulation.simulated_fleet CONFIG.json``: many devices in one process.
 
 Each device is the real agent over its ports: it verifies both repositories, keeps its own slots, state and outbox,
-and infers for real. Only the inference worker and the admission child live in this process instead of their own.
+and infers for real. Only the children of an agent (inference, admission, repositories) live in this process instead
+of their own. A few threads step the devices: while one of them waits until a message is on the disk, others go on.
 """
 
 import math
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import msgspec
@@ -33,7 +35,10 @@ from fleet_emulation.live_stream import LiveStream
 
 _ENROLMENTS_AT_ONCE = 4
 _BACKGROUND_THREADS = 3
+_STEPPING_THREADS = 4
 _BEAT_S = 0.01
+#: Frames that a camera keeps for a device that is busy, in seconds; older ones are dropped.
+_FRAMES_KEPT_S = 0.25
 #: Requests do not wait long for background work on metadata (Python's own default is 5 ms).
 _SWITCH_S = 0.001
 
@@ -99,9 +104,10 @@ class SimulatedDevice:
 
     def step(self, now: float) -> None:
         """Do what is due at ``now`` (CLOCK_MONOTONIC)."""
-        if now >= self._request_at:
+        self._request_at = max(self._request_at, now - _FRAMES_KEPT_S)
+        while now >= self._request_at:
             self._request()
-            self._request_at = max(self._request_at + self._between_s, now)
+            self._request_at += self._between_s
         if now >= self._tick_at:
             self._tick_at = math.inf  # a wake during the tick must not be lost
             wait_s = self.agent.tick()
@@ -143,11 +149,18 @@ def enrol_all(config: SimulationConfig) -> list[DataFolder]:
 
 
 def run(devices: Sequence[SimulatedDevice], ended: threading.Event) -> None:
-    """Step all devices in a steady beat until told to end."""
-    while not ended.wait(_BEAT_S):
-        now = time.monotonic()
-        for device in devices:
-            device.step(now)
+    """Step all devices in a steady beat until told to end, each of them always on the same thread."""
+    with ThreadPoolExecutor(_STEPPING_THREADS) as pool:
+        list(pool.map(_step, [devices[first::_STEPPING_THREADS] for first in range(_STEPPING_THREADS)], repeat(ended)))
+
+
+def _step(devices: Sequence[SimulatedDevice], ended: threading.Event) -> None:
+    try:
+        while not ended.wait(_BEAT_S):
+            for device in devices:
+                device.step(time.monotonic())
+    finally:
+        ended.set()  # a fault in one device ends the simulation, and is told by its traceback
 
 
 def main(arguments: Sequence[str]) -> int:
