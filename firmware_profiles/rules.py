@@ -8,7 +8,7 @@ from itertools import pairwise
 from edgefleet.contracts.profile import Profile
 
 _MICROCONTROLLERS = ("armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imac")
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,4}")
 _OPERATOR = re.compile(r"[A-Z][A-Z0-9_]*")
 _ADDRESS_SPACE_BYTES = 1 << 32
 

@@ -34,6 +34,9 @@ def read_model(data: bytes) -> Model:
         ) from error
     if not model.subgraphs or not model.subgraphs[0].operators:
         raise UnsupportedModelError("the model has no operators", hint="export the model again")
+    for what in ("inputs", "outputs"):
+        if not _numbers(getattr(model.subgraphs[0], what)):
+            raise UnsupportedModelError(f"the model has no {what}", hint="export the model again")
     return model
 
 
@@ -74,6 +77,18 @@ def with_modern_operator_codes(data: bytes) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def with_signature_list(data: bytes) -> bytes:
+    """Return the model with a list of signatures, be it empty.
+
+    Old converters wrote none, and ai-edge-quantizer reads through it wherever an output's operator stays in float.
+    """
+    model = read_model(data)
+    if model.signatureDefs is not None:
+        return data
+    model.signatureDefs = []
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
 def with_versions_written(data: bytes) -> bytes:
     """Return the model with each operator's version, and the minimum runtime version, as its types ask for.
 
@@ -89,6 +104,7 @@ def with_versions_written(data: bytes) -> bytes:
     if facts.minimum_runtime_version is not None and is_older(newest, facts.minimum_runtime_version):
         newest = facts.minimum_runtime_version
     _write_runtime_version(model, newest)
+    model.signatureDefs = model.signatureDefs or None
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

@@ -46,7 +46,8 @@ def _read(path: Path) -> bytes:
                 f"'{path.name}' is {size_bytes} bytes, over the limit of {MODEL_LIMIT_BYTES}",
                 hint="models for edge devices are smaller: check that this is the model",
             )
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(MODEL_LIMIT_BYTES)  # a device file has no size and no end
     except OSError as error:
         raise FileMissingError(
             f"cannot read the model '{path}': {error.strerror or error}", hint="check the path and its permissions"

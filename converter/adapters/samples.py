@@ -14,6 +14,7 @@ from converter.adapters.pictures import SAMPLES_HINT, read_listing, read_picture
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, SampleError
 from edgefleet.contracts.manifest import Preprocessing, TensorSpec
+from edgefleet.runtimes.examples import input_arrays
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import to_model_inputs
 
@@ -155,14 +156,14 @@ def _open_folder(folder: Path, class_names: Sequence[str]) -> PictureSamples:
 
 def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
     arrays = _load_npz(path)
-    names = ["x"] if "x" in arrays else list(input_names)
+    names = input_arrays(arrays, input_names)
     missing = [name for name in names if name not in arrays]
     if missing:
         raise SampleError(f"{path.name} has no array '{missing[0]}', only {sorted(arrays)}", hint=SAMPLES_HINT)
     lengths = {name: len(arrays[name]) if arrays[name].ndim else 0 for name in (*names, *({"y"} & set(arrays)))}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise SampleError(f"{path.name} has arrays of different or no length: {lengths}", hint=SAMPLES_HINT)
-    return ArraySamples(path.name, [arrays[name] for name in names], arrays.get("y"))
+    return ArraySamples(path.name, [arrays[name] for name in names], None if "y" in names else arrays.get("y"))
 
 
 def _load_npz(path: Path) -> dict[str, Array]:

@@ -152,8 +152,8 @@ def minimum_runtime_version(versions: Mapping[str, int]) -> str:
 
 
 def release_key(version: str) -> tuple[int, ...]:
-    """Return a sort key for versions of numbers with dots between them; what is no number counts as 0."""
-    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+    """Return a sort key for versions of numbers with dots between them; what is no number of a release counts as 0."""
+    return tuple(int(part) if part.isdecimal() and len(part) < 10 else 0 for part in version.split("."))
 
 
 def is_older(version: str, than: str) -> bool:

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -21,19 +21,24 @@ class Advance(Protocol):
 def emit(document: object, *, as_json: bool, human: Callable[[], str] | str) -> None:
     """Print ``document`` (a msgspec structure or plain types) as indented JSON, or the text for people."""
     if as_json:
-        write_out(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+        plain = _sayable(msgspec.to_builtins(document))
+        write_out(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode() + "\n")
     else:
-        write_out((human if isinstance(human, str) else human()).rstrip("\n") + "\n")
+        lines = (human if isinstance(human, str) else human()).rstrip("\n").split("\n")
+        write_out("".join(f"{_one_line(line)}\n" for line in lines))
 
 
 def write_out(text: str) -> None:
     """Write to standard output at once; a reader that went away (``| head``) has what it wanted.
 
+    What the terminal's encoding has no letter for is written as an escape.
+
     Raises:
         StorageError: standard output cannot be written to.
     """
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
         # What is still buffered has nowhere to go: without this the interpreter complains again at its end.
@@ -57,7 +62,21 @@ def emit_error(error: EdgeFleetError, *, as_json: bool) -> None:
         }
         emit(document, as_json=True, human="")
     else:
-        sys.stderr.write(f"error: {error.message}\nhint: {error.hint}\n")
+        sys.stderr.write(f"error: {_one_line(error.message)}\nhint: {_one_line(error.hint)}\n")
+
+
+def _one_line(text: str) -> str:
+    """Escape what would break the line or steer the terminal: a message may quote a file's name or content."""
+    return "".join(letter if letter.isprintable() or letter == "\t" else repr(letter)[1:-1] for letter in text)
+
+
+def _sayable(value: Any) -> Any:  # any JSON value
+    """Escape halves of surrogate pairs, which stand for the bytes of a file's name that is no UTF-8, and no JSON is."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_sayable(key): _sayable(item) for key, item in value.items()}
+    return [_sayable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

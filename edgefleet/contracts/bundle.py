@@ -15,6 +15,7 @@ The rules that the reader keeps, in this order, before anything is written anywh
 import hashlib
 import io
 import re
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -131,12 +132,20 @@ def open_bundle(path: Path, *, limit_bytes: int = BUNDLE_LIMIT_BYTES) -> Bundle:
 
 def _opened(path: Path) -> BinaryIO:
     try:
-        return path.open("rb")
+        return _open_regular(path)
     except OSError as error:
         raise FileMissingError(
             f"cannot read the bundle '{path}': {error.strerror or error}",
             hint="check the path and its permissions",
         ) from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file that can be read at any place; opening a FIFO would wait for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # for a folder, open() has the system's own words
+        raise OSError("it is no regular file")
+    return path.open("rb")
 
 
 def _refused(path: Path, what: str) -> BundleError:

@@ -23,8 +23,10 @@ Task = Literal["classification", "regression", "anomaly", "detection"]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 RuntimeKind = Literal["litert", "tflite-runtime", "tflm"]
 Numerics = Literal["litert/1", "tflm/1"]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
+#: The largest integer that canonical JSON (RFC 8785, section 3.2.2.3) holds exactly.
+LARGEST_INTEGER = (1 << 53) - 1
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INTEGER)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_INTEGER)]
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 
 

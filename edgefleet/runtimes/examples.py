@@ -5,6 +5,7 @@ import io
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,6 +53,12 @@ class AcceptanceScore(NamedTuple):
     non_finite: int
 
 
+def input_arrays(stored: Collection[str], input_names: Sequence[str]) -> list[str]:
+    """Return which of an ``.npz``'s arrays are the inputs: ``x``, unless it is one of several that are all there."""
+    several = len(input_names) > 1 and set(input_names) <= set(stored)
+    return [ONLY_INPUT] if ONLY_INPUT in stored and not several else list(input_names)
+
+
 def read_examples(data: bytes, interface: Interface, *, source: str) -> Examples:
     """Read labelled examples from the bytes of an ``.npz`` without unpickling anything.
 
@@ -59,7 +66,7 @@ def read_examples(data: bytes, interface: Interface, *, source: str) -> Examples
         SampleError: it is no ``.npz``, lacks an array, or the arrays differ in length.
     """
     arrays = _load(data, source)
-    names = [ONLY_INPUT] if ONLY_INPUT in arrays else [spec.name for spec in interface.inputs]
+    names = input_arrays(arrays, [spec.name for spec in interface.inputs])
     for name in (*names, LABELS):
         if name not in arrays:
             raise SampleError(f"{source} has no array '{name}', only {sorted(arrays)}", hint=_HINT)

@@ -14,6 +14,8 @@ from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import Floats, dequantize, to_model_inputs
 
 Array = npt.NDArray[Any]
+#: Digits of a release's number that are looked at: no release has as many.
+_LONGEST_NUMBER = 18
 
 
 class LoadedModel:
@@ -70,8 +72,11 @@ def _check_runtime(manifest: Manifest, kernels: Kernels) -> None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Return a release's numbers without trailing zeros, so that 2.3 equals 2.3.0; what is no number counts as 0."""
-    numbers = [int(part) if part.isdecimal() else 0 for part in version.split(".")]
+    """Return a release's numbers without trailing zeros, so that 2.3 equals 2.3.0; what is no number counts as 0.
+
+    Digits without end count as a release that never comes.
+    """
+    numbers = [int(part[:_LONGEST_NUMBER]) if part.isdecimal() else 0 for part in version.split(".")]
     while numbers and numbers[-1] == 0:
         numbers.pop()
     return tuple(numbers)

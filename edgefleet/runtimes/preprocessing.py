@@ -46,7 +46,8 @@ def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
     pixels = picture if picture.ndim == _DIMENSIONS else picture[:, :, np.newaxis]
     resized = _resize(pixels.astype(np.float64), how)
     channels = _pick_channels(resized, how.channels)
-    return (channels * how.scale + how.offset).astype(np.float32)
+    with np.errstate(over="ignore"):  # too large for a float32 becomes infinite, which its readers refuse
+        return (channels * how.scale + how.offset).astype(np.float32)
 
 
 def _resize(pixels: npt.NDArray[np.float64], how: ImagePreprocessing) -> npt.NDArray[np.float64]:

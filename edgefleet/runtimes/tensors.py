@@ -33,7 +33,8 @@ def quantize(values: Array, spec: TensorSpec) -> Array:
         return _cast(values, spec, dtype)
     low, high = _limits(spec.dtype)
     with np.errstate(over="ignore"):  # infinite is clamped as well
-        scaled = values.astype(np.float32)  # a copy: the steps below work in place, as this runs for every request
+        # A copy, and an array even of a single number: the steps below work in place, as this runs for every request.
+        scaled = np.array(values, dtype=np.float32)
     scaled /= np.float32(spec.scale)
     np.rint(scaled, out=scaled)
     scaled += np.float32(spec.zero_point)

@@ -25,6 +25,13 @@ def fail(kind: str, json_output: JsonOption = False) -> None:
     raise getattr(errors, kind)("got 1, expected 2 (a.b)", hint="make it 2")
 
 @app.command()
+def quote(text: str, fails: bool = False, json_output: JsonOption = False) -> None:
+    """Say what was given, as a result or as an error."""
+    if fails:
+        raise errors.BundleError(f"'{text}' is no bundle", hint=f"look at {text}")
+    emit({"text": text}, as_json=json_output, human=text)
+
+@app.command()
 def leave(status: int) -> None:
     """Exit with a status."""
     raise typer.Exit(status)

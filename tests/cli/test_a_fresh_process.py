@@ -2,6 +2,7 @@
 """The installed programs in a process of their own: what is missing, closed or full never ends in a stack trace."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -89,3 +90,12 @@ def test_a_full_disk_behind_standard_output_is_one_sentence(arguments: list[str]
         assert done.stderr == (
             "error: cannot write to standard output: No space left on device\nhint: free space where the output goes\n"
         )
+
+
+def test_a_letter_that_the_terminal_does_not_have_is_written_as_an_escape() -> None:
+    program = Path(sys.executable).with_name("edgefleet")
+    command = [program, "profiles", "show", "raspberry-pi-4"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cpu: aarch64, 4 \\xd7 cortex-a72 neon\n" in done.stdout

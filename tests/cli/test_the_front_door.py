@@ -89,6 +89,36 @@ def test_wrong_usage_is_told_in_one_sentence(front_door: FrontDoor, case: str) -
     assert front_door(arguments) == (2, "", told)
 
 
+STRANGE = {
+    "a name with a line break": ("a\nb", "a\\nb"),
+    "a name that steers the terminal": ("\x1b[2Ja\x07", "\\x1b[2Ja\\x07"),
+    "a name that is no UTF-8": ("a\udcff", "a\\udcff"),
+    "a name in another script": ("Tür→门", "Tür→门"),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_an_error_is_two_lines_whatever_it_quotes(front_door: FrontDoor, case: str) -> None:
+    name, told = STRANGE[case]
+    assert front_door(["try", "quote", name, "--fails"]) == (
+        3, "", f"error: '{told}' is no bundle\nhint: look at {told}\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_json_is_one_document_whatever_it_quotes(front_door: FrontDoor, case: str) -> None:
+    name, _ = STRANGE[case]
+    sayable = name.replace("\udcff", "\\udcff")  # JSON has no half of a surrogate pair
+    status, out, err = front_door(["try", "quote", name, "--fails", "--json"])
+    assert (status, err) == (3, "")
+    assert json.loads(out)["error"]["message"] == f"'{sayable}' is no bundle"
+    assert json.loads(front_door(["try", "quote", name, "--json"]).out) == {"text": sayable}
+
+
+def test_a_result_does_not_steer_the_terminal(front_door: FrontDoor) -> None:
+    assert front_door(["try", "quote", "\x1b[2Ja\n\tb"]) == (0, "\\x1b[2Ja\n\tb\n", "")
+
+
 def test_a_wrong_value_is_told_with_the_name_of_its_argument(front_door: FrontDoor) -> None:
     status, out, err = front_door(["try", "leave", "soon"])
     assert (status, out) == (2, "")

@@ -3,6 +3,7 @@
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -263,3 +264,10 @@ def test_a_bundle_is_a_value(packed: bytes, written: Write) -> None:
     path = written(packed)
     assert isinstance(open_bundle(path), Bundle)
     assert open_bundle(path) == open_bundle(path)
+
+
+def test_what_cannot_be_read_at_any_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.bundle")
+    with pytest.raises(FileMissingError) as caught:
+        open_bundle(tmp_path / "a.bundle")
+    assert caught.value.message == f"cannot read the bundle '{tmp_path}/a.bundle': it is no regular file"

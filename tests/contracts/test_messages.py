@@ -26,7 +26,7 @@ from edgefleet.contracts.topics import parse_topic, subscription, topic
 
 NAMES = st.from_regex(NAME_PATTERN, fullmatch=True)
 EPOCHS = st.text("0123456789abcdef", min_size=16, max_size=16)
-COUNTS = st.integers(min_value=0, max_value=2**53)
+COUNTS = st.integers(min_value=0, max_value=2**53 - 1)
 RELEASES = st.builds(
     RunningRelease,
     name=NAMES,

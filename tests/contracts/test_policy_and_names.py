@@ -49,6 +49,19 @@ BAD = {
         "p.toml: rollout.waves must grow, got [100.0, 100.0]",
     ),
     "NaN": (GOOD.replace(b"0.05", b"nan"), "p.toml: Expected `float` >= 0.0 - at `$.rollout.gate.accuracy_drop`"),
+    "a number without end": (
+        GOOD.replace(b"10", b"9" * 5000, 1),
+        "p.toml has a number or nesting that is beyond reading",
+    ),
+    "nested without end": (
+        b"a = " + b"[" * 5000,
+        "p.toml has a number or nesting that is beyond reading",
+    ),
+    "a file without end": (b"#" * (1 << 21), "p.toml is 2097152 bytes, over the limit of 1048576"),
+    "a count beyond JSON": (
+        GOOD.replace(b"requests = 10", b"requests = 9007199254740992"),
+        "p.toml: Expected `int` <= 9007199254740991 - at `$.device.trial.requests`",
+    ),
     "a rule without limit": (
         GOOD.replace(b"requests = 10", b"limit_s = inf"),
         "p.toml: Expected `float` <= 3200000000.0 - at `$.device.trial.limit_s`",

@@ -90,3 +90,8 @@ def test_the_minimum_runtime_is_the_newest_of_all_operators() -> None:
 def test_releases_are_ordered_by_their_numbers(a: list[int], b: list[int]) -> None:
     older = is_older(".".join(map(str, a)), ".".join(map(str, b)))
     assert older == ([*a, *[0] * (4 - len(a))] < [*b, *[0] * (4 - len(b))])
+
+
+def test_a_statement_that_is_no_release_counts_as_none() -> None:
+    assert is_older("9" * 5000, "1.5.0")
+    assert is_older("new", "1.5.0")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, LogSoftmaxOptionsT
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
@@ -87,6 +88,13 @@ def test_several_inputs_are_found_by_their_names(tmp_path: Path) -> None:
     assert [value.shape for value in samples.raw(1)] == [(5,), (2,)]
 
 
+def test_an_input_may_be_named_like_the_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.ones((3, 2)), y=np.zeros((3, 5)))
+    samples = open_samples(tmp_path / "s.npz", ["x", "y"])
+    assert [value.shape for value in samples.raw(1)] == [(2,), (5,)]
+    assert samples.labels is None
+
+
 def test_a_listing_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -126,6 +134,35 @@ def test_a_file_with_operator_codes_of_the_old_kind_is_quantized_as_what_it_is(
         assert done.returncode == 0, done.stderr
         models.append(open_bundle(tmp_path / path.stem / "old-1.0.0-linux-x86_64.bundle").read("model/model.tflite"))
     assert models[0] == models[1]
+
+
+def test_a_file_without_signatures_may_end_in_an_operator_that_stays_in_float(
+    front_door: Command, tmp_path: Path
+) -> None:
+    model = read_model((DIGITS / "v1_float32.tflite").read_bytes())
+    model.signatureDefs = None
+    last = model.subgraphs[0].operators[-1]
+    code = model.operatorCodes[last.opcodeIndex]
+    code.builtinCode = code.deprecatedBuiltinCode = BuiltinOperator.LOG_SOFTMAX
+    last.builtinOptions, last.builtinOptionsType = LogSoftmaxOptionsT(), BuiltinOptions.LogSoftmaxOptions
+    (tmp_path / "m.tflite").write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    with np.load(DIGITS / "digits.npz") as stored:
+        np.savez(tmp_path / "c.npz", x=stored["calibration_x"])
+    done = front_door(
+        "convert", tmp_path / "m.tflite", "--profile", "linux-x86_64", "--name", "log", "--version", "1.0.0",
+        "--calibration", tmp_path / "c.npz", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("note: computed in float, not in integers: LOG_SOFTMAX\n")
+
+
+def test_a_model_without_outputs(front_door: Command, tmp_path: Path) -> None:
+    model = read_model((DIGITS / "v1_float32.tflite").read_bytes())
+    model.signatureDefs = None
+    model.subgraphs[0].outputs = []
+    (tmp_path / "m.tflite").write_bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    done = front_door("inspect", tmp_path / "m.tflite")
+    assert (done.returncode, done.stderr) == (3, "error: the model has no outputs\nhint: export the model again\n")
 
 
 @pytest.fixture

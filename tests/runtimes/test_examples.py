@@ -43,6 +43,13 @@ def test_several_inputs_are_read_by_name_in_the_order_of_the_interface() -> None
     assert [value.shape for value in examples.sample(0)] == [(4,), (2,)]
 
 
+def test_an_array_x_is_one_of_several_inputs_where_one_is_named_so() -> None:
+    x, z = (TensorSpec(name=name, shape=(1, 2), dtype="int8") for name in "xz")
+    stored = _npz(x=np.zeros((3, 2)), z=np.ones((3, 2)), y=np.arange(3))
+    examples = read_examples(stored, Interface(inputs=(x, z), outputs=(z,)), source="p.npz")
+    assert [value.tolist() for value in examples.sample(0)] == [[0.0, 0.0], [1.0, 1.0]]
+
+
 def test_x_stands_for_the_only_input() -> None:
     examples = read_examples(_npz(x=np.arange(6).reshape(3, 2), y=np.arange(3)), INTERFACE, source="p.npz")
     assert examples.sample(2)[0].tolist() == [4, 5]

@@ -96,7 +96,7 @@ def test_a_bundle_for_another_runtime_is_refused(digits_bundle: BundleMaker) -> 
     assert caught.value.message == "the bundle is for the runtime 'tflm', this one is 'litert'"
 
 
-@pytest.mark.parametrize("needed", ["99.0.0", "2.3.1", "2.10"])
+@pytest.mark.parametrize("needed", ["99.0.0", "2.3.1", "2.10", "9" * 5000])
 def test_a_bundle_that_needs_a_later_runtime_is_refused(needed: str, digits_bundle: BundleMaker) -> None:
     runtime = RuntimeRequirement(kind="litert", minimum_version=needed, numerics="litert/1")
     with pytest.raises(IncompatibleError) as caught:

@@ -114,3 +114,9 @@ def test_what_is_no_picture_is_refused(picture: np.ndarray, described: str) -> N
     assert caught.value.message == (
         f"a picture is an array of {described}, expected uint8 [height, width, 3] (RGB) or [height, width] (grey)"
     )
+
+
+def test_a_pixel_that_is_scaled_beyond_float32_is_infinite_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    how = ImagePreprocessing(size=(1, 1), channels="GRAY", scale=1e38)
+    assert preprocess_image(np.full((1, 1), 255, np.uint8), how).tolist() == [[[np.inf]]]
+    assert not recwarn.list

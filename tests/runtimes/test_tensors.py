@@ -122,3 +122,9 @@ def test_what_a_tensor_would_take_as_another_number_is_refused(value: np.ndarray
 def test_whole_floats_are_good_integers() -> None:
     [got] = to_model_inputs([np.array([3.0, 4.0])], [TensorSpec(name="x", shape=(1, 2), dtype="int32")])
     assert (got.dtype, got.tolist()) == (np.dtype(np.int32), [[3, 4]])
+
+
+def test_a_single_number_is_a_sample_of_a_tensor_without_dimensions() -> None:
+    samples = np.array([0.6, 3.0])
+    (fed,) = to_model_inputs([samples[0]], [_spec(shape=())])
+    assert (fed.shape, fed.dtype, fed.tolist()) == ((), np.int8, 1)
