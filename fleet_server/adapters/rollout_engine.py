@@ -22,6 +22,7 @@ from fleet_server.adapters.rollout_store import (
     assign_newcomers,
     bundles_by_profile,
     enrolled_devices,
+    find_newcomers,
     find_rollout,
     insert_rollout,
     list_rollouts,
@@ -108,7 +109,13 @@ class RolloutEngine:
         return decided.rollout
 
     def step_all(self) -> None:
-        """Step every rollout that is under way, and give devices that joined late what the fleet runs."""
+        """Step every rollout that is under way, and give devices that joined late what the fleet runs.
+
+        Whether there is anything to do is seen without the lock that a write takes: an idle server writes nothing.
+        """
+        with self._database.read() as connection:
+            if not _is_due(connection):
+                return
         hinted: list[Hinted] = []
         with self._database.write() as connection:
             now = self._clock()
@@ -118,9 +125,7 @@ class RolloutEngine:
                     hinted += write_step(connection, before, decided, now)
                 _audit_change(connection, before, decided, now)
             if not list_rollouts(connection, ACTIVE_STATES):
-                completed = list_rollouts(connection, ("completed",))
-                if completed:
-                    hinted += assign_newcomers(connection, completed[0], now)
+                hinted += assign_newcomers(connection, now)
         self._hint(hinted)
 
     def run(self, stop: threading.Event, *, every_s: float) -> None:
@@ -132,6 +137,13 @@ class RolloutEngine:
                 _LOG.error("no rollout advances: %s", error)
             except Exception:  # noqa: BLE001 - a fault of ours: say so and stand still, but do not let the engine's thread die unseen
                 _LOG.exception("no rollout advances, because of a fault in EdgeFleet")
+
+
+def _is_due(connection: Connection) -> bool:
+    """Tell whether a rollout is under way, or a device has joined that is to run what the fleet runs."""
+    if list_rollouts(connection, ("running", "halted")):
+        return True
+    return not list_rollouts(connection, ACTIVE_STATES) and bool(find_newcomers(connection))
 
 
 def _check_approved(connection: Connection, name: str, version: str) -> None:

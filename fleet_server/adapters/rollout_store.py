@@ -122,14 +122,22 @@ def write_step(connection: Connection, before: Rollout, step: Step, now: float) 
     return hinted
 
 
-def assign_newcomers(connection: Connection, value: Rollout, now: float) -> list[Hinted]:
-    """Order the release of the newest completed rollout for covered devices that have had no order at all."""
-    bundles = bundles_by_profile(connection, value.name, value.version)
+def find_newcomers(connection: Connection) -> list[tuple[Rollout, str]]:
+    """Return each enrolled device that has had no order at all, and the newest completed rollout if it covers that."""
     rows = connection.exec_driver_sql(
         "SELECT name, profile FROM device WHERE enrolled_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.device = device.name)"
     ).fetchall()
-    return [_assign(connection, value, row.name, now) for row in rows if row.profile in bundles]
+    completed = list_rollouts(connection, ("completed",)) if rows else []
+    if not completed:
+        return []
+    bundles = bundles_by_profile(connection, completed[0].name, completed[0].version)
+    return [(completed[0], row.name) for row in rows if row.profile in bundles]
+
+
+def assign_newcomers(connection: Connection, now: float) -> list[Hinted]:
+    """Order what the fleet runs for the devices that joined it late."""
+    return [_assign(connection, value, device, now) for value, device in find_newcomers(connection)]
 
 
 _DEVICES = """

@@ -8,6 +8,9 @@ from typing import Any, cast
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+#: What a connection that is closed with the server gets for its last bytes; the answer to TLS's goodbye, which an idle
+#: client does not read, is not waited for.
+_GOODBYE_S = 0.1
 #: Where an application finds the DER bytes of the peer's verified certificate (absent: it showed none).
 PEER_KEY = "edgefleet.peer_certificate"
 
@@ -22,6 +25,13 @@ class PeerCertificateProtocol(H11Protocol):
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         if der is not None:
             self.app = _with_peer(cast("ASGIApp", self.app), der)
+
+    def shutdown(self) -> None:
+        """Close the connection with the server: after its answer if one is under way, else at once."""
+        idle = self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]  # until a request
+        super().shutdown()
+        if idle:
+            self.loop.call_later(_GOODBYE_S, self.transport.abort)
 
 
 def _with_peer(app: ASGIApp, der: bytes) -> Any:
