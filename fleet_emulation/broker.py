@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An MQTT broker on loopback: mosquitto where it is installed, else the embedded amqtt (MQTT 3.1.1)."""
 
+import os
 import shutil
 import socket
 import sys
@@ -34,14 +35,23 @@ class Broker:
         if self.kind == "amqtt":
             return [sys.executable, "-m", "fleet_emulation.amqtt_broker", str(self.port)]
         settings = folder / "mosquitto.conf"
-        settings.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 20000\n"
-        )
+        settings.write_text(_mosquitto_settings(self.port))
         return [str(find_mosquitto()), "-c", str(settings)]
 
     def stop(self) -> None:
         """Stop the broker."""
         self.program.stop()
+
+
+def _mosquitto_settings(port: int) -> str:
+    """Return mosquitto's configuration.
+
+    Where we are root it stays so too: a change of user takes from a process the signal that it would get at our death,
+    and then a SIGKILL to us would leave it behind.
+    """
+    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "persistence false", "max_queued_messages 20000"]
+    lines += ["user root"] if os.geteuid() == 0 else []
+    return "\n".join(lines) + "\n"
 
 
 def find_mosquitto() -> str | None:

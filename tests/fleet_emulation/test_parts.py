@@ -4,7 +4,10 @@
 import contextlib
 import os
 import re
+import shutil
+import signal
 import socket
+import subprocess
 import sys
 import time
 from itertools import islice
@@ -95,6 +98,44 @@ def test_a_broker_carries_a_retained_message_on_loopback_only(tmp_path: Path, ki
         client.loop_stop()
         broker.stop()
     assert not broker.program.running
+
+
+OWN_A_BROKER = """
+import sys, threading
+from pathlib import Path
+from fleet_emulation.broker import Broker
+broker = Broker(Path(sys.argv[1]), kind=sys.argv[2])
+print(broker.program.pid, flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["mosquitto", "amqtt"])
+def test_no_broker_stays_behind_when_its_owner_is_killed(tmp_path: Path, kind: str) -> None:
+    if kind == "mosquitto" and find_mosquitto() is None:
+        pytest.skip("mosquitto is not installed")
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv (util-linux) is not installed")
+    command = [sys.executable, "-c", OWN_A_BROKER, str(tmp_path / "broker"), kind]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        broker = int(owner.stdout.readline())
+        try:
+            assert lives(broker)
+            owner.kill()
+            wait_until(lambda: not lives(broker), "the broker to end", limit_s=10.0)
+        finally:
+            owner.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(broker, signal.SIGKILL)
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_program_that_dies_at_its_start_gives_its_last_words(tmp_path: Path) -> None:
