@@ -24,6 +24,7 @@ from fleet_server.adapters.rollout_store import (
     enrolled_devices,
     find_newcomers,
     find_rollout,
+    has_rollout,
     insert_rollout,
     list_rollouts,
     read_evidence,
@@ -124,7 +125,7 @@ class RolloutEngine:
                 if decided != Step(before):
                     hinted += write_step(connection, before, decided, now)
                 _audit_change(connection, before, decided, now)
-            if not list_rollouts(connection, ACTIVE_STATES):
+            if not has_rollout(connection, ACTIVE_STATES):
                 hinted += assign_newcomers(connection, now)
         self._hint(hinted)
 
@@ -141,9 +142,9 @@ class RolloutEngine:
 
 def _is_due(connection: Connection) -> bool:
     """Tell whether a rollout is under way, or a device has joined that is to run what the fleet runs."""
-    if list_rollouts(connection, ("running", "halted")):
+    if has_rollout(connection, ("running", "halted")):
         return True
-    return not list_rollouts(connection, ACTIVE_STATES) and bool(find_newcomers(connection))
+    return not has_rollout(connection, ACTIVE_STATES) and bool(find_newcomers(connection))
 
 
 def _check_approved(connection: Connection, name: str, version: str) -> None:

@@ -77,6 +77,14 @@ def list_rollouts(connection: Connection, states: Iterable[RolloutState] = ()) -
     return [_rollout(row) for row in connection.execute(query)]
 
 
+def has_rollout(connection: Connection, states: Iterable[RolloutState]) -> bool:
+    """Tell whether there is a rollout in one of the given states; quick, for the engine asks all the time."""
+    wanted = tuple(states)
+    marks = ", ".join("?" * len(wanted))
+    row = connection.exec_driver_sql(f"SELECT 1 FROM rollout WHERE state IN ({marks}) LIMIT 1", wanted).first()  # noqa: S608 - marks only
+    return row is not None
+
+
 def last_verdict(connection: Connection, rollout_id: str) -> Verdict | None:
     """Return what the gate said last."""
     data = connection.execute(select(rollout.c.verdict).where(rollout.c.id == rollout_id)).scalar()

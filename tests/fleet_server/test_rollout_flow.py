@@ -5,6 +5,7 @@ import random
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,12 +55,13 @@ class FakeFleet:
                 right = self.correct[running.version]
                 self.link.window(name, running, right=right, wrong=20 - right)
 
-    def turn_until(self, condition: Callable[[], Any], turns: int = 60) -> None:
-        for _ in range(turns):
+    def turn_until(self, condition: Callable[[], Any], limit_s: float = 60.0) -> None:
+        deadline = time.monotonic() + limit_s
+        while time.monotonic() < deadline:
             if condition():
                 return
             self.turn()
-        raise AssertionError("the fleet took its turns, and the condition did not come true")
+        raise AssertionError(f"the fleet took its turns for {limit_s:.0f} s, and the condition did not come true")
 
     def versions(self) -> list[str]:
         return [running.version if running else "none" for running in self.running.values()]
