@@ -38,6 +38,7 @@ PRODUCT = "digits"
 PROFILE = "linux-x86_64"
 APPROVERS = ("alice", "bob")
 _ENROLMENTS_AT_ONCE = 2
+_COMMANDS_AT_ONCE = 2
 #: The longest path of a Unix socket (unix(7): 108 bytes with the zero at its end).
 SOCKET_PATH_LIMIT_BYTES = 107
 
@@ -130,15 +131,19 @@ class Testbed:
             EdgeFleetError: a command failed, or a program did not start.
         """
         _check_depth(self.folder)
-        for person in APPROVERS:
-            self._make_key(person)
-        require(edgefleet("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin))
+        init = ("server", "init", "--data", self.server_data, "--tenant", TENANT, "--admin-home", self.admin)
+        with ThreadPoolExecutor(_COMMANDS_AT_ONCE) as desk:
+            ceremony = [desk.submit(lambda: require(edgefleet(*init)))]
+            ceremony += [desk.submit(self._make_key, person) for person in APPROVERS]
+            # Programs end with the thread that started them, so that is this one.
+            self.broker = Broker(self.folder / "broker", kind=self._broker_kind)
+            for step in ceremony:
+                step.result()
         self._delegate()
-        self.broker = Broker(self.folder / "broker", kind=self._broker_kind)
         self.start_server()
         self._log_in("admin", self.admin / "token")
-        for person in APPROVERS:
-            self._give_token(person)
+        with ThreadPoolExecutor(_COMMANDS_AT_ONCE) as desk:
+            list(desk.map(self._give_token, APPROVERS))
 
     def start_server(self) -> None:
         """Start the server; a second start (after a stop or a kill) listens on the same ports."""
