@@ -13,6 +13,7 @@ import msgspec
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import (
     EdgeFleetError,
+    InputError,
     NotAllowedError,
     StorageError,
     TrustError,
@@ -26,16 +27,26 @@ _PIECE_BYTES = 1 << 18
 
 
 class ApiClient:
-    """Calls one server with one token. Use as a context manager."""
+    """Calls one server with one token. Use as a context manager.
+
+    Raises:
+        InputError: the server's address is none.
+    """
 
     def __init__(self, login: Login) -> None:
         self.server = login.server.rstrip("/")
-        self._client = httpx.Client(
-            base_url=self.server,
-            headers={"authorization": f"Bearer {login.token}"},
-            timeout=_TIMEOUT_S,
-            trust_env=False,
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self.server,
+                headers={"authorization": f"Bearer {login.token}"},
+                timeout=_TIMEOUT_S,
+                trust_env=False,
+            )
+        except httpx.InvalidURL as error:
+            raise InputError(
+                f"'{self.server}' is not a server's address: {error}",
+                hint="name it as 'edgefleet server run' prints it, for example http://127.0.0.1:8080",
+            ) from error
 
     def __enter__(self) -> "ApiClient":
         return self

@@ -21,7 +21,7 @@ from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.canonical import sha256_hex
-from edgefleet.contracts.errors import EdgeFleetError, NotFoundError, TrustError, UnreachableError
+from edgefleet.contracts.errors import EdgeFleetError, NotFoundError, StorageError, TrustError, UnreachableError
 from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from fleet_server.adapters.api_client import ApiClient
@@ -125,9 +125,9 @@ def _verified_base(client: ApiClient, home: Home, name: str, version: str) -> Ta
     if not root_path.exists():
         pin_root(client, home, None)
     folder = home.trusted / "metadata"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     role = production_role(name)
     try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         updater = Updater(
             metadata_dir=str(folder),
             metadata_base_url=f"{client.server}/image/metadata/",
@@ -145,6 +145,11 @@ def _verified_base(client: ApiClient, home: Home, name: str, version: str) -> Ta
         ) from error
     except DownloadError as error:
         raise UnreachableError(f"the image repository cannot be read: {error}", hint="try again") from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot keep what was verified in '{folder}': {error.strerror or error}",
+            hint="check free space and permissions",
+        ) from error
     return read_targets((folder / f"{role}.json").read_bytes(), "the verified metadata").signed
 
 

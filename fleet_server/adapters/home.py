@@ -9,21 +9,26 @@
 """
 
 import os
+import re
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from edgefleet.contracts.decoding import decode_json
-from edgefleet.contracts.errors import NotAllowedError
+from edgefleet.contracts.errors import InputError, NotAllowedError
 from edgefleet.contracts.manifest import Fact
 from fleet_server.adapters.private_files import read_file, write_secret
+
+#: What every API token is made of.
+_ONE_WORD = r"^[A-Za-z0-9_-]{1,200}\Z"
 
 
 class Login(Fact, frozen=True, kw_only=True):
     """Where to go, and with which token."""
 
     server: str
-    token: str
+    token: Annotated[str, msgspec.Meta(pattern=_ONE_WORD)]
 
 
 class Home:
@@ -57,3 +62,19 @@ def default_home() -> Path:
     """Return ``$EDGEFLEET_HOME``, or ``~/.config/edgefleet``."""
     chosen = os.environ.get("EDGEFLEET_HOME")
     return Path(chosen) if chosen else Path.home() / ".config" / "edgefleet"
+
+
+def read_token(path: Path) -> str:
+    """Return the API token that a file holds; what it holds instead is never shown.
+
+    Raises:
+        FileMissingError: it cannot be read.
+        InputError: it holds no token.
+    """
+    text = read_file(path, "the token file").decode("ascii", "replace").strip()
+    if not re.fullmatch(_ONE_WORD, text):
+        raise InputError(
+            f"'{path}' holds no token: expected one word of at most 200 letters, digits, '-' and '_'",
+            hint="use a file written by 'edgefleet server init' or 'edgefleet server token'",
+        )
+    return text

@@ -58,7 +58,7 @@ def parse_broker(url: str) -> BrokerAddress:
     """Read ``mqtt://HOST:PORT`` or ``mqtts://HOST:PORT``.
 
     Raises:
-        SettingError: it is neither.
+        SettingError: it is neither, or holds a name or password (which would stand in the list of processes).
     """
     try:
         parts = urlsplit(url)
@@ -67,6 +67,11 @@ def parse_broker(url: str) -> BrokerAddress:
         parts, port = urlsplit(""), None
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
         raise SettingError(f"'{url}' is not a broker's address", hint="use mqtt://HOST:PORT or mqtts://HOST:PORT")
+    if "@" in parts.netloc:
+        raise SettingError(
+            f"the broker's address at '{parts.hostname}' holds a name or password, and the server uses neither",
+            hint="use mqtts://HOST:PORT: the server shows the broker its certificate",
+        )
     tls = parts.scheme == "mqtts"
     return BrokerAddress(host=parts.hostname, port=port or (8883 if tls else 1883), tls=tls)
 

@@ -30,7 +30,8 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = Tr
         temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there may not even be a folder; the error that is under way says more
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write '{path}': {error.strerror or error}", hint="check free space and permissions"
         ) from error

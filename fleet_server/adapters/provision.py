@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new server's keys, roots and certificates, and new delegations: everything that offline keys do."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from fleet_server.core.tuf_types import DelegatedRole, Delegations, Key, Metadat
 
 ROOT_LIFETIME = timedelta(days=730)
 TARGETS_LIFETIME = timedelta(days=365)
+#: A host's name as certificates hold it (an international one in its ASCII form), or an IPv4 or IPv6 address.
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|[0-9A-Fa-f:.]{2,45}")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,17 @@ def init_server(
 
     Raises:
         ConflictError: the folder or the home has keys already; nothing is overwritten.
-        SettingError: the tenant's name is none.
+        SettingError: the tenant's name or a host's is none.
         StorageError: the disk said no; nothing is left behind.
     """
     if not is_name(tenant):
         raise SettingError(f"'{tenant}' cannot name a tenant", hint="use lowercase letters, digits, '-' and '_'")
+    for host in hosts:
+        if not _HOST.fullmatch(host):
+            raise SettingError(
+                f"'{host}' is neither a host's name nor an address",
+                hint="name it as devices reach it: --host fleet.lan",
+            )
     _check_empty(folder, home)
     with all_or_nothing(folder.path, home):
         return _make_server(folder, home, tenant=tenant, hosts=hosts, passphrase=passphrase)

@@ -5,7 +5,7 @@ from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import ConflictError
 from fleet_server.adapters.api_client import ApiClient
 from fleet_server.adapters.data_folder import DataFolder, Listening
-from fleet_server.adapters.home import Home, Login
+from fleet_server.adapters.home import Home, Login, read_token
 from fleet_server.adapters.private_files import read_file
 from fleet_server.adapters.provision import ProductDelegation, delegate_product, publish_targets_offline
 from fleet_server.core.tuf_types import Signer
@@ -32,8 +32,5 @@ def _admin_login(folder: DataFolder, home: Home) -> Login:
     listening = decode_json(
         read_file(folder.listening_path, "the server's addresses"), Listening, source=str(folder.listening_path)
     )
-    if home.login_path.exists():
-        token = home.login().token
-    else:
-        token = read_file(home.path / "token", "the admin token").decode().strip()
+    token = home.login().token if home.login_path.exists() else read_token(home.path / "token")
     return Login(server=listening.api, token=token)

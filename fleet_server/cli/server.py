@@ -55,7 +55,8 @@ def run(
     ] = "127.0.0.1:8443",
     broker: Annotated[str | None, typer.Option("--broker", help="mqtt://HOST:PORT or mqtts://HOST:PORT.")] = None,
     time_scale: Annotated[
-        float, typer.Option("--time-scale", help="Divide policy durations by this; for emulation only.", min=1.0)
+        float,
+        typer.Option("--time-scale", help="Divide policy durations by this; for emulation only.", min=1.0, max=1e6),
     ] = 1.0,
     as_json: JsonOption = False,  # noqa: ARG001 - the ready line is JSON either way
 ) -> None:

@@ -215,3 +215,67 @@ def test_a_file_without_a_token_is_told_before_anybody_is_asked(
         "hint: use a file written by 'edgefleet server init' or 'edgefleet server token'\n"
     )
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://a:b", "http://a\x07b"])
+def test_an_address_that_is_none_is_told_before_anything_is_kept(address: str, cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("ef_x")
+    words = ["login", "--server", address, "--token-file", tmp_path / "token", "--home", tmp_path / "home"]
+    refused = cli(*words, expect=2).err.splitlines()
+    assert refused[0].startswith("error: 'http://")
+    assert "' is not a server's address: " in refused[0]
+    assert refused[1:] == ["hint: name it as 'edgefleet server run' prints it, for example http://127.0.0.1:8080"]
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_home_that_is_a_file_cannot_keep_a_login(server: Any, cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("mine")
+    token = server.admin / "token"
+    refused = cli("login", "--server", server.api, "--token-file", token, "--home", tmp_path / "home", expect=1)
+    assert refused.err == (
+        f"error: cannot write '{tmp_path}/home/trusted/image-root.json': Not a directory\n"
+        "hint: check free space and permissions\n"
+    )
+    assert (tmp_path / "home").read_text() == "mine"
+
+
+def test_a_home_that_cannot_keep_what_was_verified(
+    server: Any, cli: Any, make_bundle: Any, tmp_path: Path, policy_text: str
+) -> None:
+    (tmp_path / "policy.toml").write_text(policy_text)
+    home, bundle = tmp_path / "home", make_bundle(tmp_path, "kept")
+    cli("login", "--server", server.api, "--token-file", server.admin / "token", "--home", home)
+    cli("releases", "publish", bundle, "--policy", tmp_path / "policy.toml", "--home", home)
+    (home / "trusted" / "metadata").write_text("in the way")
+    refused = cli("releases", "approve", "kept", "1.0.0", "--key", "ada", "--home", home, "--yes", expect=1)
+    assert refused.err == (
+        f"error: cannot keep what was verified in '{home}/trusted/metadata': File exists\n"
+        "hint: check free space and permissions\n"
+    )
+
+
+def test_a_login_with_a_damaged_token_is_told_without_showing_it(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "login.json").write_text('{"server": "http://127.0.0.1:9", "token": "ef_secret\\nx"}')
+    refused = cli("devices", "list", "--home", tmp_path, expect=2)
+    assert refused.err.startswith(f"error: {tmp_path}/login.json: Expected `str` matching regex ")
+    assert "secret" not in refused.err
+
+
+@pytest.mark.parametrize("host", ["a b", "tür.de", "a" * 254, "-", "fleet.lan."])
+def test_a_host_that_no_certificate_can_name(host: str, cli: Any, tmp_path: Path) -> None:
+    words = ["server", "init", "--data", tmp_path / "srv", "--tenant", "acme", "--admin-home", tmp_path / "admin"]
+    assert cli(*words, "--host", host, expect=2).err == (
+        f"error: '{host}' is neither a host's name nor an address\n"
+        "hint: name it as devices reach it: --host fleet.lan\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_in_the_brokers_address_is_neither_used_nor_shown(initialised: list[Path], cli: Any) -> None:
+    listeners = ["--listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0"]
+    broker = "mqtt://me:secret@127.0.0.1:1883"
+    words = ["server", "run", "--data", initialised[0] / "srv", *listeners, "--broker", broker]
+    assert cli(*words, expect=2).err == (
+        "error: the broker's address at '127.0.0.1' holds a name or password, and the server uses neither\n"
+        "hint: use mqtts://HOST:PORT: the server shows the broker its certificate\n"
+    )
