@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line's side of the management API: problems come back as the errors they were made from."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from fleet_server.adapters.problems import Problem, error_class
 
 _TIMEOUT_S = 60.0
 _PIECE_BYTES = 1 << 18
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 class ApiClient:
@@ -129,6 +131,19 @@ class ApiClient:
             raise UnreachableError(
                 f"what answers at {self.server} is no EdgeFleet server", hint="check the address"
             ) from error
+
+
+def segment(text: str) -> str:
+    """Return a name, version or id as a part of the API's paths.
+
+    Raises:
+        InputError: it is none, and would lead elsewhere.
+    """
+    if not _SEGMENT.fullmatch(text):
+        raise InputError(
+            f"'{text}' is no name, version or id", hint="they are made of letters, digits, '.', '-' and '_'"
+        )
+    return text
 
 
 def _pieces(file: Path, sent: Callable[[int], None]) -> Iterator[bytes]:

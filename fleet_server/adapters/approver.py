@@ -24,7 +24,7 @@ from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, NotFoundError, StorageError, TrustError, UnreachableError
 from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
-from fleet_server.adapters.api_client import ApiClient
+from fleet_server.adapters.api_client import ApiClient, segment
 from fleet_server.adapters.home import Home
 from fleet_server.adapters.private_files import write_file
 from fleet_server.core.delegation import (
@@ -76,9 +76,11 @@ def prepare_approval(client: ApiClient, home: Home, name: str, version: str) -> 
     """Do steps 1 to 4.
 
     Raises:
+        InputError: no release can have this name or version.
         TrustError: something does not verify, or the proposal is another one.
         BundleError, PolicyError: a bundle or the policy breaks a rule.
     """
+    release = f"releases/{segment(name)}/{segment(version)}"
     base = _verified_base(client, home, name, version)
     with tempfile.TemporaryDirectory(prefix="edgefleet-") as folder:
         bundles, policy = _fetch_release(client, Path(folder), name, version)
@@ -86,7 +88,7 @@ def prepare_approval(client: ApiClient, home: Home, name: str, version: str) -> 
     expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
     own = Metadata(add_release(base, targets, expires=expires))
     changes = describe_differences(base if base is not None else Targets(), own.signed)
-    proposal = client.get_bytes(f"/api/v1/releases/{name}/{version}/proposal")
+    proposal = client.get_bytes(f"/api/v1/{release}/proposal")
     if proposal is not None:
         proposed = read_targets(proposal, "the proposal")
         if proposed.signed.version == own.signed.version:  # else it was built on a base that is no longer the newest

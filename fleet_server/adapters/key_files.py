@@ -19,10 +19,13 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
+from securesystemslib.formats import encode_canonical
 
+from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, NotAllowedError, SettingError, StorageError
 from fleet_server.adapters.private_files import read_file, write_file, write_secret
-from fleet_server.core.tuf_types import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signer, SSlibKey
+from fleet_server.core.tuf_types import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signature, Signer, SSlibKey
 
 SCHEME = "file"
 
@@ -79,18 +82,35 @@ def encode_public_key(key: Key) -> bytes:
 def read_public_key(path: Path) -> Key:
     """Read ``NAME.pub.json``.
 
+    Its key id must be the key's own: under two ids one person could be two approvers.
+
     Raises:
         FileMissingError: there is no such file.
-        SettingError: it is no public key.
+        SettingError: it is no public key, or says another key id than its own.
     """
     data = read_file(path, "the public key")
     try:
         document = msgspec.json.decode(data, type=dict[str, Any])
-        return Key.from_dict(document.pop("keyid"), document)
+        key = Key.from_dict(document.pop("keyid"), document)
+        _check_usable(key)
     except (msgspec.MsgspecError, KeyError, ValueError, TypeError) as error:
         raise SettingError(
             f"'{path}' is not a public key file: {error!r}", hint="use the NAME.pub.json of 'edgefleet keys create'"
         ) from error
+    return key
+
+
+def _check_usable(key: Key) -> None:
+    """Raise ValueError for a key whose id is not its own, or that can verify nothing."""
+    facts = {"keytype": key.keytype, "scheme": key.scheme, "keyval": key.keyval}
+    if key.keyid != sha256_hex((encode_canonical(facts) or "").encode()):
+        raise ValueError("its key id is not the key's own")
+    try:
+        key.verify_signature(Signature(key.keyid, "00" * 64), b"")
+    except VerificationError as error:
+        raise ValueError("nothing can be verified with it") from error
+    except UnverifiedSignatureError:  # as it should be: these zeros were signed by nobody
+        return
 
 
 def load_signer(folder: Path, name: str, ask_passphrase: Callable[[], str] | None = None) -> Signer:

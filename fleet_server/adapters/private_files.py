@@ -32,15 +32,19 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = Tr
     except OSError as error:
         with suppress(OSError):  # there may not even be a folder; the error that is under way says more
             temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"cannot write '{path}': {error.strerror or error}", hint="check free space and permissions"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot write '{path}': {error.strerror or error}", hint="check free space and permissions")
 
 
 def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
     """Write a secret with mode 0600 into a folder of mode 0700; existing ones are kept unless ``replace``."""
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, mode=0o700)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     write_file(path, data, mode=0o600, replace=replace)
 
 
@@ -86,10 +90,16 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_absent(path: Path) -> None:
-    """Refuse an output file that exists, before anything is done for it.
+    """Refuse an output file that exists or has no place to be, before anything is done for it.
 
     Raises:
         ConflictError: it exists.
+        StorageError: what is to be its folder is none, or may not be written to.
     """
     if path.exists():
         raise ConflictError(f"'{path}' exists already", hint="choose another name, or take the file away first")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"cannot write '{path}': '{above}' is no folder that may be written to", hint="choose another place"
+        )

@@ -54,11 +54,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one device and its recent events."""
-    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.api_client import ApiClient, segment
     from fleet_server.adapters.home import Home
 
     with ApiClient(Home(home).login()) as client:
-        device = client.get(f"devices/{name}")
+        device = client.get(f"devices/{segment(name)}")
         events = client.get("events", device=name, limit=20)
     lines = [_line(device), *(f"  {event['kind']} ({event['cause']}) {event['detail']}" for event in events)]
     emit({**device, "events": events}, as_json=as_json, human="\n".join(lines))

@@ -15,13 +15,15 @@ PassphraseOption = Annotated[
     Path | None, typer.Option("--passphrase-file", help="A file that holds the key's passphrase (its first line).")
 ]
 
+_LONGEST_PASSPHRASE_BYTES = 1023
+
 
 def read_passphrase(path: Path | None) -> bytes | None:
     """Return the first line of a passphrase file, or None where no file is named.
 
     Raises:
         FileMissingError: it cannot be read.
-        SettingError: it is empty.
+        SettingError: it is empty, or longer than OpenSSL takes.
     """
     from edgefleet.contracts.errors import SettingError
     from fleet_server.adapters.private_files import read_file
@@ -31,6 +33,11 @@ def read_passphrase(path: Path | None) -> bytes | None:
     line = read_file(path, "the passphrase file").partition(b"\n")[0].rstrip(b"\r")
     if not line:
         raise SettingError(f"the passphrase file '{path}' is empty", hint="write the passphrase into its first line")
+    if len(line) > _LONGEST_PASSPHRASE_BYTES:
+        raise SettingError(
+            f"the passphrase in '{path}' has {len(line)} bytes, over the limit of {_LONGEST_PASSPHRASE_BYTES}",
+            hint="write a shorter one into its first line",
+        )
     return line
 
 

@@ -86,11 +86,11 @@ def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: edgefleet releases show doorbell 1.2.0")
 def show(name: NameArgument, version: VersionArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one release: its bundles, and its approvals."""
-    from fleet_server.adapters.api_client import ApiClient
+    from fleet_server.adapters.api_client import ApiClient, segment
     from fleet_server.adapters.home import Home
 
     with ApiClient(Home(home).login()) as client:
-        found = client.get(f"releases/{name}/{version}")
+        found = client.get(f"releases/{segment(name)}/{segment(version)}")
     emit(found, as_json=as_json, human=lambda: _describe(found))
 
 

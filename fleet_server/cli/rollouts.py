@@ -42,12 +42,14 @@ def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
 def status(
     rollout_id: IdArgument,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", help="Wait no longer than this many seconds.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Wait no longer than this many seconds.", min=0.0)
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a rollout and what its gate says; exit status 5 if it was halted or rolled back."""
-    found = _wait(home, rollout_id, timeout) if wait else _call(home, "GET", f"rollouts/{rollout_id}")
+    found = _wait(home, rollout_id, timeout) if wait else _call(home, "GET", _path(rollout_id))
     _print(found, as_json)
     if found["state"] in _STOPPED:
         raise typer.Exit(int(ExitStatus.ROLLED_BACK))
@@ -81,7 +83,13 @@ def undo(rollout_id: IdArgument, home: HomeOption = None, as_json: JsonOption = 
 
 
 def _order(home: HomeOption, rollout_id: str, order: str, as_json: bool) -> None:
-    _print(_call(home, "POST", f"rollouts/{rollout_id}/{order}"), as_json)
+    _print(_call(home, "POST", f"{_path(rollout_id)}/{order}"), as_json)
+
+
+def _path(rollout_id: str) -> str:
+    from fleet_server.adapters.api_client import segment
+
+    return f"rollouts/{segment(rollout_id)}"
 
 
 def _call(home: HomeOption, method: str, path: str, document: object = None) -> Any:
@@ -96,7 +104,7 @@ def _wait(home: HomeOption, rollout_id: str, timeout_s: float | None) -> Any:
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     halted_at = None
     while True:
-        found = _call(home, "GET", f"rollouts/{rollout_id}")
+        found = _call(home, "GET", _path(rollout_id))
         now = time.monotonic()
         if found["state"] == "halted":
             halted_at = halted_at or now

@@ -10,6 +10,7 @@ from securesystemslib.signer import (  # type: ignore[attr-defined]
 )
 from securesystemslib.signer import CryptoSigner as CryptoSigner  # type: ignore[attr-defined]
 from securesystemslib.signer import Key as Key  # type: ignore[attr-defined]
+from securesystemslib.signer import Signature as Signature  # type: ignore[attr-defined]
 from securesystemslib.signer import Signer as Signer  # type: ignore[attr-defined]
 from securesystemslib.signer import SSlibKey as SSlibKey  # type: ignore[attr-defined]
 from tuf.api.metadata import DelegatedRole as DelegatedRole  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server room refuses: one sentence with the remedy, the documented exit status, and nothing changed."""
 
+import json
 import socket
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from edgefleet.cli.main import run, verbs
+from edgefleet.contracts.canonical import canonical_json, sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
 from fleet_server.adapters.problems import describe_problem, error_class
@@ -279,3 +281,53 @@ def test_a_password_in_the_brokers_address_is_neither_used_nor_shown(initialised
         "error: the broker's address at '127.0.0.1' holds a name or password, and the server uses neither\n"
         "hint: use mqtts://HOST:PORT: the server shows the broker its certificate\n"
     )
+
+
+def test_a_public_key_under_another_id_makes_no_second_approver(server: Any, cli: Any, tmp_path: Path) -> None:
+    cli("keys", "create", "ada", "--home", tmp_path)
+    document = json.loads((tmp_path / "keys/ada.pub.json").read_text())
+    cases = [({"keyid": "0" * 64}, "its key id is not the key's own")]
+    broken = {**document, "keyval": {"public": "zz"}}
+    facts = {name: broken[name] for name in ("keytype", "scheme", "keyval")}
+    cases.append(({**broken, "keyid": sha256_hex(canonical_json(facts))}, "nothing can be verified with it"))
+    for number, (changes, why) in enumerate(cases):
+        (tmp_path / f"{number}.json").write_text(json.dumps({**document, **changes}))
+        words = ["keys", "delegate", "two", "--data", server.data, "--home", server.admin, "--threshold", "2"]
+        approvers = ["--approver", tmp_path / "keys/ada.pub.json", "--approver", tmp_path / f"{number}.json"]
+        assert cli(*words, *approvers, expect=2).err == (
+            f"error: '{tmp_path}/{number}.json' is not a public key file: ValueError(\"{why}\")\n"
+            "hint: use the NAME.pub.json of 'edgefleet keys create'\n"
+        ).replace('"nothing can be verified with it"', "'nothing can be verified with it'")
+
+
+@pytest.mark.parametrize("name", ["../releases", "a/b", "", ".", "a?b", "ü", "\udcff"])
+@pytest.mark.parametrize("verb", [["devices", "show"], ["rollouts", "status"], ["rollouts", "pause"]])
+def test_a_name_never_leads_to_another_place_of_the_api(verb: list[str], name: str, server: Any, cli: Any) -> None:
+    told = name.replace("\udcff", "\\udcff")
+    assert cli(*verb, name, "--home", server.admin, expect=2).err == (
+        f"error: '{told}' is no name, version or id\nhint: they are made of letters, digits, '.', '-' and '_'\n"
+    )
+
+
+def test_a_ticket_without_a_place_is_not_made(server: Any, cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / "ticket.json"
+    words = ["devices", "invite", "unplaced", "--profile", "linux-x86_64", "--output", place, "--home", server.admin]
+    assert cli(*words, expect=1).err == (
+        f"error: cannot write '{place}': '{tmp_path}/file' is no folder that may be written to\n"
+        "hint: choose another place\n"
+    )
+    assert "unplaced" not in [device["name"] for device in server.call("devices")]
+
+
+def test_a_key_that_cannot_be_kept_and_a_passphrase_without_end(cli: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a" * 1024)
+    assert cli("keys", "create", "ada", "--home", tmp_path / "file", expect=1).err == (
+        f"error: cannot write '{tmp_path}/file/keys/ada.pem': Not a directory\nhint: check free space and permissions\n"
+    )
+    words = ["keys", "create", "ada", "--home", tmp_path / "h", "--passphrase-file", tmp_path / "file"]
+    assert cli(*words, expect=2).err == (
+        f"error: the passphrase in '{tmp_path}/file' has 1024 bytes, over the limit of 1023\n"
+        "hint: write a shorter one into its first line\n"
+    )
+    assert not (tmp_path / "h").exists()
