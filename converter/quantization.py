@@ -15,7 +15,6 @@ from converter.adapters.flatbuffer import (
     read_facts,
     read_model,
     with_modern_operator_codes,
-    with_signature_list,
 )
 from converter.adapters.layer_weights import read_layers, with_layers
 from converter.adapters.quantizer import quantize_int8
@@ -67,7 +66,7 @@ def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: P
             "converting a float model to int8 needs calibration samples",
             hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
         )
-    modern = with_signature_list(with_modern_operator_codes(model))
+    modern = with_modern_operator_codes(model)
     check_quantizable(read_facts(modern))
     observed = _observe(modern, calibration, how)
     tensor_ranges(observed.statistics)

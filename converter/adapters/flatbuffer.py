@@ -89,10 +89,11 @@ def with_signature_list(data: bytes) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def with_versions_written(data: bytes) -> bytes:
+def with_versions_written(data: bytes, *, signature_list: bool = True) -> bytes:
     """Return the model with each operator's version, and the minimum runtime version, as its types ask for.
 
-    Weights that lie behind the flatbuffer are taken into it, where every runtime finds them.
+    Weights that lie behind the flatbuffer are taken into it, where every runtime finds them. ``signature_list`` tells
+    whether the list that :func:`with_signature_list` makes is to stay.
     """
     model = read_model(data)
     facts = graph_facts(model, len(data))
@@ -104,7 +105,8 @@ def with_versions_written(data: bytes) -> bytes:
     if facts.minimum_runtime_version is not None and is_older(newest, facts.minimum_runtime_version):
         newest = facts.minimum_runtime_version
     _write_runtime_version(model, newest)
-    model.signatureDefs = model.signatureDefs or None
+    if not signature_list:
+        model.signatureDefs = None
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.adapters.flatbuffer import with_versions_written
+from converter.adapters.flatbuffer import with_signature_list, with_versions_written
 from converter.core.graph import GraphFacts
 from converter.core.ranges import Range
 from edgefleet.contracts.errors import UnsupportedModelError
@@ -24,12 +24,13 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) 
     """
     from ai_edge_quantizer import quantizer, recipe
 
+    listed = with_signature_list(model)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars unasked
             warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
             warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
-            worker = quantizer.Quantizer(model, recipe.static_wi8_ai8())
+            worker = quantizer.Quantizer(listed, recipe.static_wi8_ai8())
             result = worker.quantize(
                 _statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False
             )
@@ -43,7 +44,7 @@ def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) 
             f"the model cannot be quantized to int8: {_first_line(error)}",
             hint='keep it float with a recipe (precision = "float32"), or change the operator that is named',
         ) from error
-    return with_versions_written(bytes(result.quantized_model))
+    return with_versions_written(bytes(result.quantized_model), signature_list=listed is model)
 
 
 def _statistics(facts: GraphFacts, ranges: Mapping[str, Range]) -> dict[str, dict[str, Any]]:

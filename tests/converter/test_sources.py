@@ -154,6 +154,8 @@ def test_a_file_without_signatures_may_end_in_an_operator_that_stays_in_float(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("note: computed in float, not in integers: LOG_SOFTMAX\n")
+    made = open_bundle(tmp_path / "log-1.0.0-linux-x86_64.bundle").read("model/model.tflite")
+    assert read_model(made).signatureDefs is None
 
 
 def test_a_model_without_outputs(front_door: Command, tmp_path: Path) -> None:
