@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write several files as :func:`write_whole` does; none is put in its place before all are on the disk.
 
+    A link is followed, and a device or pipe is written into: neither is replaced.
+
     Raises:
         StorageError: the disk is full or a place cannot be written; no file and no folder is left behind.
     """
@@ -30,16 +33,27 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     path = next(iter(files))
     try:
         for path, data in files.items():
+            if _is_stream(path):
+                path.write_bytes(data)
+                continue
             made += _make_folders(path.parent)
-            staged[path] = _stage(path, data)
+            staged[path] = _stage(path.resolve(), data)
         for path, temporary in staged.items():
-            temporary.replace(path)
-            _sync_folder(path.parent)
+            temporary.replace(path.resolve())
+            _sync_folder(temporary.parent)
     except OSError as error:
         _take_back(list(staged.values()), made)
         raise StorageError(
             f"cannot write '{path}': {error.strerror or error}", hint="free space or choose another folder with --out"
         ) from error
+
+
+def _is_stream(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _make_folders(folder: Path) -> list[Path]:

@@ -36,6 +36,8 @@ def write_out(text: str) -> None:
     Raises:
         StorageError: standard output cannot be written to.
     """
+    if sys.stdout is None:  # closed by whoever started us
+        raise StorageError("cannot write to standard output: it is closed", hint="leave it open, or send it to a file")
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -61,7 +63,7 @@ def emit_error(error: EdgeFleetError, *, as_json: bool) -> None:
             }
         }
         emit(document, as_json=True, human="")
-    else:
+    elif sys.stderr is not None:  # else whoever started us closed it, and reads the exit status
         sys.stderr.write(f"error: {_one_line(error.message)}\nhint: {_one_line(error.hint)}\n")
 
 
@@ -85,7 +87,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Advance]:
 
     ``total`` is the number of steps, or None where it is not known.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _stand_still
         return
     from rich.console import Console
