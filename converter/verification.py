@@ -87,7 +87,14 @@ def check_compatible(manifest: Manifest, profile: Profile) -> None:
     Raises:
         IncompatibleError: the boards' compat hashes differ.
     """
-    if manifest.profile.compat_hash != compat_hash(profile):
+    made_for, wanted = manifest.profile.compat_hash, compat_hash(profile)
+    if made_for != wanted and manifest.profile.id == profile.id:
+        raise IncompatibleError(
+            f"the bundle {manifest.name} {manifest.version} was made for another '{profile.id}': "
+            f"its compat_hash was {made_for[:12]}…, and is {wanted[:12]}…",
+            hint="convert the model again for the profile as it is now",
+        )
+    if made_for != wanted:
         raise IncompatibleError(
             f"the bundle {manifest.name} {manifest.version} is for profile '{manifest.profile.id}', "
             f"not for '{profile.id}'",

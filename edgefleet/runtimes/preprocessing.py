@@ -17,6 +17,8 @@ from edgefleet.contracts.manifest import ImagePreprocessing, Preprocessing
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 _DIMENSIONS = 3
+#: No model for an edge device takes more; a bundle that says so would exhaust the memory.
+_MOST_PIXELS = 1 << 26
 
 
 def preprocess(raw: Array, how: Preprocessing) -> Array:
@@ -42,6 +44,11 @@ def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
             f"a picture is an array of {picture.dtype} with shape {list(picture.shape)}, "
             "expected uint8 [height, width, 3] (RGB) or [height, width] (grey)",
             hint="pass the picture as it was decoded; the bundle's preprocessing scales it",
+        )
+    if how.size[0] * how.size[1] > _MOST_PIXELS:
+        raise SampleError(
+            f"the preprocessing makes pictures of {how.size[0]} × {how.size[1]} pixels, over the limit of {_MOST_PIXELS}",
+            hint="correct size in the preprocessing; a model for an edge device takes smaller pictures",
         )
     pixels = picture if picture.ndim == _DIMENSIONS else picture[:, :, np.newaxis]
     resized = _resize(pixels.astype(np.float64), how)

@@ -17,9 +17,12 @@ from PIL import Image
 from converter.adapters.flatbuffer import read_model
 from converter.adapters.model_files import MODEL_LIMIT_BYTES
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, open_bundle, pack
+from edgefleet.contracts.profile import compat_hash
+from firmware_profiles import load_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
+BOARDS = ROOT / "firmware_profiles" / "boards"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MODEL_HINT = "give a .tflite file, or a Keras file (.keras, .h5) with the extra 'tensorflow'"
 BUNDLE_HINT = "use a bundle written by 'edgefleet convert', and fetch it again if it was copied"
@@ -336,6 +339,21 @@ def test_a_bundle_for_another_board(front_door: Command, digits_bundle: Path) ->
         sentence(
             "the bundle digits 1.0.0 is for profile 'linux-x86_64', not for 'raspberry-pi-4'",
             "use the release's bundle for 'raspberry-pi-4', or convert the model for it",
+        ),
+    )
+
+
+def test_a_bundle_for_a_board_that_changed_since(front_door: Command, digits_bundle: Path, tmp_path: Path) -> None:
+    board = (BOARDS / "linux-x86_64.toml").read_text().replace('kernels = "xnnpack"', 'kernels = "other"')
+    (tmp_path / "b.toml").write_text(board)
+    now = compat_hash(load_profile(str(tmp_path / "b.toml")))[:12]
+    before = compat_hash(load_profile("linux-x86_64"))[:12]
+    assert told(front_door("verify", digits_bundle, "--profile", tmp_path / "b.toml")) == (
+        3,
+        sentence(
+            "the bundle digits 1.0.0 was made for another 'linux-x86_64': "
+            f"its compat_hash was {before}…, and is {now}…",
+            "convert the model again for the profile as it is now",
         ),
     )
 

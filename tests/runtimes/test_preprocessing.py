@@ -120,3 +120,11 @@ def test_a_pixel_that_is_scaled_beyond_float32_is_infinite_without_a_warning(rec
     how = ImagePreprocessing(size=(1, 1), channels="GRAY", scale=1e38)
     assert preprocess_image(np.full((1, 1), 255, np.uint8), how).tolist() == [[[np.inf]]]
     assert not recwarn.list
+
+
+def test_a_size_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(SampleError) as refused:
+        preprocess_image(np.zeros((8, 8), np.uint8), ImagePreprocessing(size=(10_000_000, 10_000_000)))
+    assert refused.value.message == (
+        "the preprocessing makes pictures of 10000000 × 10000000 pixels, over the limit of 67108864"
+    )
