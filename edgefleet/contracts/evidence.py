@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was measured at conversion: stands beside a bundle, named by its hash, never inside it."""
 
-from edgefleet.contracts.manifest import Fact, Natural
+from edgefleet.contracts.manifest import ArenaPlan, Fact, Natural, Share
 from edgefleet.contracts.names import Name, Sha256, Version
 
 
@@ -21,6 +21,23 @@ class Score(Fact, frozen=True, kw_only=True):
     value: float
     samples: Natural
     per_class: tuple[float, ...] = ()
+
+
+class ClassScore(Fact, frozen=True, kw_only=True):
+    """One class: how many samples have it, and precision, recall and F1 (0 where there is nothing to divide by)."""
+
+    label: str
+    samples: Natural
+    precision: Share
+    recall: Share
+    f1: Share
+
+
+class Confusion(Fact, frozen=True, kw_only=True):
+    """``counts[actual][predicted]`` over the evaluation samples, and the scores of each class."""
+
+    counts: tuple[tuple[Natural, ...], ...]
+    classes: tuple[ClassScore, ...]
 
 
 class FloatComparison(Fact, frozen=True, kw_only=True):
@@ -46,6 +63,44 @@ class Latency(Fact, frozen=True, kw_only=True):
     runs: Natural
 
 
+class PredictedLatency(Fact, frozen=True, kw_only=True):
+    """Microseconds an inference takes on the board, and how they were predicted."""
+
+    microseconds: float
+    method: str
+
+
+class Candidate(Fact, frozen=True, kw_only=True):
+    """One point of the search for a model within budgets, judged on samples that decided nothing before.
+
+    ``drop`` is float minus candidate of the metric, with its paired interval. ``on_front`` tells whether no other
+    candidate is both smaller and better; ``chosen`` marks the one in the bundle.
+    """
+
+    title: str
+    recipe_sha256: Sha256
+    model_bytes: Natural
+    arena_bytes: Natural | None = None
+    latency_us: float | None = None
+    drop: float
+    interval: Interval
+    on_front: bool
+    chosen: bool
+
+
+class LayerError(Fact, frozen=True, kw_only=True):
+    """How far one layer's output lies from the float model's, over the samples: worst first in a list.
+
+    ``sqnr_db`` is the ratio of signal to quantization noise, ``cosine`` the cosine between both.
+    """
+
+    layer: str
+    operator: str
+    precision: str
+    sqnr_db: float
+    cosine: float
+
+
 class ConversionEvidence(Fact, frozen=True, kw_only=True):
     """The document ``X.evidence.json``."""
 
@@ -57,9 +112,13 @@ class ConversionEvidence(Fact, frozen=True, kw_only=True):
     bundle_bytes: Natural
     model_bytes: Natural
     float_model_bytes: Natural | None = None
-    arena_bytes: Natural | None = None
+    arena: ArenaPlan | None = None
     evaluation: Score | None = None
+    confusion: Confusion | None = None
     acceptance: Score | None = None
     comparison: FloatComparison | None = None
     latency: Latency | None = None
+    predicted_latency: PredictedLatency | None = None
+    candidates: tuple[Candidate, ...] = ()
+    layers: tuple[LayerError, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -16,12 +16,19 @@ MODEL_DIR = "model/"
 GOLDEN_DIR = "golden/"
 ACCEPTANCE_PATH = "golden/acceptance.npz"
 MODEL_CARD_PATH = "MODEL_CARD.md"
+#: The recipe that was found or given, as canonical JSON, so that a bundle says how to make it again.
+RECIPE_PATH = "recipe.json"
 #: A member's path: relative, forward slashes, no ``.`` or ``..`` segment, at most 100 bytes (ustar's name field).
 MEMBER_PATH_PATTERN = r"^(?=.{1,100}$)[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z"
 
 Task = Literal["classification", "regression", "anomaly", "detection"]
 Dtype = Literal["float32", "float16", "int8", "uint8", "int16", "int32", "int64", "bool"]
 RuntimeKind = Literal["litert", "tflite-runtime", "tflm"]
+#: ``dynamic-int8`` keeps float activations; ``int16x8`` has 8-bit weights under 16-bit activations; ``int4`` has 4-bit
+#: weights (on some layers) under 8-bit activations; ``mixed`` has layers of several of these.
+Precision = Literal["float32", "float16", "dynamic-int8", "int8", "int16x8", "int4", "mixed"]
+#: What the outputs of a detector are, in the order of the interface.
+DetectionRole = Literal["boxes", "classes", "scores", "count"]
 Numerics = Literal["litert/1", "tflm/1"]
 #: The largest integer that canonical JSON (RFC 8785, section 3.2.2.3) holds exactly.
 LARGEST_INTEGER = (1 << 53) - 1
@@ -49,11 +56,15 @@ class TensorSpec(Fact, frozen=True, kw_only=True):
 
 
 class Interface(Fact, frozen=True, kw_only=True):
-    """What an application may rely on. ``labels`` name the classes of the first output, or are empty."""
+    """What an application may rely on. ``labels`` name the classes of the first output, or are empty.
+
+    ``roles`` say what each output of a detector is; other tasks leave them empty.
+    """
 
     inputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], msgspec.Meta(min_length=1)]
     labels: tuple[str, ...] = ()
+    roles: tuple[DetectionRole, ...] = ()
 
 
 class ImagePreprocessing(Fact, frozen=True, kw_only=True):
@@ -69,10 +80,51 @@ class ImagePreprocessing(Fact, frozen=True, kw_only=True):
     offset: float = 0.0
 
 
+class AudioPreprocessing(Fact, frozen=True, kw_only=True):
+    """From a mono clip (int16, or float32 in [-1, 1)) to the model's real-valued input.
+
+    The clip is cut or padded with zeros to ``clip_samples`` at ``sample_rate_hz``. ``waveform`` ends there. ``log-mel``
+    and ``mfcc`` take frames of ``frame_samples`` every ``stride_samples`` under a periodic Hann window, a real FFT of
+    ``fft_samples``, magnitudes through ``mel_bins`` triangular HTK mel filters from ``low_hz`` to ``high_hz``, and
+    ``ln(mel + log_offset)``; ``mfcc`` keeps the first ``coefficients`` of an orthonormal DCT-II. Then ``x * scale +
+    offset``. The result has the shape (frames, bins or coefficients), or (clip_samples,).
+    """
+
+    kind: Literal["waveform", "log-mel", "mfcc"]
+    sample_rate_hz: Positive
+    clip_samples: Positive
+    frame_samples: Positive = 480
+    stride_samples: Positive = 320
+    fft_samples: Positive = 512
+    mel_bins: Positive = 40
+    low_hz: float = 20.0
+    high_hz: float = 4000.0
+    log_offset: float = 1e-6
+    coefficients: Positive = 10
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class FeaturePreprocessing(Fact, frozen=True, kw_only=True):
+    """From a row of numbers to the model's real-valued input: ``(x - mean) / deviation``, column by column."""
+
+    mean: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
+    deviation: Annotated[tuple[float, ...], msgspec.Meta(min_length=1)]
+
+
 class Preprocessing(Fact, frozen=True, kw_only=True):
-    """How a product's raw inputs become model inputs; an absent part means: already in model units."""
+    """How a product's raw inputs become model inputs; at most one part is given, none: already in model units."""
 
     image: ImagePreprocessing | None = None
+    audio: AudioPreprocessing | None = None
+    features: FeaturePreprocessing | None = None
+
+
+class Accelerator(Fact, frozen=True, kw_only=True):
+    """An NPU that the model was compiled for; ``npu_share`` is the share of its operators that run there."""
+
+    id: Name
+    npu_share: Share
 
 
 class RuntimeRequirement(Fact, frozen=True, kw_only=True):
@@ -81,6 +133,21 @@ class RuntimeRequirement(Fact, frozen=True, kw_only=True):
     kind: RuntimeKind
     minimum_version: str
     numerics: Numerics
+    accelerator: Accelerator | None = None
+
+
+class ArenaPlan(Fact, frozen=True, kw_only=True):
+    """Where a microcontroller's interpreter keeps activations, in bytes.
+
+    ``tflm-greedy`` is the interpreter's own plan; ``offline`` is embedded in the model (OfflineMemoryAllocation).
+    ``head_bytes`` is what the plan takes, ``bound_bytes`` what no plan can go below; ``total_bytes`` adds the
+    interpreter's own structures on that board.
+    """
+
+    planner: Literal["tflm-greedy", "offline"]
+    head_bytes: Natural
+    bound_bytes: Natural
+    total_bytes: Natural
 
 
 class ProfileReference(Fact, frozen=True, kw_only=True):
@@ -155,10 +222,14 @@ class Tool(Fact, frozen=True, kw_only=True):
 
 
 class Lineage(Fact, frozen=True, kw_only=True):
-    """What the bundle was made from. Sample sets are hashed over their content, independent of order and path."""
+    """What the bundle was made from. Sample sets are hashed over their content, independent of order and path.
+
+    ``rewrites`` names what was done to the model besides quantizing it, in order.
+    """
 
     source_sha256: Sha256
     recipe_sha256: Sha256
+    rewrites: tuple[str, ...] = ()
     calibration_sha256: Sha256 | None = None
     evaluation_sha256: Sha256 | None = None
     tools: tuple[Tool, ...] = ()
@@ -174,14 +245,19 @@ class Member(Fact, frozen=True, kw_only=True):
 
 
 class Manifest(Fact, frozen=True, kw_only=True):
-    """The whole description of a bundle. ``model`` is the path of the model's member."""
+    """The whole description of a bundle. ``model`` is the path of the model's member.
+
+    ``execution`` is ``compiled-not-run`` where nothing at conversion could run the model as the board will; publishing
+    such a bundle needs a policy that says so.
+    """
 
     format_version: Literal[1]
     name: Name
     version: Version
     task: Task
     metric: str
-    precision: Literal["float32", "float16", "dynamic-int8", "int8", "int16x8", "mixed"]
+    precision: Precision
+    execution: Literal["proved", "compiled-not-run"] = "proved"
     profile: ProfileReference
     runtime: RuntimeRequirement
     interface: Interface
@@ -191,6 +267,7 @@ class Manifest(Fact, frozen=True, kw_only=True):
     parity: ParityVectors
     acceptance: AcceptanceExamples | None = None
     reference: ReferenceHistograms | None = None
+    arena: ArenaPlan | None = None
     model: Annotated[str, msgspec.Meta(pattern=r"^model/")]
     members: Annotated[tuple[Member, ...], msgspec.Meta(min_length=1, max_length=63)]
     lineage: Lineage

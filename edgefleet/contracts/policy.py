@@ -96,9 +96,13 @@ class RolloutPolicy(Fact, frozen=True, kw_only=True):
 
 
 class Policy(Fact, frozen=True, kw_only=True):
-    """A whole policy file."""
+    """A whole policy file.
+
+    ``allow_compiled_not_run`` lets a bundle be published that nothing at conversion could run as the board will.
+    """
 
     format_version: Literal[1]
+    allow_compiled_not_run: bool = False
     device: DevicePolicy = DevicePolicy()
     rollout: RolloutPolicy
 

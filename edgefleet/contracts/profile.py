@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
-from edgefleet.contracts.manifest import Budgets, Fact, Numerics, Positive, RuntimeKind
+from edgefleet.contracts.manifest import Budgets, Fact, Numerics, Positive, Precision, RuntimeKind, Share
 from edgefleet.contracts.names import Name
-
-Precision = Literal["float32", "float16", "dynamic-int8", "int8", "int16x8", "mixed"]
 
 
 class Cpu(Fact, frozen=True, kw_only=True):
@@ -47,6 +45,18 @@ class RuntimeFacts(Fact, frozen=True, kw_only=True):
     kernels: str = "default"
 
 
+class AcceleratorFacts(Fact, frozen=True, kw_only=True):
+    """An NPU: its id as vela names it, vela's system configuration and memory mode, and the least useful share.
+
+    A model of which less than ``minimum_npu_share`` of the operators run on the NPU is refused.
+    """
+
+    id: Name
+    system_config: str | None = None
+    memory_mode: str | None = None
+    minimum_npu_share: Share = 0.5
+
+
 class Emulator(Fact, frozen=True, kw_only=True):
     """How QEMU stands in for the board."""
 
@@ -71,6 +81,7 @@ class Profile(Fact, frozen=True, kw_only=True):
     precisions: Annotated[tuple[Precision, ...], msgspec.Meta(min_length=1)]
     operators: tuple[str, ...] = ()
     budgets: Budgets = Budgets()
+    accelerator: AcceleratorFacts | None = None
     swap: Literal["resident", "cold"] = "resident"
     emulator: Emulator | None = None
 
@@ -78,10 +89,10 @@ class Profile(Fact, frozen=True, kw_only=True):
 def compat_hash(profile: Profile) -> str:
     """Return the SHA-256 over what makes a model run on a board.
 
-    That is: CPU architecture and features, memory map, runtime kind, numerics and kernel set. Budgets, titles, clock
-    and the runtime's release (which the bundle's minimum version answers) are outside it.
+    That is: CPU architecture and features, memory map, runtime kind, numerics, kernel set and accelerator. Budgets,
+    titles, clock and the runtime's release (which the bundle's minimum version answers) are outside it.
     """
-    facts = {
+    facts: dict[str, object] = {
         "architecture": profile.cpu.architecture,
         "features": sorted(profile.cpu.features),
         "regions": msgspec.to_builtins(profile.memory.regions),
@@ -89,4 +100,6 @@ def compat_hash(profile: Profile) -> str:
         "numerics": profile.runtime.numerics,
         "kernels": profile.runtime.kernels,
     }
+    if profile.accelerator is not None:
+        facts["accelerator"] = profile.accelerator.id
     return sha256_hex(canonical_json(facts))

@@ -13,7 +13,8 @@ def check_release(manifests: Sequence[Manifest], policy: Policy) -> tuple[str, s
 
     Raises:
         BundleError: there is none, they differ in name or version, or two are for one profile.
-        PolicyError: the policy pins acceptance examples, and a bundle has no copy of exactly these.
+        PolicyError: the policy pins acceptance examples, and a bundle has no copy of exactly these; or nothing has run
+            a bundle's model yet, and the policy does not allow that.
     """
     if not manifests:
         raise BundleError("a release needs a bundle, got none", hint="name at least one bundle")
@@ -28,6 +29,7 @@ def check_release(manifests: Sequence[Manifest], policy: Policy) -> tuple[str, s
         raise BundleError(f"two bundles are for the profile '{twice[0]}'", hint="a release has one bundle a profile")
     for manifest in manifests:
         _check_acceptance(manifest, policy)
+        _check_execution(manifest, policy)
     return manifests[0].name, manifests[0].version
 
 
@@ -41,4 +43,12 @@ def _check_acceptance(manifest: Manifest, policy: Policy) -> None:
             f"the policy pins the acceptance examples {pin.sha256}, and the bundle for "
             f"'{manifest.profile.id}' carries {got}",
             hint="convert with --acceptance and the product's own examples",
+        )
+
+
+def _check_execution(manifest: Manifest, policy: Policy) -> None:
+    if manifest.execution == "compiled-not-run" and not policy.allow_compiled_not_run:
+        raise PolicyError(
+            f"the bundle for '{manifest.profile.id}' is compiled-not-run: nothing has run its model as the board will",
+            hint="try it on a real board, then publish it with allow_compiled_not_run = true in the policy",
         )

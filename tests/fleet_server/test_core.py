@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pure decisions: cohorts, the gate, the rollout's steps, watermarks, the audit chain."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet.contracts.errors import ConflictError
-from edgefleet.contracts.policy import GateRule, RolloutPolicy, WaveRule
+from edgefleet.contracts.bundle import open_bundle
+from edgefleet.contracts.errors import ConflictError, PolicyError
+from edgefleet.contracts.policy import GateRule, Policy, RolloutPolicy, WaveRule
 from fleet_server.core.audit_chain import GENESIS, AuditEntry, entry_hash, first_broken
 from fleet_server.core.cohort import cap_at, cohort_order, devices_to_assign, draw_holdout, wave_size
 from fleet_server.core.gate import Figures, WaveEvidence, judge
+from fleet_server.core.release_rules import check_release
 from fleet_server.core.rollout import DeviceEvidence, Rollout, carry_out, step
 from fleet_server.core.watermark import advance
 
@@ -270,3 +274,20 @@ def test_an_audit_log_shows_where_it_was_tampered_with() -> None:
     assert first_broken(entries) is None
     assert first_broken([entries[0], entries[2]]) == 3
     assert first_broken([entries[0], msgspec.structs.replace(entries[1], actor="eve"), *entries[2:]]) == 2
+
+
+def test_a_model_that_nothing_has_run_is_published_only_where_the_policy_says_so(
+    tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    manifest = open_bundle(make_bundle(tmp_path)).manifest
+    unproved = msgspec.structs.replace(manifest, execution="compiled-not-run")
+    policy = Policy(format_version=1, rollout=POLICY)
+    assert check_release([manifest], policy) == ("digits", "1.0.0")
+    with pytest.raises(PolicyError) as raised:
+        check_release([unproved], policy)
+    assert (raised.value.message, raised.value.hint) == (
+        "the bundle for 'linux-x86_64' is compiled-not-run: nothing has run its model as the board will",
+        "try it on a real board, then publish it with allow_compiled_not_run = true in the policy",
+    )
+    allowed = msgspec.structs.replace(policy, allow_compiled_not_run=True)
+    assert check_release([unproved], allowed) == ("digits", "1.0.0")
