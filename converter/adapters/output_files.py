@@ -51,7 +51,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 def _is_stream(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # making the folders will tell
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 

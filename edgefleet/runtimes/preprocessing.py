@@ -45,9 +45,10 @@ def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
             "expected uint8 [height, width, 3] (RGB) or [height, width] (grey)",
             hint="pass the picture as it was decoded; the bundle's preprocessing scales it",
         )
-    if how.size[0] * how.size[1] > _MOST_PIXELS:
+    height, width = how.size
+    if height * width > _MOST_PIXELS:
         raise SampleError(
-            f"the preprocessing makes pictures of {how.size[0]} × {how.size[1]} pixels, over the limit of {_MOST_PIXELS}",
+            f"the preprocessing makes pictures of {height} × {width} pixels, over the limit of {_MOST_PIXELS}",
             hint="correct size in the preprocessing; a model for an edge device takes smaller pictures",
         )
     pixels = picture if picture.ndim == _DIMENSIONS else picture[:, :, np.newaxis]
