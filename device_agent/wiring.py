@@ -18,10 +18,10 @@ from device_agent.core.identity import Identity
 from device_agent.core.serving import ModelRef
 from device_agent.ports import Admission, Clock, Inference, Messenger, Ports, Repositories
 from device_agent.settings import AgentSettings
-from edgefleet import __version__
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.version import __version__
 
 if TYPE_CHECKING:
     from device_agent.adapters.mqtt import MqttPump

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from edgefleet import __version__
 from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, InputError, MissingExtraError
+from edgefleet.version import __version__
 
 GROUP = "edgefleet.commands"
 #: The order in which help shows the verbs: the order of the work.

@@ -11,11 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from edgefleet import __version__
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import EnrolmentTicket
 from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
 from edgefleet.contracts.names import SHA256_PATTERN
+from edgefleet.version import __version__
 from fleet_server.adapters.access import Caller, create_token
 from fleet_server.adapters.audit_log import append_audit, read_audit
 from fleet_server.adapters.device_register import DeviceRecord, find_device, list_devices

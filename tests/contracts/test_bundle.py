@@ -271,3 +271,13 @@ def test_what_cannot_be_read_at_any_place_is_refused_and_not_waited_for(tmp_path
     with pytest.raises(FileMissingError) as caught:
         open_bundle(tmp_path / "a.bundle")
     assert caught.value.message == f"cannot read the bundle '{tmp_path}/a.bundle': it is no regular file"
+
+
+def test_a_bundle_from_before_a_field_was_thought_of_is_read(parts: Any, written: Write) -> None:
+    facts = msgspec.to_builtins(parts.manifest)
+    older = {name: value for name, value in facts.items() if name not in ("execution", "arena")}
+    assert len(older) == len(facts) - 2
+    manifest = open_bundle(
+        written(_tar([_entry("manifest.json", canonical_json(older)), *_entries(parts)[1:]]))
+    ).manifest
+    assert (manifest.execution, manifest.arena) == ("proved", None)
