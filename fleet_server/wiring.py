@@ -165,6 +165,7 @@ def _keep_fresh(parts: ServerParts, stop: threading.Event) -> None:
         try:
             parts.images.publish_if_due()
             parts.polls.flush()
+            parts.engine.remind()
         except EdgeFleetError as error:
             _LOG.error("upkeep failed and will be tried again: %s", error)
 

@@ -21,6 +21,7 @@ from fleet_server.adapters.rollout_store import (
     Hinted,
     assign_newcomers,
     bundles_by_profile,
+    devices_behind,
     enrolled_devices,
     find_newcomers,
     find_rollout,
@@ -33,6 +34,7 @@ from fleet_server.adapters.rollout_store import (
 from fleet_server.adapters.schema import release
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.cohort import draw_holdout
+from fleet_server.core.reminders import Waiting, remind
 from fleet_server.core.rollout import Order, Rollout, Step, carry_out, step
 from fleet_server.signer.requests import OpenRollout
 
@@ -59,6 +61,7 @@ class RolloutEngine:
         self._clock = clock
         self._time_scale = time_scale
         self._hint = hint
+        self._waiting: dict[str, Waiting] = {}
 
     def create(self, name: str, version: str, actor: str) -> Rollout:
         """Start a rollout of an approved release.
@@ -128,6 +131,14 @@ class RolloutEngine:
             if not has_rollout(connection, ACTIVE_STATES):
                 hinted += assign_newcomers(connection, now)
         self._hint(hinted)
+
+    def remind(self) -> None:
+        """Hint again at devices that are connected and have not seen their newest order; called every few seconds."""
+        with self._database.read() as connection:
+            behind = devices_behind(connection)
+        self._waiting, reminded = remind(self._waiting, behind, self._clock())
+        if reminded:
+            self._hint([Hinted(device, counter) for device, counter in reminded.items()])
 
     def run(self, stop: threading.Event, *, every_s: float) -> None:
         """Step until ``stop`` is set; a failing step is logged and tried again, and nothing advances meanwhile."""

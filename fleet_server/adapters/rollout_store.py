@@ -148,6 +148,15 @@ def assign_newcomers(connection: Connection, now: float) -> list[Hinted]:
     return [_assign(connection, value, device, now) for value, device in find_newcomers(connection)]
 
 
+def devices_behind(connection: Connection) -> dict[str, int]:
+    """Return the counter of the newest order of each connected device that has not seen it."""
+    rows = connection.exec_driver_sql(
+        "SELECT s.device, MAX(a.counter) AS newest FROM device_state s JOIN assignment a ON a.device = s.device "
+        "WHERE s.connected GROUP BY s.device HAVING newest > s.counter ORDER BY s.device"
+    )
+    return {row.device: row.newest for row in rows}
+
+
 _DEVICES = """
 SELECT d.name, d.profile, rd.counter AS given_counter, rd.previous_sha256, rd.revert_counter,
        a.name AS ordered_name, a.version AS ordered_version, s.connected, s.status, s.counter AS seen_counter,

@@ -231,14 +231,14 @@ def test_an_address_that_is_none_is_told_before_anything_is_kept(address: str, c
 
 
 def test_a_home_that_is_a_file_cannot_keep_a_login(server: Any, cli: Any, tmp_path: Path) -> None:
-    (tmp_path / "home").write_text("mine")
+    (tmp_path / "file").write_text("mine")
     token = server.admin / "token"
-    refused = cli("login", "--server", server.api, "--token-file", token, "--home", tmp_path / "home", expect=1)
+    refused = cli("login", "--server", server.api, "--token-file", token, "--home", tmp_path / "file", expect=1)
     assert refused.err == (
-        f"error: cannot write '{tmp_path}/home/trusted/image-root.json': Not a directory\n"
+        f"error: cannot write '{tmp_path}/file/trusted/image-root.json': Not a directory\n"
         "hint: check free space and permissions\n"
     )
-    assert (tmp_path / "home").read_text() == "mine"
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_home_that_cannot_keep_what_was_verified(
