@@ -3,8 +3,8 @@
 
     python -m benchmarks.campaign_demo [--runs 10] [--seed N]
 
-The brokers take turns: mosquitto, where it is installed, and the embedded amqtt. Prints for each run its seconds, whether
-every story ended as told, and whether it listened on loopback only. Exits with 1 unless all did.
+The brokers take turns: mosquitto, where it is installed, and the embedded amqtt. Prints for each run its seconds,
+whether every story ended as told, and whether it listened on loopback only. Exits with 1 unless all did.
 """
 
 import argparse
