@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``--metric module:function``: a user's own metric, loaded by name."""
+"""``--metric NAME`` or ``--metric module:function``: one of the task's metrics, or a user's own."""
 
 import importlib
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from converter.core.scoring import Metric, default_metric
+from converter.core.scoring import Metric, default_metric, task_metrics
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Task
 
@@ -17,16 +17,21 @@ _HINT = "write a function(outputs, labels) -> float in a module that Python find
 
 
 def load_metric(name: str | None, task: Task) -> Metric:
-    """Return the task's own metric, or the user's: ``function(outputs, labels) -> float``.
+    """Return the task's own metric, one that it has by name, or the user's: ``function(outputs, labels) -> float``.
 
     Raises:
-        InputError: it cannot be imported or called.
+        InputError: the task has none of that name, or the user's cannot be imported or called.
     """
     if name is None:
         return default_metric(task)
+    known = task_metrics(task)
+    for metric in known:
+        if metric.name == name:
+            return metric
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
-        raise InputError(f"--metric is '{name}', expected module:function", hint=_HINT)
+        names = ", ".join(metric.name for metric in known)
+        raise InputError(f"--metric is '{name}', expected {names} (for {task}) or module:function", hint=_HINT)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

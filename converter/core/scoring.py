@@ -2,7 +2,7 @@
 """From a model's outputs to a metric, to a comparison with the float model, and to reference histograms."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,41 @@ import numpy.typing as npt
 
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.evidence import FloatComparison, Interval, Score
-from edgefleet.contracts.manifest import ReferenceHistograms, Task
+from edgefleet.contracts.manifest import DetectionRole, ReferenceHistograms, Task
+from edgefleet.runtimes import metrics
 from edgefleet.runtimes.answers import read_answer
-from edgefleet.runtimes.metrics import accuracy, mean_squared_error, paired_accuracy_interval, recall_per_class
+from edgefleet.runtimes.metrics import (
+    accuracy,
+    average_precision,
+    coefficient_of_determination,
+    mean_absolute_error,
+    mean_squared_error,
+    paired_accuracy_interval,
+    recall_per_class,
+)
 
 Array = npt.NDArray[Any]
 MetricFunction = Callable[[Array, Array], float]
 _CONFIDENCE_BINS = 20
 _RESAMPLES = 200
 _SEED = 1
+#: Columns of a detection (y0, x0, y1, x1, class, score) and of a labelled box (without the score).
+_CLASS_COLUMN = 4
+_SCORE_COLUMN = 5
+_BOX_COLUMNS = 5
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A named figure: ``function(outputs, labels)``, outputs real-valued with shape (samples, …)."""
+    """A named figure: ``function(outputs, labels)``, outputs real-valued with shape (samples, …).
+
+    ``larger_is_better`` is False for errors. For detection, outputs are :func:`detections` and labels have the shape
+    (samples, boxes, 5): y0, x0, y1, x1, class, in the units of the model's boxes, class -1 in rows without a box.
+    """
 
     name: str
     function: MetricFunction
+    larger_is_better: bool = True
 
 
 def top1_accuracy(outputs: Array, labels: Array) -> float:
@@ -40,29 +58,106 @@ def squared_error(outputs: Array, targets: Array) -> float:
     return mean_squared_error(outputs.reshape(len(outputs), -1), targets.reshape(len(outputs), -1))
 
 
+def macro_f1(outputs: Array, labels: Array) -> float:
+    """Return the mean over classes of F1, of the classes that occur in labels or answers."""
+    return metrics.macro_f1(top1(outputs), labels, outputs.reshape(len(outputs), -1).shape[1])
+
+
+def absolute_error(outputs: Array, targets: Array) -> float:
+    """Return the mean absolute difference; shapes as in :func:`squared_error`."""
+    return mean_absolute_error(outputs.reshape(len(outputs), -1), targets.reshape(len(outputs), -1))
+
+
+def root_squared_error(outputs: Array, targets: Array) -> float:
+    """Return the root of the mean squared difference, in the units of the targets."""
+    return math.sqrt(squared_error(outputs, targets))
+
+
+def explained_variance(outputs: Array, targets: Array) -> float:
+    """Return R²; NaN where the targets do not vary."""
+    return coefficient_of_determination(outputs.reshape(len(outputs), -1), targets.reshape(len(outputs), -1))
+
+
 def area_under_roc(scores: Array, labels: Array) -> float:
     """Return the probability that an anomaly (label 1) scores above a normal sample (label 0); ties count half."""
-    anomalous, normal = scores[labels == 1].reshape(-1), scores[labels == 0].reshape(-1)
-    if not len(anomalous) or not len(normal):
-        return float("nan")
-    above = (anomalous[:, np.newaxis] > normal).sum() + 0.5 * (anomalous[:, np.newaxis] == normal).sum()
-    return float(above / (len(anomalous) * len(normal)))
+    return metrics.area_under_roc(scores[labels == 1], scores[labels == 0])
+
+
+def mean_average_precision(outputs: Array, labels: Array) -> float:
+    """Return mAP@0.5: the mean of :func:`edgefleet.runtimes.metrics.average_precision` over the labelled classes."""
+    found = [value for value in precision_per_class(outputs, labels) if not math.isnan(value)]
+    return float(np.mean(found)) if found else math.nan
+
+
+def precision_per_class(outputs: Array, labels: Array) -> tuple[float, ...]:
+    """Return each class's average precision at an overlap of 0.5, NaN for a class without labelled boxes.
+
+    ``outputs`` has the shape (samples, rows, 6), ``labels`` (samples, boxes, 5); see :class:`Metric`.
+
+    Raises:
+        InputError: the outputs are no detections.
+    """
+    if outputs.ndim != 3 or outputs.shape[2] != _SCORE_COLUMN + 1:
+        raise InputError(
+            f"the model's answers have the shape {list(outputs.shape[1:])}, and detections have [rows, 6]",
+            hint="name what each output is (boxes, classes, scores, count), or a metric of your own",
+        )
+    classes = int(labels[:, :, _CLASS_COLUMN].max(initial=-1)) + 1
+    return tuple(
+        average_precision(
+            [rows[rows[:, _CLASS_COLUMN] == number][:, [0, 1, 2, 3, _SCORE_COLUMN]] for rows in outputs],
+            [boxes[boxes[:, _CLASS_COLUMN] == number][:, :_CLASS_COLUMN] for boxes in labels],
+        )
+        for number in range(classes)
+    )
+
+
+def detections(outputs: Sequence[Array], roles: Sequence[DetectionRole]) -> Array:
+    """Return one sample's detections, shape (rows, 6): y0, x0, y1, x1, class (-1: the row says nothing), score.
+
+    ``outputs`` are the model's de-quantized outputs with their batch dimension of 1, ``roles`` what each of them is.
+    Rows beyond ``count`` and rows with NaN say nothing.
+
+    Raises:
+        InputError: boxes, classes or scores are not among the roles.
+    """
+    parts = {role: value[0] if value.ndim > 1 else value for role, value in zip(roles, outputs, strict=True)}
+    missing = [role for role in ("boxes", "classes", "scores") if role not in parts]
+    if missing:
+        raise InputError(
+            f"no output of the model is the detector's {missing[0]}",
+            hint="name what each output is, in order: boxes, classes, scores, count",
+        )
+    boxes = parts["boxes"].reshape(-1, 4).astype(np.float64)
+    columns = [parts["classes"].reshape(-1, 1), parts["scores"].reshape(-1, 1)]
+    rows = np.concatenate([boxes, *columns], axis=1)
+    told = min(int(parts["count"].reshape(-1)[0]), len(rows)) if "count" in parts else len(rows)
+    silent = ~np.isfinite(rows).all(axis=1) | (np.arange(len(rows)) >= told)
+    rows[silent] = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+    return rows
+
+
+_METRICS: dict[Task, tuple[Metric, ...]] = {
+    "classification": (Metric("accuracy", top1_accuracy), Metric("macro-f1", macro_f1)),
+    "regression": (
+        Metric("mse", squared_error, larger_is_better=False),
+        Metric("mae", absolute_error, larger_is_better=False),
+        Metric("rmse", root_squared_error, larger_is_better=False),
+        Metric("r2", explained_variance),
+    ),
+    "anomaly": (Metric("auc", area_under_roc),),
+    "detection": (Metric("map50", mean_average_precision),),
+}
 
 
 def default_metric(task: Task) -> Metric:
-    """Return a task's own metric.
+    """Return a task's own metric, the first of :func:`task_metrics`."""
+    return _METRICS[task][0]
 
-    Raises:
-        InputError: the task has none (detection).
-    """
-    metrics = {
-        "classification": Metric("accuracy", top1_accuracy),
-        "regression": Metric("mse", squared_error),
-        "anomaly": Metric("auc", area_under_roc),
-    }
-    if task not in metrics:
-        raise InputError(f"the task '{task}' has no metric of its own", hint="name one: --metric module:function")
-    return metrics[task]
+
+def task_metrics(task: Task) -> tuple[Metric, ...]:
+    """Return the metrics that a task has, its own first."""
+    return _METRICS[task]
 
 
 def top1(outputs: Array) -> Array:
@@ -75,12 +170,16 @@ def check_labels(labels: Array, answers: int, *, task: Task, source: str) -> Non
     """Refuse labels that do not fit the task; ``answers`` is the number of values in the model's first output.
 
     Raises:
-        SampleError: they are no class numbers (classification), no numbers of the answer's size (regression), or not 0
-            and 1 (anomaly).
+        SampleError: they are no class numbers (classification), no numbers of the answer's size (regression), not 0
+            and 1 (anomaly), or no boxes (detection).
     """
-    checks = {"classification": _check_classes, "regression": _check_targets, "anomaly": _check_anomalies}
-    if task in checks:
-        checks[task](labels, answers, source)
+    checks = {
+        "classification": _check_classes,
+        "regression": _check_targets,
+        "anomaly": _check_anomalies,
+        "detection": _check_boxes,
+    }
+    checks[task](labels, answers, source)
 
 
 def _check_classes(labels: Array, classes: int, source: str) -> None:
@@ -108,14 +207,22 @@ def _check_anomalies(labels: Array, _: int, source: str) -> None:
         )
 
 
+def _check_boxes(labels: Array, _: int, source: str) -> None:
+    if labels.ndim != 3 or labels.shape[2] != _BOX_COLUMNS or labels.dtype.kind not in "iuf":
+        raise SampleError(
+            f"{source} has labels of {labels.dtype} with shape {list(labels.shape)}, "
+            "expected boxes [samples, boxes, 5]",
+            hint="store 'y' as rows of y0, x0, y1, x1 and class, with class -1 in rows that are no box",
+        )
+
+
 def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:
-    """Return the metric's value, and for classification each class's recall.
+    """Return the metric's value, and each class's recall (classification) or average precision (detection).
 
     Raises:
         SampleError: the value is NaN or infinite.
     """
-    classes = outputs.reshape(len(outputs), -1).shape[1]
-    per_class = recall_per_class(top1(outputs), labels, classes) if task == "classification" else ()
+    per_class = _per_class(outputs, labels, task)
     value = metric.function(outputs, labels)
     if not math.isfinite(value):
         raise SampleError(
@@ -125,8 +232,20 @@ def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:
     return Score(metric=metric.name, value=value, samples=len(outputs), per_class=per_class)
 
 
-def compare(metric: Metric, float_outputs: Array, outputs: Array, labels: Array) -> FloatComparison:
+def _per_class(outputs: Array, labels: Array, task: Task) -> tuple[float, ...]:
+    if task == "classification":
+        return recall_per_class(top1(outputs), labels, outputs.reshape(len(outputs), -1).shape[1])
+    if task == "detection":
+        return tuple(0.0 if math.isnan(value) else value for value in precision_per_class(outputs, labels))
+    return ()
+
+
+def compare(
+    metric: Metric, float_outputs: Array, outputs: Array, labels: Array, *, task: Task = "classification"
+) -> FloatComparison:
     """Compare a converted model with its float source on the same samples.
+
+    ``top1_agreement`` of detections is the share of samples whose most certain row has the same class.
 
     Raises:
         SampleError: the float model answers a sample with NaN or infinity.
@@ -138,13 +257,20 @@ def compare(metric: Metric, float_outputs: Array, outputs: Array, labels: Array)
             hint="leave these samples out, or correct the model",
         )
     before, after = metric.function(float_outputs, labels), metric.function(outputs, labels)
+    first = _most_certain_class if task == "detection" else top1
     return FloatComparison(
         float_value=before,
         difference=after - before,
         interval=_interval(metric, float_outputs, outputs, labels),
-        top1_agreement=accuracy(top1(outputs), top1(float_outputs)),
+        top1_agreement=accuracy(first(outputs), first(float_outputs)),
         mean_abs_delta=float(np.abs(outputs.astype(np.float64) - float_outputs).mean()),
     )
+
+
+def _most_certain_class(outputs: Array) -> Array:
+    """Return the class of each sample's row with the highest score; ``outputs`` are detections."""
+    best = outputs[:, :, _SCORE_COLUMN].argmax(axis=1)
+    return np.asarray(outputs[np.arange(len(outputs)), best, _CLASS_COLUMN])
 
 
 def histograms(outputs: Array) -> ReferenceHistograms:

@@ -54,6 +54,139 @@ def mean_squared_error(predicted: Array, actual: Array) -> float:
     return float(np.mean((predicted.astype(np.float64) - actual.astype(np.float64)) ** 2))
 
 
+def mean_absolute_error(predicted: Array, actual: Array) -> float:
+    """Return the mean absolute difference over all entries."""
+    return float(np.mean(np.abs(predicted.astype(np.float64) - actual.astype(np.float64))))
+
+
+def coefficient_of_determination(predicted: Array, actual: Array) -> float:
+    """Return R²: 1 minus squared error over squared deviation from each column's mean, all columns pooled.
+
+    Both have shape (samples, values). NaN where the targets do not vary.
+    """
+    wanted = actual.astype(np.float64)
+    residual = float(np.sum((predicted.astype(np.float64) - wanted) ** 2))
+    spread = float(np.sum((wanted - wanted.mean(axis=0)) ** 2))
+    return 1.0 - residual / spread if spread else math.nan
+
+
+def confusion_counts(predicted: Array, actual: Array, classes: int) -> Array:
+    """Return ``counts[actual, predicted]``, shape (classes, classes); a prediction of -1 is in no column."""
+    answered = predicted >= 0
+    cells = actual[answered].astype(np.int64) * classes + predicted[answered].astype(np.int64)
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+class ClassFigures(NamedTuple):
+    """Precision, recall and F1 of each class, shape (classes,); 0 where there is nothing to divide by."""
+
+    precision: Array
+    recall: Array
+    f1: Array
+
+
+def class_figures(counts: Array, samples: Array) -> ClassFigures:
+    """Return each class's figures from ``counts[actual, predicted]`` and the number of samples that have each class.
+
+    F1 is ``2 hits / (samples + predictions)``: a sample without an answer is missed by its class.
+    """
+    hits, predicted = np.diagonal(counts).astype(np.float64), counts.sum(axis=0)
+    return ClassFigures(
+        precision=hits / np.maximum(predicted, 1),
+        recall=hits / np.maximum(samples, 1),
+        f1=2.0 * hits / np.maximum(samples + predicted, 1),
+    )
+
+
+def macro_f1(predicted: Array, actual: Array, classes: int) -> float:
+    """Return the mean F1 over the classes that a sample has or that were answered; NaN without samples."""
+    counts = confusion_counts(predicted, actual, classes)
+    samples = np.bincount(actual.astype(np.int64), minlength=classes)
+    seen = (samples > 0) | (counts.sum(axis=0) > 0)
+    return float(class_figures(counts, samples).f1[seen].mean()) if seen.any() else math.nan
+
+
+def ranks(values: Array) -> Array:
+    """Return each value's rank from 1 (the smallest), equal values sharing the mean of theirs; shape (n,)."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    shared: Array = (last - (counts - 1) / 2.0)[place]
+    return shared
+
+
+def rank_correlation(first: Array, second: Array) -> float:
+    """Return Spearman's rank correlation of two arrays of equal size, ties sharing their mean rank.
+
+    NaN where one of them does not vary.
+    """
+    a, b = (ranks(values.reshape(-1)) for values in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    length = math.sqrt(float(np.sum(a * a)) * float(np.sum(b * b)))
+    return float(np.sum(a * b)) / length if length else math.nan
+
+
+def area_under_roc(positive: Array, negative: Array) -> float:
+    """Return the probability that one of ``positive`` lies above one of ``negative``; ties count half.
+
+    This is Mann and Whitney's U over the number of pairs, from ranks. NaN where either is empty; a NaN among the
+    scores counts as the wrong side.
+    """
+    if not positive.size or not negative.size:
+        return math.nan
+    high = np.where(np.isnan(positive), -np.inf, positive).reshape(-1)
+    low = np.where(np.isnan(negative), np.inf, negative).reshape(-1)
+    above = float(ranks(np.concatenate([high, low]))[: high.size].sum()) - high.size * (high.size + 1) / 2.0
+    return above / (high.size * low.size)
+
+
+def average_precision(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> float:
+    """Return one class's average precision over images.
+
+    ``found[i]``: rows (y0, x0, y1, x1, score) of image i; ``wanted[i]``: rows (y0, x0, y1, x1). All detections are
+    taken by falling score (ties by image, then row); each matches the unmatched wanted box of its image with which its
+    intersection over union is largest, if that reaches ``least_overlap``. The result is the area under the precision
+    envelope at every recall (PASCAL VOC 2010 and later). NaN without wanted boxes.
+    """
+    total = sum(len(boxes) for boxes in wanted)
+    if not total:
+        return math.nan
+    order = sorted(
+        ((-float(row[4]), image, place) for image, rows in enumerate(found) for place, row in enumerate(rows))
+    )
+    free = [np.ones(len(boxes), bool) for boxes in wanted]
+    hits = np.array(
+        [_takes(found[image][place], wanted[image], free[image], least_overlap) for _, image, place in order]
+    )
+    right = np.cumsum(hits)
+    precision = right / np.arange(1, len(hits) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(envelope[hits])) / total if len(hits) else 0.0
+
+
+def _takes(row: Array, boxes: Array, free: Array, least_overlap: float) -> bool:
+    """Match one detection to a free box, which it takes; tell whether there was one."""
+    if not free.any():
+        return False
+    overlaps = np.where(free, overlap(row[:4], boxes), -1.0)
+    best = int(overlaps.argmax())
+    if overlaps[best] < least_overlap:
+        return False
+    free[best] = False
+    return True
+
+
+def overlap(box: Array, boxes: Array) -> Array:
+    """Return the intersection over union of one box (y0, x0, y1, x1) with each of ``boxes``, shape (boxes, 4)."""
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:4])
+    shared = np.prod(np.maximum(high - low, 0.0), axis=1)
+    union = _area(box[np.newaxis]) + _area(boxes) - shared
+    return np.where(union > 0.0, shared / np.where(union > 0.0, union, 1.0), 0.0)
+
+
+def _area(boxes: Array) -> Array:
+    return np.asarray(np.prod(np.maximum(boxes[:, 2:4] - boxes[:, :2], 0.0), axis=1))
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that at least ``share`` of the values do not exceed."""
     ordered = sorted(values)

@@ -20,7 +20,6 @@ from converter.core.recipe import Recipe, default_recipe, read_recipe, recipe_sh
 from converter.core.request import runtime_requirement
 from converter.core.scoring import area_under_roc, compare, default_metric, histograms, score, top1
 from edgefleet.contracts.canonical import sha256_hex
-from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import TensorSpec
 from firmware_profiles import load_profile
 
@@ -109,11 +108,6 @@ def test_histograms_count_classes_and_confidences() -> None:
     assert found.classes == (1, 2)
     assert [number for number, count in enumerate(found.confidence) if count] == [10, 19]
     assert sum(found.confidence) == 3
-
-
-def test_detection_has_no_metric_of_its_own() -> None:
-    with pytest.raises(InputError, match="the task 'detection' has no metric of its own"):
-        default_metric("detection")
 
 
 def test_a_recipe_is_hashed_by_what_it_says_not_how_it_is_written() -> None:

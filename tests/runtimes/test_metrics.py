@@ -10,9 +10,16 @@ from hypothesis import strategies as st
 
 from edgefleet.runtimes.metrics import (
     accuracy,
+    area_under_roc,
+    average_precision,
+    coefficient_of_determination,
+    macro_f1,
     mean_squared_error,
+    overlap,
     paired_accuracy_interval,
     percentile,
+    rank_correlation,
+    ranks,
     recall_per_class,
 )
 
@@ -94,3 +101,75 @@ def test_percentiles_by_hand() -> None:
     assert percentile([3.0, 1.0, 2.0, 4.0], 0.5) == 2.0
     assert percentile(list(range(1, 101)), 0.99) == 99
     assert percentile([7.0], 0.99) == 7.0
+
+
+SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=30).map(lambda values: np.array(values, np.float64))
+
+
+@given(positive=SCORES, negative=SCORES)
+def test_the_area_under_the_curve_is_the_share_of_pairs_in_order(positive: np.ndarray, negative: np.ndarray) -> None:
+    above = (positive[:, np.newaxis] > negative).sum() + 0.5 * (positive[:, np.newaxis] == negative).sum()
+    assert area_under_roc(positive, negative) == pytest.approx(above / (len(positive) * len(negative)), abs=1e-12)
+
+
+def test_a_score_of_nan_is_on_the_wrong_side_of_the_curve() -> None:
+    assert area_under_roc(np.array([np.nan]), np.array([0.0])) == 0.0
+    assert area_under_roc(np.array([0.0]), np.array([np.nan])) == 0.0
+    assert math.isnan(area_under_roc(np.array([]), np.array([1.0])))
+
+
+@given(values=SCORES)
+def test_a_rank_is_the_number_of_smaller_values_plus_half_of_the_equal_ones(values: np.ndarray) -> None:
+    smaller = (values[:, np.newaxis] > values).sum(axis=1)
+    equal = (values[:, np.newaxis] == values).sum(axis=1)
+    assert ranks(values).tolist() == (smaller + (equal + 1) / 2).tolist()
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert rank_correlation(np.array([1.0, 10.0, 100.0]), np.array([[2.0], [3.0], [4.0]])) == pytest.approx(1.0)
+    # Ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4: covariance 4.5, variances 4.5 and 5.
+    tied = rank_correlation(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0, 4.0]))
+    assert tied == pytest.approx(4.5 / math.sqrt(4.5 * 5.0))
+    assert math.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
+
+
+def test_macro_f1_leaves_out_classes_that_nobody_speaks_of() -> None:
+    # Class 0: hit 1 of 2 samples, 1 answer; class 1: hit 1, 2 answers; class 2: neither.
+    assert macro_f1(np.array([0, 1, 1]), np.array([0, 0, 1]), 3) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert macro_f1(np.array([-1]), np.array([0]), 2) == 0.0
+
+
+def test_the_coefficient_of_determination_by_hand() -> None:
+    wanted = np.array([[1.0, 0.0], [3.0, 0.0]])
+    assert coefficient_of_determination(wanted, wanted) == 1.0
+    assert coefficient_of_determination(np.array([[2.0, 0.0], [2.0, 0.0]]), wanted) == 0.0
+    assert math.isnan(coefficient_of_determination(wanted, np.zeros((2, 2))))
+
+
+def test_overlap_by_hand() -> None:
+    boxes = np.array([[0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
+    assert overlap(np.array([0.0, 0.0, 2.0, 2.0]), boxes).tolist() == [1.0, 1 / 7, 0.0, 0.0]
+
+
+def test_average_precision_by_hand() -> None:
+    box = [0.0, 0.0, 2.0, 2.0]
+    other = [5.0, 5.0, 7.0, 7.0]
+    wanted = [np.array([box, other])]
+    # By falling score: right, wrong, right: precision 1, 1/2, 2/3; its envelope at both recalls: 1 and 2/3.
+    rows = np.array([[*box, 0.9], [20, 20, 21, 21, 0.8], [*other, 0.7]])
+    assert average_precision([rows], wanted) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision([rows[::-1]], wanted) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_box_is_found_once() -> None:
+    box = [0.0, 0.0, 2.0, 2.0]
+    twice = np.array([[*box, 0.9], [*box, 0.8]])
+    assert average_precision([twice], [np.array([box])]) == 1.0  # the second is wrong, but behind full recall
+    assert average_precision([twice[:0]], [np.array([box])]) == 0.0
+    assert math.isnan(average_precision([twice], [np.zeros((0, 4))]))
+
+
+def test_a_detection_in_another_image_finds_nothing() -> None:
+    box = [0.0, 0.0, 2.0, 2.0]
+    found = [np.zeros((0, 5)), np.array([[*box, 0.9]])]
+    assert average_precision(found, [np.array([box]), np.zeros((0, 4))]) == 0.0
