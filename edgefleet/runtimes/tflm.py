@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorFlow Lite Micro behind EdgeFleet's terms: the tflite-micro wheel, which is the oracle for microcontrollers.
+
+It runs in a child process: TFLM trusts the file that it is given, and tells on standard error why it refuses one.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy.typing as npt
+
+from edgefleet.contracts.errors import UnsupportedModelError, missing_extra
+from edgefleet.runtimes.child_interpreter import ChildInterpreter, RefusedByRuntime
+
+Array = npt.NDArray[Any]
+#: Room for every model that a microcontroller could hold; pages that are never touched cost nothing.
+ARENA_BYTES = 64 << 20
+_NODE = re.compile(r"Node (?P<operator>\w+) \(number (?P<number>\d+)\) failed to (?P<step>prepare|invoke)")
+_UNKNOWN = re.compile(r"Didn't find op for builtin opcode '(?P<operator>\w+)'")
+_ARENA = re.compile(r"Failed to (?:resize buffer|allocate)|Requested: \d+, available")
+_SOURCE = re.compile(r"^tensorflow/lite/\S+?\.(?:cc|h)(?::\d+)?\s*")
+
+
+class TflmInterpreter:
+    """One loaded model on TFLM's reference kernels; not for use from two threads at once.
+
+    Raises:
+        UnsupportedModelError: TFLM refuses the model; the message names the operator and the reason.
+        ModelFailedError: the model ended the interpreter, or loading it did not end within ``deadline_s`` seconds.
+        MissingExtraError: the wheel is not installed.
+    """
+
+    def __init__(self, model: bytes, *, arena_bytes: int = ARENA_BYTES, deadline_s: float = 60.0) -> None:
+        runtime_version()
+        command = [sys.executable, "-P", "-m", "edgefleet.runtimes.tflm_child"]
+        try:
+            self._child = ChildInterpreter(
+                command, model, {"arena_bytes": arena_bytes}, runtime="TFLM", deadline_s=deadline_s
+            )
+        except RefusedByRuntime as error:
+            raise _refusal(error, arena_bytes) from error
+        self.inputs = self._child.inputs
+        self.outputs = self._child.outputs
+
+    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
+
+        Raises:
+            ModelFailedError: an input does not fit, an answer has NaN, or the interpreter failed, died or hung.
+        """
+        return self._child.invoke(inputs)
+
+    def reset_state(self) -> None:
+        """Set the model's state variables back to their start."""
+        self._child.reset_state()
+
+    def allocations(self) -> str:
+        """Return what TFLM's recording allocator says; call it after an inference."""
+        return self._child.allocations()
+
+    def close(self) -> None:
+        """End the interpreter; without this it ends with the object."""
+        self._child.close()
+
+
+def runtime_version() -> str:
+    """Return the installed wheel's release, a date: TFLM itself has no releases.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+    """
+    try:
+        return version("tflite-micro")
+    except PackageNotFoundError as error:
+        raise missing_extra("mcu", "checking a model on TensorFlow Lite Micro") from error
+
+
+def _refusal(error: RefusedByRuntime, arena_bytes: int) -> UnsupportedModelError:
+    unknown, node = _UNKNOWN.search(error.written), _NODE.search(error.written)
+    if unknown:
+        return UnsupportedModelError(
+            f"TFLM cannot load the model: it has no operator {unknown['operator']}",
+            hint="train the model without it, or choose a profile whose runtime has the operator",
+        )
+    if _ARENA.search(error.written) or (not node and not error.written.strip() and "allocate" in error.raised):
+        return UnsupportedModelError(
+            f"TFLM cannot load the model: it does not fit an arena of {arena_bytes} bytes",
+            hint="give the model a larger arena, or make its activations smaller",
+        )
+    if node:
+        return UnsupportedModelError(
+            f"TFLM cannot load the model: the operator {node['operator']} (number {node['number']}) "
+            f"fails to {node['step']}: {_reason(error.written[: node.start()])}",
+            hint="convert the model in another mode for this board, or choose another profile",
+        )
+    return UnsupportedModelError(
+        f"TFLM cannot load the model: {_reason(error.written) if error.written.strip() else error.raised}",
+        hint="the file is damaged, or for another runtime: convert it again for this board",
+    )
+
+
+def _reason(written: str) -> str:
+    """Return the last line that was written, without the name of the source file in front of it."""
+    lines = [line for line in written.splitlines() if line.strip()]
+    return _SOURCE.sub("", lines[-1]).strip() if lines else "it does not say why"
