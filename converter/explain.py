@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say which layer of a quantized model lies how far from its float source, on the reference kernels."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from converter.adapters.layer_outputs import LayerOutputs
+from converter.core.layer_error import ErrorSums, layer_errors, layer_pairs
+from edgefleet.contracts.errors import SampleError, UnsupportedModelError
+from edgefleet.contracts.evidence import LayerError
+
+Array = npt.NDArray[Any]
+
+
+def explain(float_model: bytes, quantized: bytes, samples: Iterable[Sequence[Array]]) -> tuple[LayerError, ...]:
+    """Run both models on the same samples and compare layer by layer; the worst comes first.
+
+    ``samples`` hold one array an input, as the float model takes them. ``float_model`` is best the very model that was
+    quantized (pruned and conditioned): a layer whose channels were rescaled or removed differs for that reason alone,
+    and one of another shape is left out.
+
+    Raises:
+        UnsupportedModelError: the models have no layer in common, or the reference kernels cannot load one.
+        SampleError: there are no samples, or they do not fit.
+        ModelFailedError: a model failed on a sample.
+    """
+    before, after = LayerOutputs(float_model), LayerOutputs(quantized)
+    pairs = layer_pairs(before.facts, after.facts)
+    if not pairs:
+        raise UnsupportedModelError(
+            "the two models have no layer in common",
+            hint="compare a quantized model with the one that it was made from",
+        )
+    sums = [ErrorSums() for _ in pairs]
+    taken = 0
+    for sample in samples:
+        taken += 1
+        before.invoke(sample)
+        after.invoke(sample)
+        wanted = before.read(pair.float_tensor for pair in pairs)
+        got = after.read(pair.quantized_tensor for pair in pairs)
+        for total, x, q in zip(sums, wanted, got, strict=True):
+            total.add(x, q)
+    if not taken:
+        raise SampleError("there are no samples to explain the model with", hint="give at least one sample")
+    return layer_errors(pairs, sums)
