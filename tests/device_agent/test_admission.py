@@ -59,11 +59,12 @@ def test_admission_refuses_what_the_signed_release_does_not_say(agent_bundles, t
     assert (verdict.kind, verdict.cause) == ("refused", cause)
 
 
-def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_path):
+def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_path, monkeypatch):
     release = RunningRelease(name="digits", version="1.0.0", bundle_sha256=agent_bundles.v1.sha256)
-    pipe = tmp_path / "slot.bundle"
-    os.mkfifo(pipe)  # opening it waits for a writer that never comes
-    request = AdmissionRequest(model=ModelRef(path=str(pipe), release=release), profile="p", compat_hash="c" * 64)
+    request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
+    hang = "import sys, threading\n'-m' in sys.orig_argv and threading.Event().wait()"
+    (tmp_path / "sitecustomize.py").write_text(hang)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     verdict = AdmissionProcess(deadline_s=1.0).admit(request)
     assert (verdict.kind, verdict.cause, verdict.detail) == ("refused", "deadline", "admission took longer than 1 s")
 

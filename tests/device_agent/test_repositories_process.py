@@ -73,7 +73,7 @@ def test_a_child_that_is_killed_at_rest_is_replaced(start, device_side):
 def test_a_child_that_dies_twice_over_a_call_is_one_sentence(start, device_side, monkeypatch, tmp_path):
     device_side.assign(None)
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif '-m' in sys.orig_argv: os.kill(os.getpid(), 11)\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(EdgeFleetError) as raised:
         start().check(0)
     assert raised.value.message == "the check of the repositories ended by the signal SIGSEGV"
