@@ -34,11 +34,17 @@ help: ## list the targets
 	@PYTHON=$(PYTHON) scripts/install-system-packages test
 	@touch $@
 
+# Boards with tflite-runtime 2.14: where the environment cannot be made, the tests that need it say so and are skipped.
+.make/tflite-runtime: scripts/make-tflite-runtime-environment
+	@mkdir -p .make
+	@PYTHON=$(PYTHON) scripts/make-tflite-runtime-environment || true
+	@touch $@
+
 demo: .make/demo ## the whole loop on this machine: convert, approve, roll out, four failures, four defenders
 	@$(COMPILE)
 	$(BIN)/edgefleet demo --once
 
-test: .make/dev .make/system ## all tests
+test: .make/dev .make/system .make/tflite-runtime ## all tests
 	@$(COMPILE)
 	$(BIN)/python -m pytest -m "not wheel" $(PYTEST_ARGS)
 
@@ -49,10 +55,10 @@ check: .make/dev .make/system ## format, lint, types, import walls, docs, and th
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m wheel $(PYTEST_ARGS)
 
-bench: .make/dev ## benchmarks against named baselines; results in benchmarks/results/
+bench: .make/dev .make/tflite-runtime ## benchmarks against named baselines; results in benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-campaign: .make/dev .make/system ## the long runs that CI has no time for; results in benchmarks/results/
+campaign: .make/dev .make/system .make/tflite-runtime ## the long runs that CI has no time for; results in benchmarks/results/
 	$(BIN)/python -m benchmarks --campaign
 
 docs: .make/dev ## check that every documented command and link is true
@@ -62,5 +68,5 @@ package: .make/dev ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --outdir dist .
 
 clean: ## remove everything that the other targets made
-	rm -rf $(VENV) .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-tflite-runtime .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
