@@ -6,6 +6,7 @@ from pathlib import Path
 from converter.adapters.flatbuffer import read_facts
 from converter.adapters.model_files import read_source
 from converter.core.board_checks import needed_runtime, outdated_operators
+from converter.core.drawing import graph_svg
 from converter.core.graph import GraphFacts
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.manifest import Fact, Manifest
@@ -66,10 +67,19 @@ def inspect_file(path: Path) -> Inspection:
         BundleError: it is named as a bundle, and is none.
         UnsupportedModelError, ModelFailedError: its model is damaged.
     """
-    if path.suffix == ".bundle":
-        bundle = open_bundle(path)
-        return _inspection(path, bundle.read(bundle.manifest.model), bundle)
-    return _inspection(path, read_source(path).data, None)
+    data, bundle = _read(path)
+    return _inspection(path, data, bundle, _probed_facts(data))
+
+
+def inspect_and_draw(path: Path) -> tuple[Inspection, bytes]:
+    """Read a bundle or a model file, and draw its graph with sizes and precisions as an SVG file.
+
+    Raises:
+        FileMissingError, BundleError, UnsupportedModelError, ModelFailedError: as :func:`inspect_file`.
+    """
+    data, bundle = _read(path)
+    facts = _probed_facts(data)
+    return _inspection(path, data, bundle, facts), graph_svg(facts, title=path.name).encode()
 
 
 def describe(found: Inspection) -> str:
@@ -94,11 +104,23 @@ def describe(found: Inspection) -> str:
     return "\n".join(lines)
 
 
-def _inspection(path: Path, data: bytes, bundle: Bundle | None) -> Inspection:
+def _read(path: Path) -> tuple[bytes, Bundle | None]:
+    """Return the model's bytes, and the bundle that they lie in, if it is one."""
+    if path.suffix == ".bundle":
+        bundle = open_bundle(path)
+        return bundle.read(bundle.manifest.model), bundle
+    return read_source(path).data, None
+
+
+def _probed_facts(data: bytes) -> GraphFacts:
     probe_model(data, kernels="reference")
+    return read_facts(data)
+
+
+def _inspection(path: Path, data: bytes, bundle: Bundle | None, facts: GraphFacts) -> Inspection:
     return Inspection(
         file=path.name,
-        model=_document(read_facts(data)),
+        model=_document(facts),
         sha256=None if bundle is None else bundle.sha256,
         size_bytes=len(data) if bundle is None else bundle.size_bytes,
         manifest=None if bundle is None else bundle.manifest,

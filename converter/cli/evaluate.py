@@ -16,7 +16,9 @@ app = typer.Typer()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle file.", metavar="B.bundle")],
     samples: Annotated[Path, typer.Argument(help="Labelled samples: a folder or an .npz.", metavar="P")],
-    metric: Annotated[str | None, typer.Option(metavar="module:function", help="Your own metric.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME|module:function", help="Another metric of the task, or your own.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a bundle's model on labelled samples, with the bundle's own preprocessing."""
@@ -31,7 +33,7 @@ def evaluate(
             f"'{bundle.name}' was scored with a metric of its maker's own, '{manifest.metric}'",
             hint=f"if you have that code and trust it, name it: --metric {manifest.metric}",
         )
-    score = evaluate_bundle(bundle, samples, load_metric(metric, manifest.task))
+    score = evaluate_bundle(bundle, samples, load_metric(metric or manifest.metric, manifest.task))
     document = {
         "samples": score.samples,
         "metric": score.metric,

@@ -12,13 +12,19 @@ from edgefleet.cli.output import emit
 app = typer.Typer()
 
 
-@app.command(epilog="Example: edgefleet inspect dist/person-1.0.0-raspberry-pi-4.bundle --json")
+@app.command(epilog="Example: edgefleet inspect dist/person-1.0.0-raspberry-pi-4.bundle --svg graph.svg")
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A bundle or a .tflite file.", metavar="B.bundle|MODEL.tflite")],
+    file: Annotated[
+        Path, typer.Argument(help="A bundle, or a model as 'edgefleet convert' takes it.", metavar="B.bundle|MODEL")
+    ],
+    svg: Annotated[Path | None, typer.Option(metavar="OUT.svg", help="Draw the graph here, as a picture.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle or model holds: operators with versions, tensors, sizes, and the bundle's manifest."""
-    from converter.inspection import describe, inspect_file
+    from converter.adapters.output_files import write_whole
+    from converter.inspection import describe, inspect_and_draw
 
-    found = inspect_file(file)
+    found, picture = inspect_and_draw(file)
+    if svg is not None:
+        write_whole(svg, picture)
     emit(found, as_json=as_json, human=lambda: describe(found))

@@ -2,12 +2,16 @@
 """``edgefleet verify``: check a bundle as a device would."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit
+
+if TYPE_CHECKING:
+    from converter.verification import Check
 
 app = typer.Typer()
 
@@ -16,13 +20,20 @@ app = typer.Typer()
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle file.", metavar="B.bundle")],
     profile: Annotated[str | None, typer.Option(metavar="ID|FILE.toml", help="The board it is to run on.")] = None,
+    provenance_key: Annotated[
+        Path | None,
+        typer.Option(metavar="PUB", help="Check the signed provenance beside it (.intoto.jsonl) with this public key."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle: format and hashes, board, parity vectors with both kernel sets, acceptance examples."""
+    """Check a bundle: format and hashes, board, parity vectors with both kernel sets, acceptance, provenance."""
     from converter.verification import verify_bundle
     from firmware_profiles import load_profile
 
+    signed = None if provenance_key is None else _check_signature(bundle, provenance_key)
     done = verify_bundle(bundle, None if profile is None else load_profile(profile))
+    if signed is not None:
+        done = msgspec.structs.replace(done, checks=(*done.checks, signed))
     emit(
         done,
         as_json=as_json,
@@ -33,3 +44,11 @@ def verify(
             ]
         ),
     )
+
+
+def _check_signature(path: Path, key: Path) -> "Check":
+    from converter.adapters.documents import check_provenance
+    from converter.verification import Check
+    from edgefleet.contracts.bundle import open_bundle
+
+    return Check(name="provenance", result=check_provenance(open_bundle(path), key))
