@@ -1,131 +1,349 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a float model and calibration samples to an int8 model: observe, condition, quantize, keep the closest."""
+"""From a float model and calibration samples to a quantized one.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+In this order: prune, observe, condition (keeping the rewrite that comes closest to the float model), round, quantize,
+write compactly. :func:`observe` and :func:`quantize_observed` part it in two, for those who try several recipes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.adapters.activations import layer_hessians
 from converter.adapters.calibration import Calibrator, read_scores
 from converter.adapters.flatbuffer import (
-    constant_tensor_names,
-    graph_facts,
     read_facts,
-    read_model,
     with_modern_operator_codes,
+    with_signature_list,
+    with_versions_written,
 )
-from converter.adapters.layer_weights import read_layers, with_layers
-from converter.adapters.quantizer import quantize_int8
+from converter.adapters.flatbuffer_compact import compact
+from converter.adapters.graph_surgery import prune
+from converter.adapters.layer_weights import read_layers
+from converter.adapters.patched_weights import PatchedWeights
+from converter.adapters.quantizer import WeightRange, quantize_model
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
 from converter.core.board_checks import check_quantizable
-from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels
+from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
+from converter.core.graph import GraphFacts
 from converter.core.parity_choice import spread
-from converter.core.ranges import ChannelStatistics, Statistics, merge_statistics, tensor_ranges
-from converter.core.recipe import EXPONENTS, Conditioning, Recipe
+from converter.core.range_search import choose_range
+from converter.core.ranges import Range, Statistics, tensor_ranges
+from converter.core.recipe import (
+    EXPONENTS,
+    Conditioning,
+    LayerPrecision,
+    Recipe,
+    base_precision,
+    has_integer_activations,
+    layer_precisions,
+)
+from converter.core.rounding import best_scales, round_layer
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.manifest import Preprocessing
-from edgefleet.runtimes.litert import LiteRtInterpreter
 
 Array = npt.NDArray[Any]
 #: How many calibration samples decide between candidates.
-_JUDGES = 64
+_JUDGES = 32
+#: How many calibration samples GPTQ looks at.
+_ROUNDING_SAMPLES = 32
 #: Inputs below this are nothing that a sensor tells: their scale would be too small for any bias.
 _SMALLEST_INPUT = 1e-20
+_MOST_NAMED = 3
+_LEVELS: dict[LayerPrecision, int] = {"int8": 127, "int16x8": 127, "int4": 7, "float32": 127}
 
 
 class Quantized(NamedTuple):
-    """An int8 model, and the conditioning that was kept."""
+    """A model as the recipe wants it, and what was done to it.
+
+    ``named`` is the same model before its inner tensors lost their names: tensor numbers are equal. ``rewrites`` says
+    what was done besides quantizing, ``warnings`` what the samples could not tell.
+    """
 
     data: bytes
-    conditioning: Conditioning
+    conditioning: Conditioning | None = None
+    named: bytes = b""
+    rewrites: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Observed:
+class Prepared:
+    """A float model as the quantizer reads it: operator codes in their newer field, a list of signatures, pruned."""
+
+    data: bytes
+    facts: GraphFacts
+    signature_list: bool
+    rewrites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Observation:
     """A float model, what the calibration samples made of its tensors, and its scores for some of them."""
 
-    model: bytes
+    prepared: Prepared
+    layers: tuple[Layer, ...]
+    statistics: Statistics
+    judges: tuple[list[Array], ...]
+    scores: tuple[Array, ...]
+    samples: "_Samples"
+    warnings: tuple[str, ...]
+    patch: PatchedWeights = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Calibration samples as the model takes them, in their canonical order, as often as they are asked for."""
+
+    set: SampleSet
+    order: tuple[int, ...]
+    how: Preprocessing
+    calibrator: Calibrator
+
+    def inputs(self, most: int | None = None) -> Iterator[list[Array]]:
+        """Yield all samples, or ``most`` of them spread over the set."""
+        order = self.order
+        if most is not None and most < len(order):
+            order = tuple(order[place] for place in spread(most, len(order)))
+        return model_inputs(self.set, order, self.how, self.calibrator.input_specs)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to condition the model: layers as they were before biases were corrected, and the quantized model."""
+
+    conditioning: Conditioning
     layers: list[Layer]
-    statistics: dict[str, ChannelStatistics]
-    judges: list[list[Array]]
-    scores: list[Array]
+    statistics: Statistics
+    ranges: dict[str, Range]
+    quantized: bytes
 
 
 def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: Preprocessing) -> Quantized:
-    """Quantize a float model as the recipe says.
+    """Turn a float model into what the recipe says.
 
     Raises:
-        InputError: there are no calibration samples.
-        SampleError: the samples do not fit, or make the model answer NaN.
-        UnsupportedModelError: the quantizer cannot handle the model.
+        InputError: integer activations are wanted, and there are no calibration samples.
+        SampleError: the samples do not fit, tell nothing, or make the model answer NaN.
+        UnsupportedModelError: the quantizer cannot handle the model, or the recipe names what it lacks.
     """
-    if calibration is None:
-        raise InputError(
-            "converting a float model to int8 needs calibration samples",
-            hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
-        )
+    if has_integer_activations(recipe):
+        if calibration is None:
+            raise InputError(
+                f"converting a float model to {recipe.precision} needs calibration samples",
+                hint="name some with --calibration (50 to 500 typical inputs), or keep it float with a recipe",
+            )
+        return quantize_observed(observe(model, calibration, how, pruned=recipe.prune), recipe)
+    if recipe.precision == "float32":
+        return _kept_in_float(model, recipe)
+    prepared = prepare(model, pruned=recipe.prune)
+    return _finished(prepared, quantize_model(prepared.data, prepared.facts, recipe, {}))
+
+
+def prepare(model: bytes, *, pruned: bool) -> Prepared:
+    """Return a float model in the form that the quantizer reads.
+
+    Raises:
+        UnsupportedModelError: its flatbuffer is damaged, or it has operators whose inner graphs cannot be reached.
+    """
     modern = with_modern_operator_codes(model)
-    check_quantizable(read_facts(modern))
-    observed = _observe(modern, calibration, how)
-    tensor_ranges(observed.statistics)
-    _check_inputs(observed)
-    candidates = [(name, _quantize(observed, name)) for name in recipe.conditioning]
-    if len(candidates) == 1:
-        return Quantized(candidates[0][1], candidates[0][0])
-    distances = [_distance(observed, candidate) for _, candidate in candidates]
-    name, closest = candidates[distances.index(min(distances))]
-    return Quantized(closest, name)
+    smaller, rewrites = prune(modern) if pruned else (modern, ())
+    listed = with_signature_list(smaller)
+    facts = read_facts(listed)
+    check_quantizable(facts)
+    return Prepared(listed, facts, signature_list=listed is smaller, rewrites=rewrites)
 
 
-def _observe(model: bytes, calibration: SampleSet, how: Preprocessing) -> _Observed:
-    order = canonical_order(calibration)
-    specs = LiteRtInterpreter(model, kernels="reference").inputs
-    judging = set(spread(min(_JUDGES, len(order)), len(order)))
-    judges: list[list[Array]] = []
-    statistics: dict[str, ChannelStatistics] = {}
-    source = read_model(model)
-    calibrator = Calibrator(model, constant_tensor_names(source))
-    for place, sample in enumerate(model_inputs(calibration, order, how, specs)):
-        statistics = merge_statistics([statistics, *calibrator.observe([sample])])
+def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned: bool = True) -> Observation:
+    """Run all calibration samples through the float model once; recipes with the same ``prune`` can share the result.
+
+    Raises:
+        SampleError: the samples do not fit, tell nothing, or make the model answer NaN.
+        UnsupportedModelError: the quantizer could not handle the model.
+    """
+    prepared = prepare(model, pruned=pruned)
+    calibrator = Calibrator(prepared.data, prepared.facts)
+    samples = _Samples(calibration, tuple(canonical_order(calibration)), how, calibrator)
+    judging = set(spread(min(_JUDGES, len(samples.order)), len(samples.order)))
+    judged: list[tuple[list[Array], Array]] = []
+    for place, sample in enumerate(samples.inputs()):
+        _check_finite(calibration, samples.order[place], sample)
+        scores = calibrator.observe(sample)
         if place in judging:
-            judges.append(sample)
-    scores = read_scores(model, graph_facts(source, len(model)), judges)
-    return _Observed(model, read_layers(model), statistics, judges, scores)
+            judged.append((sample, scores))
+    statistics = calibrator.statistics()
+    tensor_ranges(statistics)
+    _check_inputs(prepared.facts, statistics, calibration.source)
+    return Observation(
+        prepared=prepared,
+        layers=tuple(read_layers(prepared.data)),
+        statistics=statistics,
+        judges=tuple(sample for sample, _ in judged),
+        scores=tuple(scores for _, scores in judged),
+        samples=samples,
+        warnings=_constant_tensors(statistics),
+        patch=PatchedWeights(prepared.data),
+    )
 
 
-def _check_inputs(observed: _Observed) -> None:
-    facts = read_facts(observed.model)
-    for name in (facts.tensors[number].name for number in facts.inputs):
-        found = observed.statistics.get(name)
-        if found is not None and max(abs(found.range.low), abs(found.range.high)) < _SMALLEST_INPUT:
+def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
+    """Quantize an observed model as a recipe with integer activations says.
+
+    Raises:
+        UnsupportedModelError: the quantizer cannot handle the model, or the recipe names what it lacks.
+    """
+    candidates = [_candidate(observed, recipe, name) for name in recipe.conditioning]
+    chosen = candidates[0]
+    if len(candidates) > 1:
+        distances = [_distance(observed, candidate.quantized) for candidate in candidates]
+        chosen = candidates[distances.index(min(distances))]
+    data = _rounded(observed, recipe, chosen) if recipe.rounding == "gptq" else chosen.quantized
+    finished = _finished(observed.prepared, data)
+    return finished._replace(conditioning=chosen.conditioning, warnings=observed.warnings)
+
+
+def _kept_in_float(model: bytes, recipe: Recipe) -> Quantized:
+    smaller, rewrites = prune(model) if recipe.prune else (model, ())
+    return Quantized(compact(smaller) if rewrites else smaller, named=smaller, rewrites=rewrites)
+
+
+def _finished(prepared: Prepared, quantized: bytes) -> Quantized:
+    named = with_versions_written(quantized, signature_list=prepared.signature_list)
+    return Quantized(compact(named), named=named, rewrites=prepared.rewrites)
+
+
+def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Candidate:
+    layers = _leveled(observed.layers, recipe, observed.prepared.facts)
+    statistics = observed.statistics
+    exponent = EXPONENTS[conditioning]
+    if exponent is not None:
+        layers, statistics = equalize(layers, statistics, exponent=exponent)
+    layers = revive_silent_channels(layers, statistics)
+    corrected = layers if conditioning == "none" else correct_biases(layers, statistics)
+    model = observed.patch.with_layers(corrected)
+    ranges = _ranges(observed, recipe, model, statistics)
+    quantized = quantize_model(model, observed.prepared.facts, recipe, ranges)
+    return _Candidate(conditioning, layers, statistics, ranges, quantized)
+
+
+def _leveled(layers: Sequence[Layer], recipe: Recipe, facts: GraphFacts) -> list[Layer]:
+    """Return the layers with the number of steps that the recipe gives their weights."""
+    named = layer_precisions(recipe, facts)
+    precisions = [named.get(layer.output, base_precision(recipe)) for layer in layers]
+    return [
+        replace(
+            layer,
+            levels=_LEVELS[precision],
+            per_tensor=precision == "int4" and layer.kind == "FULLY_CONNECTED",
+        )
+        for layer, precision in zip(layers, precisions, strict=True)
+    ]
+
+
+def _ranges(observed: Observation, recipe: Recipe, model: bytes, statistics: Statistics) -> dict[str, Range]:
+    """Return the range of each tensor; those of inputs and outputs are never narrowed."""
+    ranges = tensor_ranges(statistics)
+    if recipe.ranges == "minmax":
+        return ranges
+    facts = observed.prepared.facts
+    bits = 16 if base_precision(recipe) == "int16x8" else 8
+    ends = {facts.tensors[number].name for number in (*facts.inputs, *facts.outputs)}
+    inner = {name: found for name, found in ranges.items() if name not in ends}
+    counted = Calibrator(model, facts).count(observed.samples.inputs(), inner)
+    chosen = {
+        name: choose_range(histogram, recipe.ranges, percentile=recipe.percentile, bits=bits)
+        for name, histogram in counted.items()
+    }
+    return {**ranges, **chosen}
+
+
+def _distance(observed: Observation, candidate: bytes) -> float:
+    """Return the mean absolute difference of the scores from the float model's, on the reference kernels."""
+    scores = read_scores(candidate, observed.prepared.facts.score_tensor(), observed.judges)
+    apart = float(np.mean([np.abs(mine - float_) for mine, float_ in zip(scores, observed.scores, strict=True)]))
+    return float(f"{apart:.11e}")  # the last bits of a mean decide nothing
+
+
+def _rounded(observed: Observation, recipe: Recipe, chosen: _Candidate) -> bytes:
+    """Return the candidate with weights rounded so that its layers' outputs change least, in place of its nearest."""
+    before = observed.patch.with_layers(chosen.layers)
+    samples = observed.samples.inputs(_ROUNDING_SAMPLES)
+    hessians = layer_hessians(before, _integer_layers(chosen.layers, recipe, observed), chosen.ranges, samples)
+    rounded: list[Layer] = []
+    weights: list[WeightRange] = []
+    for layer in chosen.layers:
+        if layer.operator in hessians:
+            changed, scales = _round(layer, hessians[layer.operator], chosen)
+            weights.append(_weight_range(observed.patch.weights_name(layer.operator), layer, scales))
+        else:
+            [changed] = [layer] if chosen.conditioning == "none" else correct_biases([layer], chosen.statistics)
+        rounded.append(changed)
+    model = observed.patch.with_layers(rounded)
+    return quantize_model(model, observed.prepared.facts, recipe, chosen.ranges, tuple(weights))
+
+
+def _integer_layers(layers: Sequence[Layer], recipe: Recipe, observed: Observation) -> list[Layer]:
+    named = layer_precisions(recipe, observed.prepared.facts)
+    return [layer for layer in layers if named.get(layer.output) != "float32"]
+
+
+def _round(layer: Layer, hessian: Array, chosen: _Candidate) -> tuple[Layer, Array]:
+    rows = layer.by_output()
+    scales = best_scales(rows, hessian, layer.levels, one_for_all=layer.per_tensor)[:, np.newaxis]
+    told = round_layer(rows, hessian, scales[:, 0], layer.levels) * scales
+    changed = layer.with_rows(told)
+    if chosen.conditioning != "none":
+        changed = replace(changed, bias=with_mean_kept(layer, told - rows, chosen.statistics).bias)
+    return changed, scales
+
+
+def _weight_range(name: str, layer: Layer, scales: Array) -> WeightRange:
+    """Return the range from which the quantizer makes exactly these scales."""
+    largest = scales.astype(np.float32) * np.float32(layer.levels)
+    return WeightRange(name, largest.reshape([-1] + [1] * (layer.weights.ndim - 1)))
+
+
+def _check_finite(samples: SampleSet, number: int, sample: Sequence[Array]) -> None:
+    for values in sample:
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise SampleError(
+                f"{samples.source}: sample {number} has NaN or infinity",
+                hint="leave it out, or correct what it was made from, or the preprocessing",
+            )
+
+
+def _check_inputs(facts: GraphFacts, statistics: Statistics, source: str) -> None:
+    """Refuse samples from which no scale can be learned: all zero, or all one constant."""
+    names = [facts.tensors[number].name for number in facts.inputs]
+    found = [(name, statistics[name].range) for name in names if name in statistics]
+    for name, (low, high) in found:
+        if max(abs(low), abs(high)) < _SMALLEST_INPUT:
             raise SampleError(
                 f"the calibration samples of input '{name}' are all 0, so that no scale can be made from them",
                 hint="give typical inputs; check the preprocessing if these are",
             )
+    if found and all(low == high for _, (low, high) in found):
+        raise SampleError(
+            f"{source} holds nothing but the value {found[0][1].low:g}, so that no range can be learned for "
+            f"{_listed(sorted(statistics))}",
+            hint="give 50 to 500 typical inputs that differ from each other",
+        )
 
 
-def _quantize(observed: _Observed, conditioning: Conditioning) -> bytes:
-    layers, statistics = _condition(observed.layers, observed.statistics, conditioning)
-    model = with_layers(observed.model, layers) if layers else observed.model
-    return quantize_int8(model, read_facts(model), tensor_ranges(statistics))
+def _constant_tensors(statistics: Statistics) -> tuple[str, ...]:
+    constant = sorted(name for name, found in statistics.items() if found.range.low == found.range.high)
+    if not constant:
+        return ()
+    return (f"the calibration samples never change {_listed(constant)}: give samples that differ more",)
 
 
-def _condition(
-    layers: Sequence[Layer], statistics: Statistics, conditioning: Conditioning
-) -> tuple[list[Layer], Statistics]:
-    conditioned = list(layers)
-    exponent = EXPONENTS[conditioning]
-    if exponent is not None:
-        conditioned, statistics = equalize(conditioned, statistics, exponent=exponent)
-    conditioned = revive_silent_channels(conditioned, statistics)
-    if conditioning != "none":
-        conditioned = correct_biases(conditioned, statistics)
-    return conditioned, statistics
-
-
-def _distance(observed: _Observed, candidate: bytes) -> float:
-    """Return the mean absolute difference of the scores from the float model's, on the reference kernels."""
-    scores = read_scores(candidate, read_facts(candidate), observed.judges)
-    return float(np.mean([np.abs(mine - float_) for mine, float_ in zip(scores, observed.scores, strict=True)]))
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    first = ", ".join(f"'{name}'" for name in names[:_MOST_NAMED])
+    if len(names) == 1:
+        return f"the tensor {first}"
+    more = len(names) - _MOST_NAMED
+    return f"the tensors {first}" + (f" and {more} more" if more > 0 else "")

@@ -2,86 +2,144 @@
 """The calibration pass: run samples through the float model on the reference kernels and note what each tensor holds.
 
 The reference kernels give the same bits on every processor, and no operator is fused away, so a hash does not depend
-on the machine.
+on the machine. Samples come one at a time and none is kept: memory does not grow with their number.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from converter.core.graph import GraphFacts
-from converter.core.ranges import ChannelStatistics, channel_statistics
+from converter.core.histograms import Histogram
+from converter.core.ranges import ChannelTally, Range, Statistics, merge_tallies, tally
 from edgefleet.contracts.errors import ModelFailedError
-from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
 
 
-class Calibrator:
-    """A float model whose tensors can all be read after each inference."""
+class KeepingInterpreter:
+    """A model on LiteRT's reference kernels, whose tensors can all be read after each inference."""
 
-    def __init__(self, model: bytes, constants: frozenset[str]) -> None:
+    def __init__(self, model: bytes) -> None:
         self._interpreter = _keeping_interpreter(model)
         self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
-        self._watched = [
-            (str(detail["name"]), int(detail["index"]))
-            for detail in self._interpreter.get_tensor_details()
-            if detail["dtype"] == np.float32 and str(detail["name"]) not in constants
-        ]
+        self._details = {int(detail["index"]): detail for detail in self._interpreter.get_tensor_details()}
 
-    def observe(self, samples: Iterable[Sequence[Array]]) -> Iterator[dict[str, ChannelStatistics]]:
-        """Yield what each sample (one array an input, as the model takes them) makes of the tensors, by name.
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return tuple(_spec(self._details[number]) for number in self._inputs)
+
+    def invoke(self, sample: Sequence[Array]) -> None:
+        """Run one inference on arrays as the model takes them.
 
         Raises:
-            ModelFailedError: the interpreter failed on a sample.
+            ModelFailedError: the interpreter failed.
         """
-        for sample in samples:
-            self._invoke(sample)
-            yield dict(self._read())
-
-    def _invoke(self, sample: Sequence[Array]) -> None:
         try:
-            for tensor_id, value in zip(self._inputs, sample, strict=True):
-                self._interpreter.set_tensor(tensor_id, value)
+            for number, value in zip(self._inputs, sample, strict=True):
+                self._interpreter.set_tensor(number, value)
             self._interpreter.invoke()
         except (ValueError, RuntimeError) as error:
             raise ModelFailedError(
-                f"the float model failed on a calibration sample: {str(error).strip()}",
+                f"the model failed on a calibration sample: {str(error).strip()}",
                 hint="check the samples' values and the model",
             ) from error
 
-    def _read(self) -> Iterator[tuple[str, ChannelStatistics]]:
-        for name, tensor_id in self._watched:
-            try:
-                values = self._interpreter.get_tensor(tensor_id)
-            except ValueError:  # it has no memory of its own; the quantizer names a tensor whose range it misses
-                continue
-            if values.size:
-                yield name, channel_statistics(values)
+    def read(self, number: int) -> Array | None:
+        """Return a tensor as it is, or None where it has no memory of its own, or no elements."""
+        try:
+            values: Array = self._interpreter.get_tensor(number)
+        except ValueError:  # the quantizer names a tensor whose range it misses
+            return None
+        return values if values.size else None
+
+    def read_real(self, number: int) -> Array:
+        """Return a tensor's real values as float64; they must be there."""
+        values: Array = self._interpreter.get_tensor(number).astype(np.float64)
+        scale, zero_point = self._details[number]["quantization"]
+        return (values - zero_point) * scale if scale else values
 
 
-def read_scores(model: bytes, facts: GraphFacts, samples: Iterable[Sequence[Array]]) -> list[Array]:
+class Calibrator:
+    """A float model that is observed: every float tensor that is no constant."""
+
+    def __init__(self, model: bytes, facts: GraphFacts) -> None:
+        self._model = KeepingInterpreter(model)
+        self._score_tensor = facts.score_tensor()
+        self._watched = [
+            (tensor.name, number)
+            for number, tensor in enumerate(facts.tensors)
+            if tensor.dtype == "float32" and not tensor.constant_bytes
+        ]
+        self._tallies: dict[str, ChannelTally] = {}
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """What the model takes."""
+        return self._model.input_specs
+
+    def observe(self, sample: Sequence[Array]) -> Array:
+        """Run one sample (one array an input, as the model takes them), note its tensors, and return its scores.
+
+        Raises:
+            ModelFailedError: the interpreter failed on it.
+        """
+        self._model.invoke(sample)
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._tallies = merge_tallies(self._tallies, {name: tally(values) for name, values in self._read()})
+        return self._model.read_real(self._score_tensor)
+
+    def statistics(self) -> Statistics:
+        """Return what all samples made of the tensors, by name."""
+        return {name: found.statistics() for name, found in self._tallies.items()}
+
+    def count(self, samples: Iterable[Sequence[Array]], ranges: Mapping[str, Range]) -> dict[str, Histogram]:
+        """Count the values of each tensor in bins over its range, by name."""
+        counted = {name: Histogram.empty(ranges[name]) for name, _ in self._watched if name in ranges}
+        for sample in samples:
+            self._model.invoke(sample)
+            for name, values in self._read():
+                if name in counted:
+                    counted[name] = counted[name].with_values(values)
+        return counted
+
+    def _read(self) -> Iterator[tuple[str, Array]]:
+        for name, number in self._watched:
+            values = self._model.read(number)
+            if values is not None:
+                yield name, values
+
+
+def read_scores(model: bytes, score_tensor: int, samples: Iterable[Sequence[Array]]) -> list[Array]:
     """Return a model's scores for real-valued samples: the first output, before a softmax or logistic function.
 
-    Differences between scores tell two models apart where their probabilities are all near 0 and 1.
+    Differences between scores tell two models apart where their probabilities are all near 0 and 1. The quantizer
+    keeps the number that the tensor has in the float model.
     """
-    interpreter = _keeping_interpreter(model)
-    inputs = LiteRtInterpreter(model, kernels="reference").inputs
-    input_ids = [int(detail["index"]) for detail in interpreter.get_input_details()]
-    number = facts.score_tensor()
-    tensor = facts.tensors[number]
+    interpreter = KeepingInterpreter(model)
+    specs = interpreter.input_specs
     scores = []
     for sample in samples:
-        for tensor_id, value in zip(input_ids, to_model_inputs(sample, inputs), strict=True):
-            interpreter.set_tensor(tensor_id, value)
-        interpreter.invoke()
-        values = interpreter.get_tensor(number).astype(np.float64)
-        scores.append((values - tensor.zero_points[0]) * tensor.scales[0] if tensor.quantized else values)
+        interpreter.invoke(to_model_inputs(sample, specs))
+        scores.append(interpreter.read_real(score_tensor))
     return scores
+
+
+def _spec(detail: dict[str, Any]) -> TensorSpec:
+    scale, zero_point = detail["quantization"]
+    return TensorSpec(
+        name=str(detail["name"]),
+        shape=tuple(int(size) for size in detail["shape"]),
+        dtype=np.dtype(detail["dtype"]).name,
+        scale=float(scale) if scale else None,
+        zero_point=int(zero_point) if scale else None,
+    )
 
 
 def _keeping_interpreter(model: bytes) -> Any:

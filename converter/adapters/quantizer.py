@@ -1,56 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ai-edge-quantizer behind one function: a float model and its ranges in, an int8 model out."""
+"""ai-edge-quantizer behind one function: a float model, a recipe and ranges in, a model with integer weights out."""
 
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from converter.adapters.flatbuffer import with_signature_list, with_versions_written
+from converter.adapters.flatbuffer import with_signature_list
 from converter.core.graph import GraphFacts
 from converter.core.ranges import Range
+from converter.core.recipe import LayerPrecision, Recipe, base_precision, has_integer_activations, layer_precisions
 from edgefleet.contracts.errors import UnsupportedModelError
 
+Array = npt.NDArray[Any]
+_ACTIVATION_BITS: Mapping[LayerPrecision, int] = {"int8": 8, "int16x8": 16, "int4": 8}
+_STAY_FLOAT = 'keep it float with a recipe (precision = "float32"), or change the operator that is named'
 
-def quantize_int8(model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) -> bytes:
-    """Quantize weights per output channel and activations per tensor, inputs and outputs included.
+
+class WeightRange(NamedTuple):
+    """The largest absolute weight of each output channel that a layer's scales are made from.
+
+    ``tensor`` names the weights; ``largest`` has their rank, with 1 along every axis but the channels'.
+    """
+
+    tensor: str
+    largest: Array
+
+
+def quantize_model(
+    model: bytes,
+    facts: GraphFacts,
+    recipe: Recipe,
+    ranges: Mapping[str, Range],
+    weights: tuple[WeightRange, ...] = (),
+) -> bytes:
+    """Quantize a float model as the recipe says; ``ranges`` are needed for integer activations only.
+
+    Operator versions and the list of signatures are as the quantizer leaves them.
 
     Raises:
-        UnsupportedModelError: the quantizer cannot handle the model.
+        UnsupportedModelError: the quantizer cannot handle the model, or the recipe names what the model lacks.
     """
-    from ai_edge_quantizer import quantizer, recipe
-
-    listed = with_signature_list(model)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    rules = _integer_rules(recipe, facts) if has_integer_activations(recipe) else _float_rules(recipe)
+    statistics = _statistics(facts, ranges, weights) if has_integer_activations(recipe) else None
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars unasked
-            warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
-            warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
-            worker = quantizer.Quantizer(listed, recipe.static_wi8_ai8())
-            result = worker.quantize(
-                _statistics(facts, ranges), enable_progress_bar=False, enable_progress_report=False
-            )
+        return _run(with_signature_list(model), rules, statistics)
     except RuntimeWarning as error:
         raise UnsupportedModelError(
-            "the model cannot be quantized to int8: a channel's bias is too large for the scale of its weights",
+            f"the model cannot be quantized to {recipe.precision}: "
+            "a channel's bias is too large for the scale of its weights",
             hint="prune channels whose weights are all near zero, or give each layer weights and a bias of its own",
         ) from error
     except Exception as error:  # the quantizer raises bare ValueError, KeyError, RuntimeError, … for what it cannot do
         raise UnsupportedModelError(
-            f"the model cannot be quantized to int8: {_first_line(error)}",
-            hint='keep it float with a recipe (precision = "float32"), or change the operator that is named',
+            f"the model cannot be quantized to {recipe.precision}: {_first_line(error)}", hint=_STAY_FLOAT
         ) from error
-    return with_versions_written(bytes(result.quantized_model), signature_list=listed is model)
 
 
-def _statistics(facts: GraphFacts, ranges: Mapping[str, Range]) -> dict[str, dict[str, Any]]:
-    """Return ranges in the quantizer's form: arrays of one value with the tensor's rank."""
+def _run(model: bytes, rules: Any, statistics: dict[str, dict[str, Array]] | None) -> bytes:
+    from ai_edge_quantizer import quantizer
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # it draws bars unasked
+        warnings.simplefilter("ignore", UserWarning)  # it keeps all tensors of an interpreter on purpose
+        warnings.filterwarnings("error", "invalid value encountered in cast", RuntimeWarning)
+        worker = quantizer.Quantizer(model, rules)
+        result = worker.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _float_rules(recipe: Recipe) -> Any:
+    """Return the quantizer's recipe where activations stay in float."""
+    from ai_edge_quantizer import qtyping, recipe_manager
+
+    rules = recipe_manager.RecipeManager()
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    if recipe.precision == "float16":
+        half = qtyping.OpQuantizationConfig(
+            weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
+            compute_precision=qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        rules.add_quantization_config(".*", every, half, recipe_manager.AlgorithmName.FLOAT_CASTING)
+    else:
+        rules.add_dynamic_config(".*", every, 8)
+        # Every release of TFLite runs FULLY_CONNECTED with one scale; one for each channel came with LiteRT.
+        whole = qtyping.QuantGranularity.TENSORWISE
+        rules.add_dynamic_config(".*", qtyping.TFLOperationName.FULLY_CONNECTED, 8, whole)
+    return rules.get_quantization_recipe()
+
+
+def _integer_rules(recipe: Recipe, facts: GraphFacts) -> Any:
+    """Return the quantizer's recipe where activations are integers: one rule for all, and one for each named layer."""
+    from ai_edge_quantizer import qtyping, recipe_manager
+
+    rules = recipe_manager.RecipeManager()
+    every = qtyping.TFLOperationName.ALL_SUPPORTED
+    rules.add_static_config(".*", every, _ACTIVATION_BITS[base_precision(recipe)], 8)
+    operators = {facts.tensors[o.outputs[0]].name: o.name for o in facts.operators if o.outputs}
+    for layer, precision in layer_precisions(recipe, facts).items():
+        scope = f"^{re.escape(layer)};?$"
+        if precision == "float32":
+            rules.add_quantization_config(scope, every, None, recipe_manager.AlgorithmName.NO_QUANTIZE)
+        elif precision == "int4":
+            rules.add_quantization_config(scope, *_four_bits(operators[layer]))
+        else:
+            rules.add_static_config(scope, every, _ACTIVATION_BITS[precision], 8)
+    return rules.get_quantization_recipe()
+
+
+def _four_bits(operator: str) -> tuple[Any, Any]:
+    """Return what the quantizer is told for 4-bit weights under 8-bit activations.
+
+    FULLY_CONNECTED has one scale: with one for each channel only LiteRT runs it.
+    """
+    from ai_edge_quantizer import qtyping
+
+    whole = operator == "FULLY_CONNECTED"
+    granularity = qtyping.QuantGranularity.TENSORWISE if whole else qtyping.QuantGranularity.CHANNELWISE
+    return qtyping.TFLOperationName(operator), qtyping.OpQuantizationConfig(
+        activation_tensor_config=qtyping.TensorQuantizationConfig(num_bits=8, symmetric=False),
+        weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=4, symmetric=True, granularity=granularity),
+        compute_precision=qtyping.ComputePrecision.INTEGER,
+    )
+
+
+def _statistics(
+    facts: GraphFacts, ranges: Mapping[str, Range], weights: tuple[WeightRange, ...]
+) -> dict[str, dict[str, Array]]:
+    """Return ranges in the quantizer's form: float32 arrays of the tensor's rank."""
     ranks = {tensor.name: len(tensor.shape) for tensor in facts.tensors}
-    return {
+    statistics = {
         name: {
             "min": np.full([1] * ranks[name], found.low, dtype=np.float32),
             "max": np.full([1] * ranks[name], found.high, dtype=np.float32),
@@ -58,6 +144,9 @@ def _statistics(facts: GraphFacts, ranges: Mapping[str, Range]) -> dict[str, dic
         for name, found in ranges.items()
         if name in ranks
     }
+    for name, largest in weights:
+        statistics[name] = {"min": -largest.astype(np.float32), "max": largest.astype(np.float32)}
+    return statistics
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,7 +26,6 @@ LayerKind = Literal["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"]
 _OUTPUT_AXIS: dict[LayerKind, int] = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}
 _INPUT_AXIS: dict[LayerKind, int] = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 1}
 _LARGEST_FACTOR = 1000.0
-_WEIGHT_STEPS = 127
 _ACTIVATION_STEPS = 255
 #: A quarter of the 32-bit range: room for the accumulated products.
 _BIAS_LIMIT = 2.0**29
@@ -37,7 +36,8 @@ class Layer:
     """One linear operator: weights as TFLite stores them, the tensors it reads and writes by name.
 
     ``follower`` is the position, in the list of layers, of the only reader of the output, where channels may be
-    rescaled between the two; else None. ``bias`` has shape (output channels,) or is None.
+    rescaled between the two; else None. ``bias`` has shape (output channels,) or is None. Weights will be integers
+    from ``-levels`` to ``levels``, with a scale for each output channel or one ``per_tensor``.
     """
 
     operator: int
@@ -47,11 +47,19 @@ class Layer:
     weights: Array
     bias: Array | None
     follower: int | None
+    levels: int = 127
+    per_tensor: bool = False
 
     def by_output(self) -> Array:
         """Return the weights with shape (output channels, weights of each)."""
         moved = np.moveaxis(self.weights, _OUTPUT_AXIS[self.kind], 0)
         return moved.reshape(moved.shape[0], -1)
+
+    def with_rows(self, rows: Array) -> "Layer":
+        """Return the layer with other weights, in the shape of ``by_output``."""
+        axis = _OUTPUT_AXIS[self.kind]
+        moved = rows.reshape(np.moveaxis(self.weights, axis, 0).shape)
+        return replace(self, weights=np.moveaxis(moved, 0, axis))
 
     def with_output_factors(self, factors: Array) -> "Layer":
         """Multiply each output channel."""
@@ -86,8 +94,25 @@ def equalize(
 
 
 def correct_biases(layers: Sequence[Layer], statistics: Statistics) -> list[Layer]:
-    """Take back what rounding the weights adds to each output channel's mean."""
-    return [_corrected(layer, statistics[layer.input].mean) if layer.input in statistics else layer for layer in layers]
+    """Take back what rounding the weights to the nearest adds to each output channel's mean."""
+    return [with_mean_kept(layer, rounding_error(layer), statistics) for layer in layers]
+
+
+def with_mean_kept(layer: Layer, error: Array, statistics: Statistics) -> Layer:
+    """Shift a layer's bias against an ``error`` of its weights (in the shape of ``by_output``).
+
+    A layer without a bias, or whose input was not observed, is returned as it is.
+    """
+    if layer.bias is None or layer.input not in statistics:
+        return layer
+    means = statistics[layer.input].mean
+    if layer.kind == "DEPTHWISE_CONV_2D":
+        multiplier = len(error) // len(means)
+        return replace(layer, bias=layer.bias - error.sum(axis=1) * np.repeat(means, multiplier))
+    if not layer.reads_channels(len(means)):
+        return layer
+    per_input = error.reshape(len(error), -1, len(means)).sum(axis=1)
+    return replace(layer, bias=layer.bias - (per_input * means).sum(axis=1))  # not @: the same bits everywhere
 
 
 def revive_silent_channels(layers: Sequence[Layer], statistics: Statistics) -> list[Layer]:
@@ -95,12 +120,24 @@ def revive_silent_channels(layers: Sequence[Layer], statistics: Statistics) -> l
     return [_revived(layer, statistics[layer.input]) if layer.input in statistics else layer for layer in layers]
 
 
-def rounding_error(layer: Layer) -> Array:
-    """Return quantized minus float weights, in the shape of ``by_output``: symmetric, 127 steps a channel."""
-    rows = layer.by_output().astype(np.float64)
-    scales = np.abs(rows).max(axis=1, keepdims=True) / _WEIGHT_STEPS
+def weight_scales(layer: Layer) -> Array:
+    """Return what one integer step of the weights is worth, shape (output channels, 1); 1.0 for channels without any.
+
+    In float32, as the quantizer computes it.
+    """
+    largest = np.abs(layer.by_output()).max(axis=1, keepdims=True).astype(np.float32)
+    if layer.per_tensor:
+        largest = np.full_like(largest, largest.max())
+    scales: Array = (largest / np.float32(layer.levels)).astype(np.float64)
     scales[scales == 0.0] = 1.0
-    error: Array = np.clip(np.rint(rows / scales), -_WEIGHT_STEPS, _WEIGHT_STEPS) * scales - rows
+    return scales
+
+
+def rounding_error(layer: Layer) -> Array:
+    """Return quantized minus float weights, rounded to the nearest, in the shape of ``by_output``."""
+    rows = layer.by_output().astype(np.float64)
+    scales = weight_scales(layer)
+    error: Array = np.clip(np.rint(rows / scales), -layer.levels, layer.levels) * scales - rows
     return error
 
 
@@ -112,32 +149,18 @@ def _factors(found: ChannelStatistics, exponent: float) -> Array:
     return np.asarray(np.minimum(ratios, _LARGEST_FACTOR) ** exponent)
 
 
-def _corrected(layer: Layer, input_means: Array) -> Layer:
-    if layer.bias is None:
-        return layer
-    error = rounding_error(layer)
-    if layer.kind == "DEPTHWISE_CONV_2D":
-        multiplier = len(error) // len(input_means)
-        shift = error.sum(axis=1) * np.repeat(input_means, multiplier)
-    elif layer.reads_channels(len(input_means)):
-        shift = error.reshape(len(error), -1, len(input_means)).sum(axis=1) @ input_means
-    else:
-        return layer
-    return replace(layer, bias=layer.bias - shift)
-
-
 def _revived(layer: Layer, inputs: ChannelStatistics) -> Layer:
-    if layer.bias is None:
+    if layer.bias is None or layer.per_tensor:
         return layer
     low, high = inputs.range
     input_scale = max(max(high, 0.0) - min(low, 0.0), 1e-6) / _ACTIVATION_STEPS
     rows = layer.by_output().copy()
-    needed = np.abs(layer.bias) * _WEIGHT_STEPS / (_BIAS_LIMIT * input_scale)
+    needed = np.abs(layer.bias) * layer.levels / (_BIAS_LIMIT * input_scale)
     silent = np.abs(rows).max(axis=1) < needed
+    if not silent.any():
+        return layer
     rows[silent, 0] = needed[silent]
-    axis = _OUTPUT_AXIS[layer.kind]
-    moved = rows.reshape(np.moveaxis(layer.weights, axis, 0).shape)
-    return replace(layer, weights=np.moveaxis(moved, 0, axis))
+    return layer.with_rows(rows)
 
 
 def _along(factors: Array, weights: Array, axis: int) -> Array:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import constant_tensor_names, read_facts, read_model
+from converter.adapters.flatbuffer import read_facts, with_signature_list
 from converter.adapters.layer_weights import read_layers, with_layers
-from converter.adapters.quantizer import quantize_int8
+from converter.adapters.quantizer import quantize_model
 from converter.core.conditioning import (
     Layer,
     correct_biases,
@@ -21,12 +19,12 @@ from converter.core.conditioning import (
     rounding_error,
 )
 from converter.core.ranges import (
-    ChannelStatistics,
+    Statistics,
     channel_statistics,
-    merge_statistics,
     tensor_ranges,
 )
-from edgefleet.contracts.errors import SampleError, UnsupportedModelError
+from converter.core.recipe import Recipe
+from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.tensors import dequantize, to_model_inputs
 
@@ -41,13 +39,20 @@ def pictures() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def observed(pictures: np.ndarray) -> dict[str, ChannelStatistics]:
+def observed(pictures: np.ndarray) -> Statistics:
     return observe(MODEL, pictures)
 
 
-def observe(model: bytes, pictures: np.ndarray) -> dict[str, ChannelStatistics]:
-    calibrator = Calibrator(model, constant_tensor_names(read_model(model)))
-    return merge_statistics(calibrator.observe([p[np.newaxis]] for p in pictures))
+def observe(model: bytes, pictures: np.ndarray) -> Statistics:
+    calibrator = Calibrator(model, read_facts(model))
+    for picture in pictures:
+        calibrator.observe([picture[np.newaxis]])
+    return calibrator.statistics()
+
+
+def to_int8(model: bytes, statistics: Statistics) -> bytes:
+    listed = with_signature_list(model)
+    return quantize_model(listed, read_facts(listed), Recipe(precision="int8"), tensor_ranges(statistics))
 
 
 def answers(model: bytes, pictures: np.ndarray) -> np.ndarray:
@@ -57,9 +62,7 @@ def answers(model: bytes, pictures: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
-def test_equalizing_keeps_the_function(
-    exponent: float, pictures: np.ndarray, observed: dict[str, ChannelStatistics]
-) -> None:
+def test_equalizing_keeps_the_function(exponent: float, pictures: np.ndarray, observed: Statistics) -> None:
     layers, statistics = equalize(read_layers(MODEL), observed, exponent=exponent)
     changed = with_layers(MODEL, layers)
     assert np.abs(answers(changed, pictures) - answers(MODEL, pictures)).max() < 1e-5
@@ -68,7 +71,7 @@ def test_equalizing_keeps_the_function(
         assert seen[name].range == pytest.approx(statistics[name].range, rel=1e-4, abs=1e-4)
 
 
-def test_equalizing_wholly_gives_all_channels_the_same_reach(observed: dict[str, ChannelStatistics]) -> None:
+def test_equalizing_wholly_gives_all_channels_the_same_reach(observed: Statistics) -> None:
     layers, statistics = equalize(read_layers(MODEL), observed, exponent=1.0)
     [first] = [layer for layer in layers if layer.follower is not None]
     reach = statistics[first.output].high
@@ -95,7 +98,7 @@ def test_bias_correction_takes_back_the_mean_that_rounding_adds() -> None:
     assert np.allclose(per_input @ inputs.mean + corrected.bias, 0.0)
 
 
-def test_a_channel_without_weights_keeps_its_bias(pictures: np.ndarray, observed: dict[str, ChannelStatistics]) -> None:
+def test_a_channel_without_weights_keeps_its_bias(pictures: np.ndarray, observed: Statistics) -> None:
     *convolutions, dense = read_layers(MODEL)
     assert dense.bias is not None
     weights, bias = dense.weights.copy(), dense.bias.copy()
@@ -103,27 +106,11 @@ def test_a_channel_without_weights_keeps_its_bias(pictures: np.ndarray, observed
     silent = with_layers(MODEL, [*convolutions, replace(dense, weights=weights, bias=bias)])
     statistics = observe(silent, pictures)
     with pytest.raises(UnsupportedModelError) as caught:
-        quantize_int8(silent, read_facts(silent), tensor_ranges(statistics))
+        to_int8(silent, statistics)
     assert caught.value.message == (
         "the model cannot be quantized to int8: a channel's bias is too large for the scale of its weights"
     )
     revived = with_layers(silent, revive_silent_channels(read_layers(silent), statistics))
-    right = quantize_int8(revived, read_facts(revived), tensor_ranges(statistics))
+    right = to_int8(revived, statistics)
     wanted = answers(silent, pictures)[:, 0, 4]
     assert np.abs(answers(right, pictures)[:, 0, 4] - wanted).max() < 0.1
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3), min_size=1, max_size=8), st.randoms())
-def test_ranges_do_not_depend_on_the_order_of_samples(rows: list[list[float]], chance: object) -> None:
-    parts = [{"t": channel_statistics(np.array(row, dtype=np.float32))} for row in rows]
-    shuffled = list(parts)
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert tensor_ranges(merge_statistics(parts)) == tensor_ranges(merge_statistics(shuffled))
-    assert merge_statistics([*parts, *parts])["t"].range == merge_statistics(parts)["t"].range
-
-
-def test_a_tensor_that_is_not_finite_is_named() -> None:
-    with pytest.raises(SampleError) as caught:
-        tensor_ranges({"fine": channel_statistics(np.zeros(2)), "scores": channel_statistics(np.array([1.0, np.nan]))})
-    assert caught.value.message == "on the calibration samples the tensor 'scores' is not finite (from nan to nan)"

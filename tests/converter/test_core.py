@@ -16,7 +16,6 @@ from converter.core.parity_choice import (
     reference_tolerance,
     spread,
 )
-from converter.core.recipe import Recipe, default_recipe, read_recipe, recipe_sha256
 from converter.core.request import runtime_requirement
 from converter.core.scoring import area_under_roc, compare, default_metric, histograms, score, top1
 from edgefleet.contracts.canonical import sha256_hex
@@ -108,17 +107,6 @@ def test_histograms_count_classes_and_confidences() -> None:
     assert found.classes == (1, 2)
     assert [number for number, count in enumerate(found.confidence) if count] == [10, 19]
     assert sum(found.confidence) == 3
-
-
-def test_a_recipe_is_hashed_by_what_it_says_not_how_it_is_written() -> None:
-    short = read_recipe(b'format_version = 1\nprecision = "int8"', source="a.toml")
-    long = read_recipe(
-        b'# the same\nprecision = "int8"\nconditioning = ["none", "bias-corrected", "equalized-depthwise", "equalized"]'
-        b"\nformat_version = 1",
-        source="b.toml",
-    )
-    assert recipe_sha256(short) == recipe_sha256(long)
-    assert short == default_recipe(load_profile("raspberry-pi-4")) == Recipe(format_version=1, precision="int8")
 
 
 @pytest.mark.parametrize(
