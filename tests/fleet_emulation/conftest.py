@@ -2,16 +2,26 @@
 """One small real fleet for all tests that need one, and the command line as a person meets it."""
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from device_agent.client import InferenceClient, RawTensor
+from edgefleet.cli.main import run, verbs
 from fleet_emulation.demo.run import example_folder
+from fleet_emulation.live_stream import LiveStream
+from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import Rehearsal
+from fleet_emulation.testbed import ServerReady, Testbed, module
+from fleet_server.adapters.api_client import ApiClient
+from fleet_server.adapters.home import Home
 
 LIMIT_S = 60.0
 Told = tuple[int, str]
@@ -60,3 +70,77 @@ def hash_of(folder: Path) -> str:
 @pytest.fixture(scope="session", name="hash_of")
 def _hash_of() -> Callable[[Path], str]:
     return hash_of
+
+
+@pytest.fixture(scope="module", name="bed")
+def _bed(rehearsal: Rehearsal) -> Testbed:
+    return rehearsal.bed
+
+
+class Said(NamedTuple):
+    """How a command ended, and what it said on standard error."""
+
+    status: int
+    err: str
+
+
+def run_edgefleet(*arguments: object) -> Said:
+    """Run ``edgefleet`` through its front door, in this process."""
+    err = io.StringIO()
+    with redirect_stdout(io.StringIO()), redirect_stderr(err):
+        status = run([str(argument) for argument in arguments], verbs())
+    return Said(status, err.getvalue())
+
+
+@pytest.fixture(scope="session", name="edgefleet")
+def _edgefleet() -> Callable[..., Said]:
+    return run_edgefleet
+
+
+@pytest.fixture(scope="session", name="sentence")
+def _sentence() -> Callable[[str, str], str]:
+    """What the command line says of an error: its message and its hint."""
+    return lambda message, hint: f"error: {message}\nhint: {hint}\n"
+
+
+@pytest.fixture(scope="session", name="frame_answer")
+def _frame_answer(digits_example: Path) -> Callable[[Path], str]:
+    """Return the status of one inference on an agent."""
+
+    def answer(socket_path: Path) -> str:
+        frame = next(iter(LiveStream(digits_example / "digits.npz", seed=0)))
+        with InferenceClient(socket_path, timeout_s=20.0) as client:
+            return client.infer(RawTensor(frame.pixels.tobytes(), str(frame.pixels.dtype), frame.pixels.shape)).status
+
+    return answer
+
+
+class OwnServer(NamedTuple):
+    """A server of a test's own, without approvers."""
+
+    data: Path
+    home: Path
+    program: Program
+
+    def api(self) -> ApiClient:
+        return ApiClient(Home(self.home).login())
+
+
+@pytest.fixture(name="own_server")
+def _own_server(tmp_path: Path) -> Iterator[Callable[..., OwnServer]]:
+    """Make and start a server in a folder, and log its administrator in."""
+    started: list[Program] = []
+
+    def start(data: Path, *more: object) -> OwnServer:
+        home = tmp_path / "admin"
+        assert run_edgefleet("server", "init", "--data", data, "--tenant", "acme", "--admin-home", home).status == 0
+        ports = ("--listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0")
+        command = module("edgefleet.cli", "server", "run", "--data", data, *ports, *more)
+        started.append(Program("the fleet server", command, log=tmp_path / "server.log"))
+        api = started[0].ready(ServerReady).api
+        assert run_edgefleet("login", "--server", api, "--token-file", home / "token", "--home", home).status == 0
+        return OwnServer(data, home, started[0])
+
+    yield start
+    for program in started:
+        program.stop()
