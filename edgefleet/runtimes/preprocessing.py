@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefleet.contracts.errors import SampleError
-from edgefleet.contracts.manifest import ImagePreprocessing, Preprocessing
+from edgefleet.contracts.manifest import FeaturePreprocessing, ImagePreprocessing, Preprocessing
+from edgefleet.runtimes.audio import audio_shape, check_audio, preprocess_audio
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -27,9 +28,69 @@ def preprocess(raw: Array, how: Preprocessing) -> Array:
     Raises:
         SampleError: the input is not what the preprocessing starts from.
     """
-    if how.image is None:
-        return raw
-    return preprocess_image(raw, how.image)
+    if how.image is not None:
+        return preprocess_image(raw, how.image)
+    if how.audio is not None:
+        return preprocess_audio(raw, how.audio)
+    if how.features is not None:
+        return preprocess_features(raw, how.features)
+    return raw
+
+
+def check_parts(how: Preprocessing) -> None:
+    """Refuse a preprocessing that says two things, or one that contradicts itself.
+
+    Raises:
+        SampleError: the message names the field.
+    """
+    parts = [name for name in ("image", "audio", "features") if getattr(how, name) is not None]
+    if len(parts) > 1:
+        raise SampleError(
+            f"the preprocessing has [{parts[0]}] and [{parts[1]}], and an input is one of them",
+            hint="keep the one that the samples are",
+        )
+    if how.audio is not None:
+        check_audio(how.audio)
+    if how.features is not None:
+        _check_features(how.features)
+
+
+def made_shape(how: Preprocessing) -> tuple[int, ...] | None:
+    """Return the shape of what a preprocessing makes, without the batch dimension; None where it changes nothing."""
+    if how.image is not None:
+        return (*how.image.size, 1 if how.image.channels == "GRAY" else 3)
+    if how.audio is not None:
+        return audio_shape(how.audio)
+    return None if how.features is None else (len(how.features.mean),)
+
+
+def preprocess_features(row: Array, how: FeaturePreprocessing) -> Floats:
+    """Turn a row of numbers, shape (columns,), into float32 values that are centred and scaled column by column.
+
+    Raises:
+        SampleError: the array is no such row, or the preprocessing contradicts itself.
+    """
+    _check_features(how)
+    if row.dtype.kind not in "biuf" or row.shape != (len(how.mean),):
+        raise SampleError(
+            f"a row is an array of {row.dtype} with shape {list(row.shape)}, expected {len(how.mean)} numbers",
+            hint="pass the columns that the preprocessing names a mean for, in its order",
+        )
+    with np.errstate(over="ignore"):  # too large for a float32 becomes infinite, which its readers refuse
+        return ((row.astype(np.float64) - how.mean) / how.deviation).astype(np.float32)
+
+
+def _check_features(how: FeaturePreprocessing) -> None:
+    if len(how.mean) != len(how.deviation):
+        raise SampleError(
+            f"the preprocessing has {len(how.mean)} means and {len(how.deviation)} deviations",
+            hint="give one of each for every column",
+        )
+    if not np.isfinite([*how.mean, *how.deviation]).all() or 0.0 in how.deviation:
+        raise SampleError(
+            "the preprocessing has a deviation of 0, or a number that is not finite",
+            hint="leave out columns that never change, or give them the deviation 1",
+        )
 
 
 def preprocess_image(picture: Array, how: ImagePreprocessing) -> Floats:
