@@ -3,6 +3,7 @@
 
 from converter.core.graph import GraphFacts
 from converter.core.operator_versions import is_older, minimum_runtime_version, required_version
+from converter.core.runtime_rules import first_refusal
 from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
 from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.profile import Profile
@@ -47,8 +48,8 @@ def check_board(facts: GraphFacts, profile: Profile) -> None:
         BudgetError: the model is larger than the board's budget.
     """
     check_operators(facts, profile)
+    _check_runtime(facts, profile)
     _check_precision(facts, profile)
-    _check_versions(facts, profile)
     _check_size(facts, profile)
 
 
@@ -77,7 +78,7 @@ def outdated_operators(facts: GraphFacts) -> tuple[str, ...]:
 def needed_runtime(facts: GraphFacts) -> str:
     """Return the oldest TFLite release that runs the model, from its operators' versions and its own statement."""
     versions: dict[str, int] = {}
-    for operator in facts.operators:
+    for operator in (operator for operator in facts.operators if not operator.custom):
         needed = max(operator.version, required_version(operator, facts))
         versions[operator.name] = max(needed, versions.get(operator.name, 0))
     newest = minimum_runtime_version(versions)
@@ -118,21 +119,19 @@ def _check_precision(facts: GraphFacts, profile: Profile) -> None:
     )
 
 
-def _check_versions(facts: GraphFacts, profile: Profile) -> None:
-    """Refuse for tflite-runtime what it would load and compute wrongly, or not load at all."""
-    if profile.runtime.kind != "tflite-runtime":
-        return
-    needed = needed_runtime(facts)
-    if is_older(profile.runtime.version, needed):
+def _check_runtime(facts: GraphFacts, profile: Profile) -> None:
+    """Refuse what the board's runtime would not load, or load and compute wrongly."""
+    kind, version = profile.runtime.kind, profile.runtime.version
+    refusal = first_refusal(facts, kind, version)
+    if refusal is not None:
         raise UnsupportedModelError(
-            f"the model needs TFLite {needed}; profile '{profile.id}' has {profile.runtime.version}",
-            hint="update the board's runtime, or choose another recipe",
+            f"{refusal}; profile '{profile.id}' has {kind} {version}", hint=f"what would work: {refusal.instead}"
         )
-    wrong = outdated_operators(facts)
-    if wrong:
+    needed = needed_runtime(facts)  # the file may ask for more than its operators do
+    if kind == "tflite-runtime" and is_older(version, needed):
         raise UnsupportedModelError(
-            f"the model says a lower version of {wrong[0]} than its types need: this runtime would compute wrongly",
-            hint="convert from the float model",
+            f"the model needs TFLite {needed}; profile '{profile.id}' has {version}",
+            hint="update the board's runtime, or choose another recipe",
         )
 
 

@@ -3,7 +3,8 @@
 
 from dataclasses import dataclass
 
-QUANTIZED_DTYPES = frozenset({"int8", "uint8", "int16", "int4", "int2"})
+_BITS = {"int2": 2, "int4": 4, "int8": 8, "uint8": 8, "int16": 16}
+QUANTIZED_DTYPES = frozenset(_BITS)
 #: What turns scores into probabilities, and makes most differences between scores vanish.
 _SQUASHING = frozenset({"SOFTMAX", "LOGISTIC"})
 #: Operators that only change the representation; a graph of nothing else computes nothing.
@@ -57,16 +58,21 @@ class GraphFacts:
     def precision(self) -> str:
         """Return what the graph computes in, in the words of a recipe.
 
-        ``int8`` and ``int16x8`` need integer inputs, outputs and operators throughout; ``mixed`` has both kinds.
+        ``int8``, ``int16x8`` and ``int4`` need integer inputs, outputs and operators throughout, and activations of one
+        width; ``mixed`` has several kinds. What no board lists (``dynamic-int4``, ``int2``) has a name as well.
         """
-        if not any(tensor.quantized for tensor in self.tensors):
+        weights, activations = self._weight_bits(), self._activation_bits()
+        if not weights and not activations:
             half = any(t.dtype == "float16" and t.constant_bytes for t in self.tensors)
             return "float16" if half else "float32"
-        if not any(tensor.quantized and not tensor.constant_bytes for tensor in self.tensors):
-            return "dynamic-int8"
-        if self.operators_in_float() or self._float_ends():
+        narrowest = min(weights, default=8)
+        if not activations:
+            return f"dynamic-int{narrowest}"
+        if len(activations) > 1 or self.operators_in_float() or self._float_ends():
             return "mixed"
-        return "int16x8" if self.tensors[self.inputs[0]].dtype == "int16" else "int8"
+        if activations == {16}:
+            return "int16x8" if narrowest >= 8 else "mixed"
+        return "int8" if narrowest >= 8 else f"int{narrowest}"
 
     def operators_in_float(self) -> tuple[str, ...]:
         """Return the names of operators that compute in float, sorted, each once; casts do not count."""
@@ -88,6 +94,14 @@ class GraphFacts:
         if producers and producers[0].name in _SQUASHING:
             return producers[0].inputs[0]
         return output
+
+    def _weight_bits(self) -> set[int]:
+        return {_BITS[t.dtype] for t in self.tensors if t.quantized and t.constant_bytes}
+
+    def _activation_bits(self) -> set[int]:
+        """Return the widths of what flows through the graph; state that an operator keeps to itself does not count."""
+        flowing = {*self.inputs, *(number for operator in self.operators for number in operator.outputs)}
+        return {_BITS[self.tensors[number].dtype] for number in flowing if self.tensors[number].quantized}
 
     def _float_ends(self) -> bool:
         return any(self.tensors[number].dtype == "float32" for number in (*self.inputs, *self.outputs))

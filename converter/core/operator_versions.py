@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which version of an operator its types ask for, and which release of the runtime brought that version.
+"""Which version of an operator its types ask for, and which release of the runtime a model then needs.
 
 An interpreter that meets a version it does not know refuses the model; one that is told too low a version computes
-with the wrong kernel and says nothing. The facts are those of TensorFlow's ``op_version.cc`` and
-``runtime_version.cc`` (tensorflow/compiler/mlir/lite/tools/versioning). What follows from an operator's options
-(broadcasting, dilation, half-pixel centres) the float converter has written already; a version is only ever raised.
+with the wrong kernel and says nothing. The facts are those of TensorFlow's ``op_version.cc``
+(tensorflow/compiler/mlir/lite/tools/versioning). What follows from an operator's options (broadcasting, dilation,
+half-pixel centres) the float converter has written already; a version is only ever raised.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
+from converter.core.operator_releases import release_of
 
 #: Version asked for by an 8-bit first input.
 _INT8: Mapping[str, int] = {
@@ -32,91 +33,6 @@ _INT16: Mapping[str, int] = {
     "PACK": 3, "PAD": 3, "PADV2": 3, "REDUCE_MAX": 3, "REDUCE_MIN": 3, "REDUCE_PROD": 2, "RELU": 3, "RELU6": 3,
     "RESIZE_BILINEAR": 4, "RESIZE_NEAREST_NEIGHBOR": 4, "RSQRT": 3, "SLICE": 4, "SOFTMAX": 3, "SPACE_TO_BATCH_ND": 4,
     "SQRT": 2, "SUB": 5, "TANH": 3, "TOPK_V2": 3, "TRANSPOSE": 5, "UNPACK": 4,
-}  # fmt: skip
-#: The release of the runtime that brought versions 1, 2, 3, … of an operator.
-_RELEASES: Mapping[str, tuple[str, ...]] = {
-    "ABS": ("1.13.0", "2.4.0", "2.5.0", "2.6.0", "2.12.0"),
-    "ADD": ("1.5.0", "1.14.0", "2.4.0", "2.6.0", "2.13.0"),
-    "ARG_MAX": ("1.9.0", "1.14.0", "2.9.0"),
-    "ARG_MIN": ("1.9.0", "1.14.0", "2.9.0"),
-    "AVERAGE_POOL_2D": ("1.5.0", "1.14.0", "2.3.0"),
-    "BATCH_MATMUL": ("2.3.0", "2.3.0", "2.4.0", "2.5.0"),
-    "BATCH_TO_SPACE_ND": ("1.6.0", "1.14.0", "2.3.0", "2.12.0"),
-    "BROADCAST_TO": ("2.5.0", "2.5.0", "2.5.0"),
-    "CAST": ("1.5.0", "2.7.0", "2.8.0", "2.9.0", "2.12.0", "2.15.0", "2.17.0", "2.21.0"),
-    "CONCATENATION": ("1.5.0", "1.14.0", "2.3.0", "2.14.0", "2.21.0"),
-    "CONV_2D": ("1.5.0", "1.14.0", "1.14.0", "2.3.0", "2.4.0", "2.9.0", "2.11.0", "2.15.0"),
-    "DEPTHWISE_CONV_2D": ("1.5.0", "1.12.0", "1.14.0", "2.2.0", "2.3.0", "2.3.0", "2.11.0"),
-    "DEPTH_TO_SPACE": ("2.1.0", "2.5.0"),
-    "DEQUANTIZE": ("1.13.1", "1.14.0", "1.15.0", "2.2.0", "2.7.0"),
-    "DIV": ("1.6.0", "2.3.0"),
-    "ELU": ("1.14.0",),
-    "EQUAL": ("1.14.0", "1.14.0", "2.3.0"),
-    "EXP": ("1.7.0",),
-    "EXPAND_DIMS": ("1.10.0",),
-    "FULLY_CONNECTED": (
-        "1.5.0", "1.10.0", "1.14.0", "1.14.0", "2.0.0", "2.1.0", "2.3.0",
-        "2.3.0", "2.3.0", "2.11.0", "2.15.0", "2.17.0", "2.18.0", "2.21.0",
-    ),
-    "GATHER": ("1.6.0", "1.14.0", "1.15.0", "2.4.0", "2.5.0", "2.13.0", "2.15.0"),
-    "GATHER_ND": ("1.14.0", "2.3.0", "2.5.0", "2.13.0", "2.16.0"),
-    "GELU": ("2.9.0", "2.9.0"),
-    "GREATER": ("1.14.0", "1.14.0"),
-    "GREATER_EQUAL": ("1.14.0", "1.14.0"),
-    "HARD_SWISH": ("1.15.0",),
-    "L2_NORMALIZATION": ("1.5.0", "1.14.0"),
-    "LEAKY_RELU": ("1.13.1", "2.3.0"),
-    "LESS": ("1.14.0", "1.14.0"),
-    "LESS_EQUAL": ("1.14.0", "1.14.0"),
-    "LOG": ("1.14.0",),
-    "LOGISTIC": ("1.14.0", "1.14.0", "2.3.0"),
-    "LOG_SOFTMAX": ("1.14.0", "1.14.0"),
-    "MAXIMUM": ("1.14.0", "1.14.0", "2.3.0", "2.3.0"),
-    "MAX_POOL_2D": ("1.5.0", "1.14.0", "2.3.0"),
-    "MEAN": ("1.6.0", "1.14.0", "2.4.0"),
-    "MINIMUM": ("1.14.0", "1.14.0", "2.3.0", "2.3.0"),
-    "MIRROR_PAD": ("1.13.1", "2.3.0"),
-    "MUL": ("1.5.0", "1.14.0", "1.15.0", "2.3.0", "2.6.0", "2.11.0", "2.13.0"),
-    "NEG": ("1.9.0",),
-    "NOT_EQUAL": ("1.14.0", "1.14.0", "2.3.0"),
-    "PACK": ("1.11.0", "1.14.0", "2.3.0"),
-    "PAD": ("1.5.0", "1.14.0", "2.4.0", "2.6.0", "2.20.0"),
-    "PADV2": ("1.9.0", "1.14.0", "2.4.0", "2.6.0", "2.20.0"),
-    "PRELU": ("1.8.0",),
-    "QUANTIZE": ("1.14.0", "1.15.0", "2.7.0"),
-    "REDUCE_MAX": ("1.11.0", "1.14.0", "2.5.0"),
-    "REDUCE_MIN": ("1.11.0", "1.14.0", "2.5.0"),
-    "REDUCE_PROD": ("1.11.0", "2.6.0"),
-    "RELU": ("1.5.0", "2.1.0", "2.5.0"),
-    "RELU6": ("1.5.0", "1.14.0", "2.5.0"),
-    "RESHAPE": ("1.5.0",),
-    "RESIZE_BILINEAR": ("1.7.0", "1.14.0", "2.2.0", "2.5.0"),
-    "RESIZE_NEAREST_NEIGHBOR": ("1.13.1", "1.14.0", "2.3.0", "2.4.0"),
-    "REVERSE_V2": ("1.14.0", "2.2.0", "2.5.0"),
-    "RSQRT": ("1.10.0", "2.5.0"),
-    "SELECT": ("1.14.0", "1.14.0"),
-    "SELECT_V2": ("2.2.0",),
-    "SHAPE": ("1.10.0",),
-    "SLICE": ("1.14.0", "1.14.0", "1.14.0", "2.4.0", "2.5.0"),
-    "SOFTMAX": ("1.5.0", "1.14.0", "2.3.0"),
-    "SPACE_TO_BATCH_ND": ("1.6.0", "1.14.0", "2.3.0", "2.12.0"),
-    "SPACE_TO_DEPTH": ("1.5.0", "1.14.0"),
-    "SPLIT": ("1.5.0", "1.14.0", "1.14.0", "2.3.0"),
-    "SPLIT_V": ("1.13.1", "2.3.0"),
-    "SQRT": ("1.10.0",),
-    "SQUARE": ("1.12.0",),
-    "SQUARED_DIFFERENCE": ("1.13.1", "2.5.0"),
-    "SQUEEZE": ("1.6.0", "2.5.0"),
-    "STRIDED_SLICE": ("1.6.0", "1.14.0", "2.1.0", "2.2.0", "2.5.0", "2.6.0", "2.14.0", "2.14.0"),
-    "SUB": ("1.6.0", "1.14.0", "2.3.0", "2.4.0", "2.4.0"),
-    "SUM": ("1.10.0", "1.15.0"),
-    "SVDF": ("1.5.0", "1.14.0", "2.2.0", "2.3.0"),
-    "TANH": ("1.14.0", "1.14.0", "2.3.0"),
-    "TILE": ("1.10.1", "2.2.0", "2.8.0"),
-    "TOPK_V2": ("1.7.0", "1.14.0", "2.13.0"),
-    "TRANSPOSE": ("1.6.0", "1.14.0", "1.15.0", "2.3.0", "2.4.0", "2.12.0"),
-    "TRANSPOSE_CONV": ("1.9.0", "2.2.0", "2.3.0", "2.13.0", "2.15.0"),
-    "UNPACK": ("1.11.0", "1.14.0", "2.2.0", "2.3.0"),
 }  # fmt: skip
 
 
@@ -146,8 +62,11 @@ def raised_version(operator: OperatorFacts, graph: GraphFacts) -> int:
 
 
 def minimum_runtime_version(versions: Mapping[str, int]) -> str:
-    """Return the oldest runtime release that knows each operator in that version; unknown operators do not count."""
-    releases = [_RELEASES[name][v - 1] for name, v in versions.items() if 0 < v <= len(_RELEASES.get(name, ()))]
+    """Return the oldest runtime release that knows each operator in that version.
+
+    An operator or a version that is not known here asks for a release newer than all that are.
+    """
+    releases = [release_of(name, version) for name, version in versions.items()]
     return max(releases, key=release_key, default="1.5.0")
 
 

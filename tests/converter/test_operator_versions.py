@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operator versions and the minimum runtime are what TensorFlow's own tables say, for every kind of quantization."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from converter.adapters.flatbuffer import read_facts, with_versions_written
 from converter.core.board_checks import check_board, needed_runtime, outdated_operators
+from converter.core.operator_releases import AFTER_ALL_KNOWN, RELEASES, release_of
 from converter.core.operator_versions import is_older, minimum_runtime_version
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.profile import Profile, RuntimeFacts
@@ -69,7 +71,11 @@ def test_an_old_runtime_is_refused_a_model_that_it_would_not_load() -> None:
     facts = read_facts(with_versions_written(quantized("dynamic_wi8_afp32")))
     with pytest.raises(UnsupportedModelError) as caught:
         check_board(facts, board_with_tflite("2.14.0"))
-    assert caught.value.message == "the model needs TFLite 2.17.0; profile 'linux-x86_64' has 2.14.0"
+    assert (caught.value.message, caught.value.hint) == (
+        "FULLY_CONNECTED is needed in version 12, which came with TFLite 2.17.0; "
+        "profile 'linux-x86_64' has tflite-runtime 2.14.0",
+        "what would work: int8 weights per tensor under float32 activations",
+    )
 
 
 def test_an_understated_version_is_refused_on_a_runtime_that_would_compute_wrongly() -> None:
@@ -77,13 +83,38 @@ def test_an_understated_version_is_refused_on_a_runtime_that_would_compute_wrong
     with pytest.raises(UnsupportedModelError) as caught:
         check_board(facts, board_with_tflite("2.19.0"))
     assert caught.value.message == (
-        "the model says a lower version of CONV_2D than its types need: this runtime would compute wrongly"
+        "CONV_2D says version 1 where its types need 5: this runtime would compute wrongly; "
+        "profile 'linux-x86_64' has tflite-runtime 2.19.0"
     )
 
 
 def test_the_minimum_runtime_is_the_newest_of_all_operators() -> None:
-    assert minimum_runtime_version({"CONV_2D": 3, "FULLY_CONNECTED": 12, "UNHEARD_OF": 9}) == "2.17.0"
+    assert minimum_runtime_version({"CONV_2D": 3, "FULLY_CONNECTED": 12}) == "2.17.0"
     assert minimum_runtime_version({}) == "1.5.0"
+
+
+@pytest.mark.parametrize(("operator", "version"), [("UNHEARD_OF", 1), ("DEQUANTIZE", 9), ("CONV_2D", 99)])
+def test_what_the_table_does_not_know_is_newer_than_all_that_it_knows(operator: str, version: int) -> None:
+    assert minimum_runtime_version({"FULLY_CONNECTED": 14, operator: version}) == AFTER_ALL_KNOWN
+    assert all(is_older(known, AFTER_ALL_KNOWN) for releases in RELEASES.values() for known in releases)
+
+
+def test_no_version_of_an_operator_is_older_than_the_one_before() -> None:
+    assert [name for name, known in RELEASES.items() for old, new in pairwise(known) if is_older(new, old)] == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "version", "release"),
+    [
+        ("DEQUANTIZE", 6, "2.18.0"),
+        ("FULLY_CONNECTED", 10, "2.11.0"),
+        ("CONV_2D", 0, "1.5.0"),
+        ("EQUAL", 4, "2.13.0"),
+        ("STABLEHLO_COMPOSITE", 1, "2.17.0"),
+    ],
+)
+def test_releases_are_those_of_tensorflow(operator: str, version: int, release: str) -> None:
+    assert release_of(operator, version) == release
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=4), st.lists(st.integers(0, 99), min_size=1, max_size=4))
