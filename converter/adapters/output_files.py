@@ -44,7 +44,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     except OSError as error:
         _take_back(list(staged.values()), made)
         raise StorageError(
-            f"cannot write '{path}': {error.strerror or error}", hint="free space or choose another folder with --out"
+            f"cannot write '{path}': {error.strerror or error}",
+            hint="free space, or choose another place for the output",
         ) from error
 
 

@@ -76,6 +76,8 @@ class ReleaseStore:
         #: Held while a release is replaced or approved, so that what is signed is what is published.
         self.changing = threading.RLock()
         staging_dir.mkdir(parents=True, exist_ok=True)
+        for left_over in staging_dir.glob(".*.part"):  # of uploads that a crash cut off
+            left_over.unlink(missing_ok=True)
 
     def bundle_path(self, sha256: str) -> Path:
         """Return where an uploaded bundle lies."""

@@ -327,7 +327,7 @@ def test_a_place_that_cannot_be_written(front_door: Command, digits_samples: Pat
         1,
         sentence(
             f"cannot write '{tmp_path}/dist/digits-1.0.0-linux-x86_64.evidence.json': File exists",
-            "free space or choose another folder with --out",
+            "free space, or choose another place for the output",
         ),
     )
 

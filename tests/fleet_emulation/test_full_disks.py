@@ -71,7 +71,7 @@ def test_a_conversion_onto_a_full_disk_leaves_nothing(
         "--version", "1.0.0", "--calibration", bed.folder / "calibration.npz", "--out", out,
     )  # fmt: skip
     reason = f"cannot write '{out}/digits-1.0.0-linux-x86_64.bundle': No space left on device"
-    assert said == (1, sentence(reason, "free space or choose another folder with --out"))
+    assert said == (1, sentence(reason, "free space, or choose another place for the output"))
     assert hash_of(disk) == before
 
 

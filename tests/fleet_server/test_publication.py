@@ -195,3 +195,11 @@ def test_two_signatures_make_nothing_of_a_tampered_proposal(
         site.desk.propose("digits", "1.0.0", metadata.to_bytes(), "bob")
     assert sentence in refused.value.message
     assert site.state() == "draft"
+
+
+def test_what_a_crash_left_of_an_upload_goes_at_the_next_start_and_whole_bundles_stay(site: Site) -> None:
+    part, bundle = site.folder.staging / f".{'a' * 64}.0badcafe.part", site.releases.bundle_path("b" * 64)
+    for path in (part, bundle):
+        path.write_bytes(b"uploaded")
+    site.restart()
+    assert (part.exists(), bundle.exists()) == (False, True)
