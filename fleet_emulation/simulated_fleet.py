@@ -6,7 +6,6 @@ and infers for real. Only the children of an agent (inference, admission, reposi
 of their own. A few threads step the devices: while one of them waits until a message is on the disk, others go on.
 """
 
-import math
 import os
 import random
 import signal
@@ -86,6 +85,7 @@ class SimulatedDevice:
         self._between_s = 1.0 / config.requests_per_s
         self._request_at = time.monotonic() + self._random.random() * self._between_s
         self._tick_at = 0.0
+        self._woken = threading.Event()
         self.served = 0
         self.failed = 0
         self.agent = assemble(
@@ -99,7 +99,7 @@ class SimulatedDevice:
             time_scale=float(config.time_scale),
             random_share=self._random.random,
         )
-        self.agent.wake = self._wake
+        self.agent.wake = self._woken.set
         self.agent.start()
 
     def step(self, now: float) -> None:
@@ -108,17 +108,13 @@ class SimulatedDevice:
         while now >= self._request_at:
             self._request()
             self._request_at += self._between_s
-        if now >= self._tick_at:
-            self._tick_at = math.inf  # a wake during the tick must not be lost
-            wait_s = self.agent.tick()
-            self._tick_at = min(self._tick_at, now + wait_s)
+        if now >= self._tick_at or self._woken.is_set():
+            self._woken.clear()  # before the tick: a wake during it is for the next one
+            self._tick_at = now + self.agent.tick()
 
     def close(self) -> None:
         """Stop as a device does that is switched off properly."""
         self.agent.stop()
-
-    def _wake(self) -> None:
-        self._tick_at = 0.0
 
     def _request(self) -> None:
         frame = next(self._frames)
