@@ -26,7 +26,10 @@ BOARDS = ROOT / "firmware_profiles" / "boards"
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MODEL_HINT = "give a .tflite file, or a Keras file (.keras, .h5) with the extra 'tensorflow'"
 BUNDLE_HINT = "use a bundle written by 'edgefleet convert', and fetch it again if it was copied"
-SAMPLES_HINT = "give a folder of pictures with labels.csv (file,label), or an .npz with 'x' (and 'y')"
+SAMPLES_HINT = (
+    "give a folder of pictures or .wav files with labels.csv (file,label), an .npz with 'x' (and 'y'), "
+    "an .npy, a .csv, or module:function"
+)
 
 
 def without_log(stderr: str) -> str:
@@ -176,7 +179,7 @@ def test_calibration_samples_of_a_wrong_shape(front_door: Command, tmp_path: Pat
         ("c.npz", {"z": np.zeros(3)}, "c.npz has no array 'frame', only ['z']"),
         ("c.npz", {"x": np.zeros((3, 8, 8, 1)), "y": np.zeros(2)},
          "c.npz has arrays of different or no length: {'x': 3, 'y': 2}"),
-        ("c.txt", None, "'c.txt' is neither a folder nor an .npz or .npy file"),
+        ("c.txt", None, "'c.txt' is neither a folder nor an .npz, .npy or .csv file"),
         ("c.npz", None, "c.npz is not a readable .npz: it is no zip file"),
     ],
 )  # fmt: skip
@@ -279,7 +282,8 @@ def test_a_keras_file_without_tensorflow(front_door: Command, tmp_path: Path) ->
         1,
         sentence(
             "reading the Keras file 'm.keras' needs the extra 'tensorflow', which is not installed",
-            "run: pip install 'edgefleet[tensorflow]'",
+            "run: pip install 'edgefleet[tensorflow]' "
+            "(or name the Python of an environment that has it in EDGEFLEET_TENSORFLOW_PYTHON)",
         ),
     )
 
