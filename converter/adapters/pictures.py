@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of pictures: its labels.csv (file,label), and the pictures as 8-bit RGB."""
+"""A folder of files: its labels.csv (file,label), and pictures as 8-bit RGB."""
 
 import csv
 import re
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 LABELS_FILE = "labels.csv"
-SAMPLES_HINT = "give a folder of pictures with labels.csv (file,label), or an .npz with 'x' (and 'y')"
+SAMPLES_HINT = (
+    "give a folder of pictures or .wav files with labels.csv (file,label), an .npz with 'x' (and 'y'), "
+    "an .npy, a .csv, or module:function"
+)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -47,7 +50,7 @@ def read_picture(path: Path, source: str) -> Array:
 
 
 def read_listing(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], Array]:
-    """Return the pictures that a folder's labels.csv names, and their labels (int64).
+    """Return the files that a folder's labels.csv names, and their labels (int64).
 
     Raises:
         SampleError: there is no such listing, or it contradicts itself or the folder.

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where samples come from: a folder of pictures with labels.csv, an ``.npz``, or an ``.npy``."""
+"""Where samples come from: a folder of pictures or clips with labels.csv, an ``.npz``, ``.npy`` or ``.csv``, or a
+generator of the user's own.
+"""
 
 import hashlib
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +13,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.pictures import SAMPLES_HINT, read_listing, read_picture
+from converter.adapters.pictures import LABELS_FILE, SAMPLES_HINT, read_listing, read_picture
+from converter.adapters.sample_digest import sample_digest
+from converter.adapters.samples_csv import read_table
+from converter.adapters.samples_generator import is_generator_name, run_generator
+from converter.adapters.samples_wav import WAV_SUFFIX, read_clip
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, SampleError
 from edgefleet.contracts.manifest import Preprocessing, TensorSpec
@@ -60,16 +67,11 @@ class ArraySamples:
 
     def digest(self, number: int) -> bytes:
         """Return the SHA-256 of one sample's arrays and label."""
-        digest = hashlib.sha256()
-        for value in self.raw(number):
-            digest.update(_tensor_bytes(value))
-        if self.labels is not None:
-            digest.update(_tensor_bytes(np.asarray(self.labels[number])))
-        return digest.digest()
+        return sample_digest(self.raw(number), self.labels, number)
 
 
-class PictureSamples:
-    """Pictures of a folder, decoded to 8-bit RGB one at a time."""
+class FileSamples(ABC):
+    """Files of a folder, one a sample, read one at a time; a subclass says how."""
 
     def __init__(self, source: str, files: Sequence[Path], labels: Array | None) -> None:
         self.source = source
@@ -80,6 +82,19 @@ class PictureSamples:
         """Return the number of samples."""
         return len(self.files)
 
+    @abstractmethod
+    def raw(self, number: int) -> list[Array]:
+        """Return one sample."""
+
+    def digest(self, number: int) -> bytes:
+        """Return the SHA-256 of the file and its label."""
+        label = b"" if self.labels is None else str(int(self.labels[number])).encode()
+        return hashlib.sha256(hashlib.sha256(_read(self.files[number])).digest() + label).digest()
+
+
+class PictureSamples(FileSamples):
+    """Pictures of a folder, decoded to 8-bit RGB one at a time."""
+
     def raw(self, number: int) -> list[Array]:
         """Return one picture, (height, width, 3) uint8.
 
@@ -88,28 +103,57 @@ class PictureSamples:
         """
         return [read_picture(self.files[number], self.source)]
 
-    def digest(self, number: int) -> bytes:
-        """Return the SHA-256 of the picture's file and its label."""
-        label = b"" if self.labels is None else str(int(self.labels[number])).encode()
-        return hashlib.sha256(hashlib.sha256(_read(self.files[number])).digest() + label).digest()
+
+class ClipSamples(FileSamples):
+    """Clips of a folder, 16-bit mono, read one at a time."""
+
+    def raw(self, number: int) -> list[Array]:
+        """Return one clip, (samples,) int16.
+
+        Raises:
+            SampleError: the file is no such clip.
+        """
+        return [read_clip(self.files[number], self.source).samples]
+
+    def check_rate(self, number: int, rate_hz: int) -> None:
+        """Refuse a clip that was recorded at another rate than the preprocessing reckons with.
+
+        Raises:
+            SampleError: it was.
+        """
+        found = read_clip(self.files[number], self.source).rate_hz
+        if found != rate_hz:
+            raise SampleError(
+                f"{self.source}: '{self.files[number].name}' has {found} samples a second, "
+                f"the preprocessing expects {rate_hz}",
+                hint="resample the clips, or correct sample_rate_hz if the device records so",
+            )
 
 
 def open_samples(path: Path, input_names: Sequence[str], class_names: Sequence[str] = ()) -> SampleSet:
     """Open samples; ``input_names`` name the arrays of an ``.npz`` where a model has several inputs.
 
+    A path of the form ``module:function`` that no file has runs that generator.
+
     Raises:
         FileMissingError: there is no such file or folder.
-        SampleError: it is none of the three kinds, or contradicts itself.
+        InputError: the generator cannot be loaded, or fails.
+        SampleError: it is none of the known kinds, or contradicts itself.
     """
     if path.is_dir():
         return _open_folder(path, class_names)
     if not path.exists():
+        if is_generator_name(str(path)):
+            return run_generator(str(path), input_names)
         raise FileMissingError(f"there are no samples at '{path}'", hint=SAMPLES_HINT)
     if path.suffix == ".npy":
         return ArraySamples(path.name, [_load_npy(path)], None)
     if path.suffix == ".npz":
         return _open_npz(path, input_names)
-    raise SampleError(f"'{path.name}' is neither a folder nor an .npz or .npy file", hint=SAMPLES_HINT)
+    if path.suffix == ".csv":
+        table = read_table(path, class_names)
+        return ArraySamples(path.name, [table.features], table.labels)
+    raise SampleError(f"'{path.name}' is neither a folder nor an .npz, .npy or .csv file", hint=SAMPLES_HINT)
 
 
 def canonical_order(samples: SampleSet) -> list[int]:
@@ -132,6 +176,8 @@ def model_inputs(
     """
     for number in order:
         try:
+            if how.audio is not None and isinstance(samples, ClipSamples):
+                samples.check_rate(number, how.audio.sample_rate_hz)
             yield to_model_inputs([preprocess(value, how) for value in samples.raw(number)], specs)
         except SampleError as error:
             prefix = "" if error.message.startswith(samples.source) else f"{samples.source}: "
@@ -149,9 +195,15 @@ def class_numbers(samples: SampleSet) -> Array:
     return samples.labels
 
 
-def _open_folder(folder: Path, class_names: Sequence[str]) -> PictureSamples:
+def _open_folder(folder: Path, class_names: Sequence[str]) -> SampleSet:
     files, labels = read_listing(folder, class_names)
-    return PictureSamples(folder.name, files, labels)
+    clips = [file.suffix.lower() == WAV_SUFFIX for file in files]
+    if any(clips) and not all(clips):
+        raise SampleError(
+            f"'{folder.name}/{LABELS_FILE}' names pictures and clips", hint="keep one kind in each folder"
+        )
+    kind = ClipSamples if all(clips) else PictureSamples
+    return kind(folder.name, files, labels)
 
 
 def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
@@ -193,11 +245,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SampleError(f"cannot read '{path.name}': {error.strerror or error}", hint="check the file") from error
-
-
-def _tensor_bytes(value: Array) -> bytes:
-    little_endian = np.ascontiguousarray(value.astype(value.dtype.newbyteorder("<"), copy=False))
-    return f"{little_endian.dtype.str}{value.shape}".encode() + little_endian.tobytes()
 
 
 def _first_line(error: BaseException) -> str:

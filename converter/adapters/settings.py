@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from converter.core.recipe import Recipe, read_recipe
 from edgefleet.contracts.decoding import decode_toml
-from edgefleet.contracts.errors import FileMissingError, InputError, SampleError
+from edgefleet.contracts.errors import FileMissingError, InputError, SampleError, SettingError
 from edgefleet.contracts.manifest import Preprocessing
+from edgefleet.runtimes.preprocessing import check_parts
 
 Array = npt.NDArray[Any]
 
@@ -20,11 +21,16 @@ def read_preprocessing(path: Path | None) -> Preprocessing:
 
     Raises:
         FileMissingError: there is no such file.
-        SettingError: it breaks the schema.
+        SettingError: it breaks the schema, says two things, or contradicts itself.
     """
     if path is None:
         return Preprocessing()
-    return decode_toml(_read(path, "preprocessing"), Preprocessing, source=path.name)
+    how = decode_toml(_read(path, "preprocessing"), Preprocessing, source=path.name)
+    try:
+        check_parts(how)
+    except SampleError as error:
+        raise SettingError(f"{path.name}: {error.message}", hint=error.hint) from error
+    return how
 
 
 def read_recipe_file(path: Path | None) -> Recipe | None:
