@@ -95,6 +95,7 @@ def _facts(document: ProfileDocument) -> str:
             f"memory: {profile.memory.ram_bytes} bytes of RAM",
             *regions,
             f"runtime: {profile.runtime.kind} {profile.runtime.version}, {profile.runtime.numerics}",
+            *_accelerator(profile),
             f"precisions: {', '.join(profile.precisions)}",
             f"operators: {', '.join(profile.operators) or 'all that the runtime has'}",
             "budgets:" if budgets else "budgets: none",
@@ -103,3 +104,8 @@ def _facts(document: ProfileDocument) -> str:
             f"compat_hash: {document.compat_hash}",
         ]
     )
+
+
+def _accelerator(profile: Profile) -> list[str]:
+    npu = profile.accelerator
+    return [] if npu is None else [f"npu: {npu.id}, for {npu.minimum_npu_share:.0%} of the operators or more"]

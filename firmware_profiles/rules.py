@@ -11,11 +11,27 @@ _MICROCONTROLLERS = ("armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imac")
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,4}")
 _OPERATOR = re.compile(r"[A-Z][A-Z0-9_]*")
 _ADDRESS_SPACE_BYTES = 1 << 32
+#: What an interpreter never runs right, or an NPU's compiler does not take: vela crashes on 4-bit weights.
+_TFLM_NEVER = ("float16", "dynamic-int8")
+_NPU_NEVER = ("float32", *_TFLM_NEVER, "int4")
+#: The NPUs that vela 5.2 compiles for.
+_NPUS = (
+    *(f"ethos-u55-{macs}" for macs in (32, 64, 128, 256)),
+    *(f"ethos-u65-{macs}" for macs in (256, 512)),
+    *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
+)
 
 
 def broken_rules(profile: Profile) -> list[str]:
     """Return one sentence for each rule that a profile breaks, in the order of its fields."""
-    return [*_memory(profile), *_runtime(profile), *_precisions(profile), *_operators(profile), *_budgets(profile)]
+    return [
+        *_memory(profile),
+        *_runtime(profile),
+        *_precisions(profile),
+        *_operators(profile),
+        *_budgets(profile),
+        *_accelerator(profile),
+    ]
 
 
 def _memory(profile: Profile) -> Iterator[str]:
@@ -51,6 +67,18 @@ def _runtime(profile: Profile) -> Iterator[str]:
 def _precisions(profile: Profile) -> Iterator[str]:
     for precision in sorted({p for p in profile.precisions if profile.precisions.count(p) > 1}):
         yield f"precisions names '{precision}' twice"
+    if profile.accelerator is not None:
+        yield from (
+            f"precisions has '{precision}', which the NPU '{profile.accelerator.id}' does not compute"
+            for precision in profile.precisions
+            if precision in _NPU_NEVER
+        )
+    elif profile.runtime.kind == "tflm":
+        yield from (
+            f"precisions has '{precision}', which runtime.kind 'tflm' does not run"
+            for precision in profile.precisions
+            if precision in _TFLM_NEVER
+        )
 
 
 def _operators(profile: Profile) -> Iterator[str]:
@@ -65,3 +93,16 @@ def _budgets(profile: Profile) -> Iterator[str]:
         yield f"budgets.arena_bytes is {budgets.arena_bytes}, over memory.ram_bytes ({memory.ram_bytes})"
     if memory.flash_bytes is not None and (budgets.model_bytes or 0) > memory.flash_bytes:
         yield f"budgets.model_bytes is {budgets.model_bytes}, over memory.flash_bytes ({memory.flash_bytes})"
+
+
+def _accelerator(profile: Profile) -> Iterator[str]:
+    npu = profile.accelerator
+    if npu is None:
+        return
+    if npu.id not in _NPUS:
+        yield f"accelerator.id is '{npu.id}', expected one that vela compiles for: {', '.join(_NPUS)}"
+    if (npu.system_config is None) != (npu.memory_mode is None):
+        given, missing = (
+            ("memory_mode", "system_config") if npu.system_config is None else ("system_config", "memory_mode")
+        )
+        yield f"accelerator.{given} is given without accelerator.{missing}; vela takes both, or neither"

@@ -154,7 +154,7 @@ def test_a_precision_that_the_board_does_not_run(front_door: Command, tmp_path: 
     assert told(done) == (
         3,
         sentence(
-            "the model computes in float32; profile 'mps2-an386' runs int8",
+            "the model computes in float32; profile 'mps2-an386' runs int8, int4, int16x8, mixed",
             "choose another recipe or profile, or train the model without that operator",
         ),
     )
@@ -298,7 +298,8 @@ def test_a_keras_file_without_tensorflow(front_door: Command, tmp_path: Path) ->
         ("--metric", "nothing", 2,
          "--metric is 'nothing', expected accuracy, macro-f1 (for classification) or module:function",
          "write a function(outputs, labels) -> float in a module that Python finds, or in this folder"),
-        ("--profile", "toaster", 2, "there is no profile 'toaster', only linux-x86_64, mps2-an386, raspberry-pi-4",
+        ("--profile", "toaster", 2,
+         "there is no profile 'toaster', only corstone-300-u55, linux-x86_64, mps2-an386, raspberry-pi-4",
          "name one of these, or a board's own file: --profile FILE.toml"),
     ],
 )  # fmt: skip

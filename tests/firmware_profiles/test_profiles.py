@@ -16,7 +16,7 @@ from edgefleet.contracts.errors import FileMissingError, InputError, ProfileErro
 from edgefleet.contracts.profile import compat_hash
 from firmware_profiles import list_profiles, load_profile, read_profile
 
-KNOWN = ["linux-x86_64", "mps2-an386", "raspberry-pi-4"]
+KNOWN = ["corstone-300-u55", "linux-x86_64", "mps2-an386", "raspberry-pi-4"]
 EDGEFLEET = Path(sys.executable).with_name("edgefleet")
 
 
@@ -52,8 +52,15 @@ def test_each_board_is_named_like_its_file(profile_id: str) -> None:
     assert load_profile(profile_id).id == profile_id
 
 
-def test_all_boards_differ_in_what_runs_on_them() -> None:
-    assert len({compat_hash(profile) for profile in list_profiles()}) == len(KNOWN)
+def test_boards_differ_in_what_runs_on_them() -> None:
+    profiles = list_profiles()
+    assert len({compat_hash(profile) for profile in profiles}) == len(profiles)
+
+
+def test_another_npu_changes_the_compat_hash() -> None:
+    board = load_profile("corstone-300-u55")
+    larger = read_profile(altered("corstone-300-u55", "accelerator.id", "ethos-u55-256"), source="b.toml")
+    assert compat_hash(larger) != compat_hash(board)
 
 
 def test_a_budget_or_title_does_not_change_the_compat_hash() -> None:
@@ -73,7 +80,9 @@ def test_another_memory_map_changes_the_compat_hash() -> None:
 def test_an_unknown_id_names_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         load_profile("pi-4")
-    assert caught.value.message == "there is no profile 'pi-4', only linux-x86_64, mps2-an386, raspberry-pi-4"
+    assert caught.value.message == (
+        "there is no profile 'pi-4', only corstone-300-u55, linux-x86_64, mps2-an386, raspberry-pi-4"
+    )
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -110,6 +119,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
          "b.toml: budgets.model_bytes is 5000000, over memory.flash_bytes (4194304)"),
         ("mps2-an386", "operators", ["conv"],
          "b.toml: operators has 'conv', expected names as TFLite's schema writes them (CONV_2D)"),
+        ("mps2-an386", "precisions", ["int8", "dynamic-int8"],
+         "b.toml: precisions has 'dynamic-int8', which runtime.kind 'tflm' does not run"),
+        ("corstone-300-u55", "precisions", ["int8", "int4"],
+         "b.toml: precisions has 'int4', which the NPU 'ethos-u55-128' does not compute"),
+        ("corstone-300-u55", "accelerator.id", "ethos-u55-100",
+         "b.toml: accelerator.id is 'ethos-u55-100', expected one that vela compiles for: "
+         "ethos-u55-32, ethos-u55-64, ethos-u55-128, ethos-u55-256, ethos-u65-256, ethos-u65-512, "
+         "ethos-u85-128, ethos-u85-256, ethos-u85-512, ethos-u85-1024, ethos-u85-2048"),
+        ("corstone-300-u55", "accelerator.memory_mode", None,
+         "b.toml: accelerator.system_config is given without accelerator.memory_mode; vela takes both, or neither"),
+        ("corstone-300-u55", "accelerator.system_config", None,
+         "b.toml: accelerator.memory_mode is given without accelerator.system_config; vela takes both, or neither"),
+        ("corstone-300-u55", "accelerator.minimum_npu_share", 1.5,
+         "b.toml: Expected `float` <= 1.0 - at `$.accelerator.minimum_npu_share`"),
         ("linux-x86_64", "cpu.cores", 0, "b.toml: Expected `int` >= 1 - at `$.cpu.cores`"),
         ("linux-x86_64", "colour", "red", "b.toml: Object contains unknown field `colour`"),
     ],
@@ -140,6 +163,13 @@ def test_the_command_shows_a_users_own_board(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["profile"]["id"] == "mine"
     assert edgefleet("profiles", "validate", str(file)).stdout == (
         "mine.toml is a valid profile: mine (Raspberry Pi 4 Model B (64-bit))\n"
+    )
+
+
+def test_the_command_names_the_npu_of_a_board() -> None:
+    assert (
+        "npu: ethos-u55-128, for 50% of the operators or more\n"
+        in edgefleet("profiles", "show", "corstone-300-u55").stdout
     )
 
 
