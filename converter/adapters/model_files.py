@@ -50,6 +50,17 @@ def read_source(path: Path) -> SourceModel:
     return SourceModel(original, sha256_hex(original))
 
 
+def source_sha256(path: Path) -> str:
+    """Return the hash that :func:`read_source` would say, without converting anything but a PyTorch model.
+
+    Raises:
+        FileMissingError, UnsupportedModelError, MissingExtraError: as :func:`read_source`.
+    """
+    if names_a_function(str(path)) and not path.exists():
+        return read_source(path).sha256
+    return _folder_sha256(path) if path.is_dir() else sha256_hex(_read(path))
+
+
 def _folder_sha256(folder: Path) -> str:
     """Return one hash over the files of a SavedModel: their paths inside the folder, and their contents."""
     if not (folder / SAVED_MODEL_FILE).is_file():
