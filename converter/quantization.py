@@ -164,6 +164,8 @@ def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned:
         SampleError: the samples do not fit, tell nothing, or make the model answer NaN.
         UnsupportedModelError: the quantizer could not handle the model.
     """
+    if not len(calibration):
+        raise SampleError(f"{calibration.source} holds no samples", hint="give 50 to 500 typical inputs")
     prepared = prepare(model, pruned=pruned)
     calibrator = Calibrator(prepared.data, prepared.facts)
     samples = _Samples(calibration, tuple(canonical_order(calibration)), how, calibrator)
