@@ -88,9 +88,9 @@ RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
 
 #: What a runtime loads, runs and computes wrongly without a word. The rest of what is not in RIGHT it refuses itself.
 WRONG: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
-    "litert": {"DEPTHWISE_CONV_2D": frozenset({_DYNAMIC_T})},
+    "litert": {"BATCH_MATMUL": frozenset({_INT8, _INT16}), "DEPTHWISE_CONV_2D": frozenset({_DYNAMIC_T})},
     "tflite-runtime": {
-        "BATCH_MATMUL": frozenset({_DYNAMIC}),
+        "BATCH_MATMUL": frozenset({_INT8, _DYNAMIC}),
         "CONV_2D": frozenset({_DYNAMIC_4, _DYNAMIC_4_T, _INT4_16, _INT4_16_T}),
         "DEPTHWISE_CONV_2D": frozenset({_DYNAMIC_T}),
     },
