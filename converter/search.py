@@ -1,0 +1,396 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the recipe that keeps a product's budgets: compare candidates, report on samples that none of them has seen.
+
+Samples have three parts, told apart by their digests: the model is calibrated on the first, candidates are compared on
+the second, and the third decides nothing until one candidate is chosen: what is reported is measured there. Reference
+kernels answer, so that the choice does not depend on the processor.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
+
+from converter.adapters.execution import predict
+from converter.adapters.samples import SampleSet, canonical_order
+from converter.core.budget_search import (
+    Breach,
+    Choices,
+    Found,
+    Measured,
+    Nearest,
+    SearchBudgets,
+    Trial,
+    search,
+)
+from converter.core.pareto import on_front
+from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
+from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
+from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
+from edgefleet.contracts.errors import BudgetError, SampleError
+from edgefleet.contracts.evidence import Candidate, FloatComparison, Interval
+from edgefleet.contracts.manifest import Precision, Preprocessing, Task
+from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.metrics import paired_accuracy_interval
+from edgefleet.runtimes.preprocessing import preprocess
+from edgefleet.runtimes.tensors import to_model_inputs
+
+Array = npt.NDArray[Any]
+#: A candidate keeps the accuracy budget where it does so with nine chances in ten: the upper end of this interval.
+GATE_LEVEL = 0.8
+_MOST_TRIALS = 60
+_MOST_REPORTED = 8
+_FEWEST_SAMPLES = 20
+#: How much of an evaluation set compares candidates.
+_COMPARING_SHARE = 0.6
+#: How many samples gauge the sensitivity of a layer.
+_GAUGING_SAMPLES = 64
+#: The share of the time that comparing may take; the rest is for the report.
+_SEARCH_SHARE = 0.7
+#: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
+_KEPT_BYTES = 1 << 28
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardCost:
+    """What a candidate costs on the board, where that can be told."""
+
+    arena_bytes: int | None = None
+    latency_us: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What to search for, and on what.
+
+    ``precisions`` are those that the board runs. ``cost`` tells what a model needs there; ``check`` raises
+    RefusedError for a model that its runtime does not run right. ``clock`` counts seconds.
+    """
+
+    model: bytes
+    start: Recipe
+    budgets: SearchBudgets
+    precisions: tuple[Precision, ...]
+    samples: "Parts"
+    preprocessing: Preprocessing
+    task: Task
+    metric: Metric
+    clock: Callable[[], float]
+    limit_s: float = math.inf
+    most: int = _MOST_TRIALS
+    cost: Callable[[bytes], BoardCost] = field(default=lambda _: BoardCost())
+    check: Callable[[bytes], None] = field(default=lambda _: None)
+    progress: Callable[[str], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of the samples."""
+
+    calibration: SampleSet
+    search: SampleSet
+    report: SampleSet
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The verdict, the recipe of the chosen or nearest candidate, and the candidates on samples never seen before."""
+
+    outcome: Found | Nearest
+    recipe: Recipe
+    quantized: Quantized
+    candidates: tuple[Candidate, ...]
+    measurements: int
+
+    def refusal(self) -> BudgetError | None:
+        """Return the sentence that tells which budget nothing keeps, or None where one candidate keeps all."""
+        if isinstance(self.outcome, Found):
+            return None
+        nearest = self.outcome.nearest
+        broken = "; ".join(str(breach) for breach in self.outcome.broken)
+        return BudgetError(
+            f"none of {self.measurements} candidates keeps all budgets; the nearest, '{nearest.title}' with "
+            f"{nearest.measured.model_bytes} bytes, breaks {len(self.outcome.broken)}: {broken}",
+            hint="raise that budget, train a smaller or better model, or give more evaluation samples, which make "
+            "the interval of the drop narrower",
+        )
+
+
+def split_samples(calibration: SampleSet, evaluation: SampleSet | None) -> Parts:
+    """Part the samples by their digests: the same for any order of the files.
+
+    With an evaluation set, three fifths of it compare and the rest reports, without what calibration has seen; without
+    one, the calibration set is parted in three.
+
+    Raises:
+        SampleError: a part would be too small to tell anything.
+    """
+    if evaluation is not None:
+        seen = {calibration.digest(number) for number in range(len(calibration))}
+        unseen = [number for number in canonical_order(evaluation) if evaluation.digest(number) not in seen]
+        cut = round(_COMPARING_SHARE * len(unseen))
+        parts = Parts(calibration, _Part(evaluation, unseen[:cut]), _Part(evaluation, unseen[cut:]))
+    else:
+        order = canonical_order(calibration)
+        third = len(order) // 3
+        thirds = (order[:third], order[third : 2 * third], order[2 * third :])
+        parts = Parts(*(_Part(calibration, numbers) for numbers in thirds))
+    _check_size(parts)
+    return parts
+
+
+def find_recipe(request: SearchRequest) -> SearchResult:
+    """Search, then judge the best candidates on the samples that decided nothing.
+
+    Raises:
+        SampleError: the samples do not fit the model or the task.
+        RefusedError: no candidate could be made at all.
+    """
+    bench = _Bench(request)
+    started = request.clock()
+    outcome = search(
+        bench.measure,
+        request.budgets,
+        request.start,
+        choices=bench.choices(),
+        most=request.most,
+        gauge=bench.gauge,
+        in_time=lambda: request.clock() - started < _SEARCH_SHARE * request.limit_s,
+    )
+    chosen = outcome.chosen if isinstance(outcome, Found) else outcome.nearest
+    candidates = bench.report(outcome, chosen)
+    outcome = _confirmed(outcome, next(one for one in candidates if one.chosen), request.budgets)
+    recipe = chosen.measured.recipe
+    return SearchResult(outcome, recipe, bench.made[recipe_sha256(recipe)], candidates, len(outcome.trials))
+
+
+def _confirmed(outcome: Found | Nearest, chosen: Candidate, budgets: SearchBudgets) -> Found | Nearest:
+    """Take a find back where unseen samples show a larger drop than allowed."""
+    if isinstance(outcome, Nearest) or budgets.drop is None or chosen.drop <= budgets.drop:
+        return outcome
+    allowed, got, by = (
+        f"{100.0 * share:.2f} points" for share in (budgets.drop, chosen.drop, chosen.drop - budgets.drop)
+    )
+    breach = Breach("the drop on samples that the search never saw", allowed, got, by)
+    return Nearest(outcome.chosen, (breach,), outcome.trials, outcome.refused)
+
+
+class _Bench:
+    """Makes and measures candidates of one float model."""
+
+    def __init__(self, request: SearchRequest) -> None:
+        self._request = request
+        self.made: dict[str, Quantized] = {}
+        self._observation: Observation | None = None
+        searching = request.samples.search
+        self._searching = _Judge(request, searching)
+        self._gauging = _Judge(request, _Part(searching, range(min(_GAUGING_SAMPLES, len(searching)))))
+
+    def choices(self) -> Choices:
+        """Return what may be chosen for the whole model and for single layers."""
+        if not {"int8", "int4", "int16x8", "mixed"} & set(self._request.precisions):
+            return Choices(precisions=self._request.precisions)
+        observed = self._observed()
+        operators = {
+            observed.prepared.facts.tensors[o.outputs[0]].name: o.name for o in observed.prepared.facts.operators
+        }
+        return Choices(
+            precisions=self._request.precisions,
+            layers=tuple((layer.output, int(layer.weights.size)) for layer in observed.layers),
+            four_bit_layers=frozenset(
+                layer.output for layer in observed.layers if operators[layer.output] in FOUR_BIT_OPERATORS
+            ),
+        )
+
+    def measure(self, recipe: Recipe) -> Measured:
+        """Make a candidate and judge it on the search samples."""
+        return self._measured(recipe, self._searching)
+
+    def gauge(self, recipe: Recipe) -> Measured:
+        """Make a candidate and judge it on few of the search samples."""
+        return self._measured(recipe, self._gauging)
+
+    def _measured(self, recipe: Recipe, judge: "_Judge") -> Measured:
+        request = self._request
+        quantized = self._make(recipe)
+        request.check(quantized.data)
+        settled = recipe if quantized.conditioning is None else replace(recipe, conditioning=(quantized.conditioning,))
+        self.made[recipe_sha256(settled)] = quantized
+        cost = request.cost(quantized.data)
+        judged = judge.judge(quantized.data)
+        request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
+        return Measured(
+            recipe=settled,
+            model_bytes=len(quantized.data),
+            arena_bytes=cost.arena_bytes,
+            latency_us=cost.latency_us,
+            drop=judged.drop,
+            worst_drop=judged.worst_drop,
+            distance=judged.distance,
+        )
+
+    def report(self, outcome: Found | Nearest, chosen: Trial) -> tuple[Candidate, ...]:
+        """Judge the chosen candidate and those that nothing beats on the samples that decided nothing."""
+        reporting = _Judge(self._request, self._request.samples.report)
+        reported = _worth_reporting(outcome.trials, chosen)
+        judged = [reporting.judge(self.made[recipe_sha256(trial.measured.recipe)].data) for trial in reported]
+        front = on_front(
+            [(trial.measured.model_bytes, one.drop, one.distance) for trial, one in zip(reported, judged, strict=True)]
+        )
+        return tuple(
+            Candidate(
+                title=trial.title,
+                recipe_sha256=recipe_sha256(trial.measured.recipe),
+                model_bytes=trial.measured.model_bytes,
+                arena_bytes=trial.measured.arena_bytes,
+                latency_us=trial.measured.latency_us,
+                drop=one.drop,
+                interval=one.interval,
+                on_front=is_on_front,
+                chosen=trial is chosen,
+            )
+            for trial, one, is_on_front in zip(reported, judged, front, strict=True)
+        )
+
+    def _make(self, recipe: Recipe) -> Quantized:
+        if has_integer_activations(recipe) and recipe.prune == self._request.start.prune:
+            return quantize_observed(self._observed(), recipe)
+        return quantize(self._request.model, recipe, self._request.samples.calibration, self._request.preprocessing)
+
+    def _observed(self) -> Observation:
+        if self._observation is None:
+            request = self._request
+            self._observation = observe(
+                request.model, request.samples.calibration, request.preprocessing, pruned=request.start.prune
+            )
+        return self._observation
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A candidate against the float model on one part of the samples."""
+
+    drop: float
+    worst_drop: float
+    distance: float
+    interval: Interval
+
+
+class _Judge:
+    """Compares models with the float model on one set of samples."""
+
+    def __init__(self, request: SearchRequest, samples: SampleSet) -> None:
+        self._task = request.task
+        self._inputs = _Inputs(samples, request.preprocessing)
+        self._float_outputs = self._answers(request.model)
+        self._metric, self._labels = _yardstick(request, samples, self._float_outputs)
+
+    def judge(self, model: bytes) -> _Judged:
+        """Return the drop of the metric, float minus model (the other way round for an error), and its interval."""
+        outputs = self._answers(model)
+        compared = compare(self._metric, self._float_outputs, outputs, self._labels, task=self._task)
+        sign = -1.0 if self._metric.larger_is_better else 1.0
+        interval = _as_drop(compared.interval, sign)
+        drop = sign * compared.difference + 0.0  # never minus zero
+        return _Judged(drop, self._worst_drop(outputs, interval), _distance(compared), interval)
+
+    def _answers(self, model: bytes) -> Array:
+        interpreter = LiteRtInterpreter(model, kernels="reference")
+        inputs = (to_model_inputs(sample, interpreter.inputs) for sample in self._inputs)
+        return predict(interpreter, inputs, self._task)
+
+    def _worst_drop(self, outputs: Array, interval: Interval) -> float:
+        """Return the unfavourable end of the drop's interval; nothing is uncertain about equal outputs."""
+        if np.array_equal(outputs, self._float_outputs):
+            return 0.0
+        if self._metric.function is not top1_accuracy:
+            return interval.high
+        before, after = (top1(answers) == self._labels for answers in (self._float_outputs, outputs))
+        return -paired_accuracy_interval(before, after, level=GATE_LEVEL).low
+
+
+class _Inputs:
+    """The prepared samples of a set, kept in memory where they are few."""
+
+    def __init__(self, samples: SampleSet, how: Preprocessing) -> None:
+        self._samples, self._how = samples, how
+        first = self._prepared(0)
+        size = sum(value.nbytes for value in first) * len(samples)
+        self._kept = [self._prepared(n) for n in range(len(samples))] if size <= _KEPT_BYTES else None
+
+    def __iter__(self) -> Iterator[list[Array]]:
+        if self._kept is not None:
+            yield from self._kept
+        else:
+            yield from (self._prepared(number) for number in range(len(self._samples)))
+
+    def _prepared(self, number: int) -> list[Array]:
+        return [preprocess(value, self._how) for value in self._samples.raw(number)]
+
+
+class _Part:
+    """Some samples of a set."""
+
+    def __init__(self, whole: SampleSet, numbers: Sequence[int]) -> None:
+        self._whole, self._numbers = whole, tuple(numbers)
+        self.source = whole.source
+        self.labels = None if whole.labels is None else np.asarray(whole.labels)[list(numbers)]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def raw(self, number: int) -> list[Array]:
+        return self._whole.raw(self._numbers[number])
+
+    def digest(self, number: int) -> bytes:
+        return self._whole.digest(self._numbers[number])
+
+
+def relative_error(outputs: Array, float_outputs: Array) -> float:
+    """Return the squared difference from the float model's outputs as a share of their own variance."""
+    wanted = float_outputs.astype(np.float64)
+    spread = float(((wanted - wanted.mean(axis=0)) ** 2).sum())
+    return float(((outputs - wanted) ** 2).sum()) / spread if spread > 0.0 else 0.0
+
+
+def _yardstick(request: SearchRequest, samples: SampleSet, float_outputs: Array) -> tuple[Metric, Array]:
+    """Return the metric and its labels; without labels, how far answers are from the float model's own."""
+    if samples.labels is not None:
+        answers = float_outputs.size // len(float_outputs)
+        check_labels(samples.labels, answers, task=request.task, source=samples.source)
+        return request.metric, samples.labels
+    if request.task == "classification":
+        return Metric("agreement with float", top1_accuracy), top1(float_outputs)
+    return Metric("squared error relative to float", relative_error, larger_is_better=False), float_outputs
+
+
+def _worth_reporting(trials: Sequence[Trial], chosen: Trial) -> list[Trial]:
+    """Return the trials that no other is smaller and closer than, the smallest first, and the chosen one."""
+    front = on_front([(trial.measured.model_bytes, trial.measured.distance) for trial in trials])
+    best = sorted(
+        (trial for trial, good in zip(trials, front, strict=True) if good and trial is not chosen),
+        key=lambda trial: trial.measured.model_bytes,
+    )
+    return sorted([chosen, *best[: _MOST_REPORTED - 1]], key=lambda trial: trial.measured.model_bytes)
+
+
+def _as_drop(found: Interval, sign: float) -> Interval:
+    low, high = sorted((sign * found.low, sign * found.high))
+    return Interval(low=low, high=high, level=found.level, method=found.method)
+
+
+def _distance(compared: FloatComparison) -> float:
+    return compared.mean_abs_delta if math.isfinite(compared.mean_abs_delta) else math.inf
+
+
+def _check_size(parts: Parts) -> None:
+    for what, part in (("compare candidates", parts.search), ("report the one that is chosen", parts.report)):
+        if len(part) < _FEWEST_SAMPLES:
+            raise SampleError(
+                f"{part.source} leaves {len(part)} samples to {what}, expected at least {_FEWEST_SAMPLES}",
+                hint="give more samples with --evaluation: several hundred tell a drop of one point",
+            )
