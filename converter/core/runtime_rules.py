@@ -57,7 +57,7 @@ _UINT8, _BOTH_INT16 = Mode("uint8", "uint8"), Mode("int16", "int16")
 _PLAIN = frozenset({_FLOAT, _INT8, _INT8_T, _INT16, _INT16_T})
 _FOUR_BITS = frozenset({_INT4, _INT4_T})
 
-#: What runs right. Data of 16 bits and uint8 models are those of TensorFlow's own converter.
+#: What runs right. uint8 is what TensorFlow's converter once made; products of two 16-bit activations LiteRT proves.
 RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
     "litert": {
         "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T, _INT16_T, _BOTH_INT16, _DYNAMIC, _DYNAMIC_T}),
@@ -94,7 +94,7 @@ WRONG: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
         "CONV_2D": frozenset({_DYNAMIC_4, _DYNAMIC_4_T, _INT4_16, _INT4_16_T}),
         "DEPTHWISE_CONV_2D": frozenset({_DYNAMIC_T}),
     },
-    "tflm": {"DEQUANTIZE": frozenset({Mode("", "int8", True)})},
+    "tflm": {"BATCH_MATMUL": frozenset({_INT8}), "DEQUANTIZE": frozenset({Mode("", "int8", True)})},
 }
 
 #: Constants that each runtime turns into floats rightly (DEQUANTIZE of weights: float16 and weight-only models).

@@ -2,6 +2,8 @@
 """The table of what runs right: it names the operator and a way that works, and tells kinds of models apart."""
 
 import itertools
+import re
+from pathlib import Path
 from typing import get_args
 
 import msgspec
@@ -29,6 +31,7 @@ from edgefleet.contracts.manifest import Precision, RuntimeKind
 from edgefleet.contracts.profile import Profile, RuntimeFacts
 from firmware_profiles import load_profile
 
+ROOT = Path(__file__).resolve().parents[2]
 KINDS = get_args(RuntimeKind)
 TYPES = ("float32", "int8", "int16", "uint8", "int4", "int2", "float16")
 MODES = [
@@ -321,3 +324,30 @@ def test_what_no_board_lists_is_refused_everywhere() -> None:
     for kind in KINDS:
         with pytest.raises(UnsupportedModelError):
             check_board(chain("float32", "float32", weights="int4"), board(kind))
+
+
+def test_the_documented_table_is_the_table() -> None:
+    page = (ROOT / "docs" / "how-to" / "check-on-other-runtimes.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ([A-Z_0-9]+) \| (\w+) weights( per \w+)?(?: under (\w+) activations)? \| (.+) \|$", page, re.M
+    )
+    assert {operator for operator, *_ in rows} == {*RIGHT["litert"], "DEQUANTIZE"}
+    for operator, weights, scales, data, said in rows:
+        mode = Mode(data, weights, scales == " per channel")
+        facts = unpacking(weights, scales=3 if mode.per_channel else 1) if not data else graph_of(operator, mode)
+        for kind, word in zip(("litert", "tflite-runtime", "tflm"), said.split(" | "), strict=True):
+            refused = first_refusal(facts, kind, MEASURED[kind]) is not None
+            wrong = mode in WRONG[kind].get(operator, frozenset())
+            assert word == ("**wrong in silence**" if wrong else "refused" if refused else "runs right"), (
+                operator,
+                mode,
+            )
+
+
+@given(st.binary(max_size=6), st.integers(-3, 999))
+def test_no_version_and_no_name_breaks_the_table(name: bytes, version: int) -> None:
+    described = OperatorFacts(name.decode("latin-1"), version, (0,), (0,))
+    facts = GraphFacts((described,), (tensor("float32"),), (0,), (0,), 1, 100, None)
+    found = first_refusal(facts, "tflite-runtime", "2.14.0")
+    assert found is not None
+    assert found.operator == described.name
