@@ -5,7 +5,8 @@ In this order: prune, observe, condition (keeping the rewrite that comes closest
 write compactly. :func:`observe` and :func:`quantize_observed` part it in two, for those who try several recipes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.activations import layer_hessians
-from converter.adapters.calibration import Calibrator, read_scores
+from converter.adapters.calibration import Calibrator, Counter, read_scores
 from converter.adapters.flatbuffer import (
     read_facts,
     with_modern_operator_codes,
@@ -23,8 +24,9 @@ from converter.adapters.flatbuffer import (
 from converter.adapters.flatbuffer_compact import compact
 from converter.adapters.graph_surgery import prune
 from converter.adapters.layer_weights import read_layers
-from converter.adapters.patched_weights import PatchedWeights
-from converter.adapters.quantizer import WeightRange, quantize_model
+from converter.adapters.parallel import share, worker_count
+from converter.adapters.patched_weights import PatchedWeights, is_modern
+from converter.adapters.quantizer import WeightRange, load_early, quantize_model
 from converter.adapters.samples import SampleSet, canonical_order, model_inputs
 from converter.core.board_checks import check_quantizable
 from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
@@ -43,7 +45,7 @@ from converter.core.recipe import (
 )
 from converter.core.rounding import best_scales, round_layer
 from edgefleet.contracts.errors import InputError, SampleError
-from edgefleet.contracts.manifest import Preprocessing
+from edgefleet.contracts.manifest import Preprocessing, TensorSpec
 
 Array = npt.NDArray[Any]
 #: How many calibration samples decide between candidates.
@@ -101,14 +103,20 @@ class _Samples:
     set: SampleSet
     order: tuple[int, ...]
     how: Preprocessing
-    calibrator: Calibrator
+    specs: tuple[TensorSpec, ...]
 
     def inputs(self, most: int | None = None) -> Iterator[list[Array]]:
-        """Yield all samples, or ``most`` of them spread over the set."""
+        """Yield all samples, or ``most`` of them spread over the set.
+
+        Raises:
+            SampleError: one does not fit, or is not finite.
+        """
         order = self.order
         if most is not None and most < len(order):
             order = tuple(order[place] for place in spread(most, len(order)))
-        return model_inputs(self.set, order, self.how, self.calibrator.input_specs)
+        for number, sample in zip(order, model_inputs(self.set, order, self.how, self.specs), strict=True):
+            _check_finite(self.set, number, sample)
+            yield sample
 
 
 @dataclass(frozen=True)
@@ -149,12 +157,14 @@ def prepare(model: bytes, *, pruned: bool) -> Prepared:
     Raises:
         UnsupportedModelError: its flatbuffer is damaged, or it has operators whose inner graphs cannot be reached.
     """
-    modern = with_modern_operator_codes(model)
-    smaller, rewrites = prune(modern) if pruned else (modern, ())
-    listed = with_signature_list(smaller)
-    facts = read_facts(listed)
+    smaller, rewrites = prune(model) if pruned else (model, ())
+    facts = read_facts(smaller)
     check_quantizable(facts)
-    return Prepared(listed, facts, signature_list=listed is smaller, rewrites=rewrites)
+    if is_modern(smaller):
+        return Prepared(smaller, facts, signature_list=True, rewrites=rewrites)
+    modern = with_modern_operator_codes(smaller)
+    listed = with_signature_list(modern)
+    return Prepared(listed, facts, signature_list=listed is modern, rewrites=rewrites)
 
 
 def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned: bool = True) -> Observation:
@@ -166,17 +176,14 @@ def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned:
     """
     if not len(calibration):
         raise SampleError(f"{calibration.source} holds no samples", hint="give 50 to 500 typical inputs")
+    load_early()
     prepared = prepare(model, pruned=pruned)
-    calibrator = Calibrator(prepared.data, prepared.facts)
-    samples = _Samples(calibration, tuple(canonical_order(calibration)), how, calibrator)
+    calibrators = [Calibrator(prepared.data, prepared.facts) for _ in range(worker_count())]
+    samples = _Samples(calibration, tuple(canonical_order(calibration)), how, calibrators[0].input_specs)
     judging = set(spread(min(_JUDGES, len(samples.order)), len(samples.order)))
-    judged: list[tuple[list[Array], Array]] = []
-    for place, sample in enumerate(samples.inputs()):
-        _check_finite(calibration, samples.order[place], sample)
-        scores = calibrator.observe(sample)
-        if place in judging:
-            judged.append((sample, scores))
-    statistics = calibrator.statistics()
+    work = ((place in judging, sample) for place, sample in enumerate(samples.inputs()))
+    judged = [found for found in share(work, [_observer(calibrator) for calibrator in calibrators]) if found]
+    statistics = calibrators[0].statistics(calibrators[1:])
     tensor_ranges(statistics)
     _check_inputs(prepared.facts, statistics, calibration.source)
     return Observation(
@@ -191,20 +198,40 @@ def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned:
     )
 
 
+def _observer(calibrator: Calibrator) -> Callable[[tuple[bool, list[Array]]], tuple[list[Array], Array] | None]:
+    """Return what observes one sample, and returns it with its scores where it is one of the judges."""
+
+    def observe_one(work: tuple[bool, list[Array]]) -> tuple[list[Array], Array] | None:
+        judge, sample = work
+        scores = calibrator.observe(sample)
+        return (sample, scores) if judge else None
+
+    return observe_one
+
+
 def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
     """Quantize an observed model as a recipe with integer activations says.
 
     Raises:
         UnsupportedModelError: the quantizer cannot handle the model, or the recipe names what it lacks.
     """
-    candidates = [_candidate(observed, recipe, name) for name in recipe.conditioning]
-    chosen = candidates[0]
-    if len(candidates) > 1:
-        distances = [_distance(observed, candidate.quantized) for candidate in candidates]
-        chosen = candidates[distances.index(min(distances))]
+    chosen = _closest(observed, recipe)
     data = _rounded(observed, recipe, chosen) if recipe.rounding == "gptq" else chosen.quantized
     finished = _finished(observed.prepared, data)
     return finished._replace(conditioning=chosen.conditioning, warnings=observed.warnings)
+
+
+def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
+    """Return the candidate whose scores come closest to the float model's; one is judged while the next is made."""
+    if len(recipe.conditioning) == 1:
+        return _candidate(observed, recipe, recipe.conditioning[0])
+    candidates, judged = [], []
+    with ThreadPoolExecutor(worker_count()) as pool:
+        for name in recipe.conditioning:
+            candidates.append(_candidate(observed, recipe, name))
+            judged.append(pool.submit(_distance, observed, candidates[-1].quantized))
+        distances = [future.result() for future in judged]
+    return candidates[distances.index(min(distances))]
 
 
 def _kept_in_float(model: bytes, recipe: Recipe) -> Quantized:
@@ -254,10 +281,11 @@ def _ranges(observed: Observation, recipe: Recipe, model: bytes, statistics: Sta
     bits = 16 if base_precision(recipe) == "int16x8" else 8
     ends = {facts.tensors[number].name for number in (*facts.inputs, *facts.outputs)}
     inner = {name: found for name, found in ranges.items() if name not in ends}
-    counted = Calibrator(model, facts).count(observed.samples.inputs(), inner)
+    counters = [Counter(model, facts, inner) for _ in range(worker_count())]
+    share(observed.samples.inputs(), [counter.count for counter in counters])
     chosen = {
         name: choose_range(histogram, recipe.ranges, percentile=recipe.percentile, bits=bits)
-        for name, histogram in counted.items()
+        for name, histogram in counters[0].histograms(counters[1:]).items()
     }
     return {**ranges, **chosen}
 

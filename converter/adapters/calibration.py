@@ -95,25 +95,42 @@ class Calibrator:
             self._tallies = merge_tallies(self._tallies, {name: tally(values) for name, values in self._read()})
         return self._model.read_real(self._score_tensor)
 
-    def statistics(self) -> Statistics:
-        """Return what all samples made of the tensors, by name."""
-        return {name: found.statistics() for name, found in self._tallies.items()}
-
-    def count(self, samples: Iterable[Sequence[Array]], ranges: Mapping[str, Range]) -> dict[str, Histogram]:
-        """Count the values of each tensor in bins over its range, by name."""
-        counted = {name: Histogram.empty(ranges[name]) for name, _ in self._watched if name in ranges}
-        for sample in samples:
-            self._model.invoke(sample)
-            for name, values in self._read():
-                if name in counted:
-                    counted[name] = counted[name].with_values(values)
-        return counted
+    def statistics(self, others: Sequence["Calibrator"] = ()) -> Statistics:
+        """Return what all samples made of the tensors, by name; ``others`` have seen further samples."""
+        tallies = self._tallies
+        for other in others:
+            tallies = merge_tallies(tallies, other._tallies)
+        return {name: found.statistics() for name, found in tallies.items()}
 
     def _read(self) -> Iterator[tuple[str, Array]]:
         for name, number in self._watched:
             values = self._model.read(number)
             if values is not None:
                 yield name, values
+
+
+class Counter:
+    """A float model whose tensors' values are counted in bins over their ranges."""
+
+    def __init__(self, model: bytes, facts: GraphFacts, ranges: Mapping[str, Range]) -> None:
+        self._model = KeepingInterpreter(model)
+        self._numbers = {tensor.name: number for number, tensor in enumerate(facts.tensors) if tensor.name in ranges}
+        self._counted = {name: Histogram.empty(ranges[name]) for name in self._numbers}
+
+    def count(self, sample: Sequence[Array]) -> None:
+        """Run one sample (one array an input, as the model takes them), and count its tensors' values."""
+        self._model.invoke(sample)
+        for name, number in self._numbers.items():
+            values = self._model.read(number)
+            if values is not None:
+                self._counted[name] = self._counted[name].with_values(values)
+
+    def histograms(self, others: Sequence["Counter"] = ()) -> dict[str, Histogram]:
+        """Return the counts by name; ``others`` have seen further samples."""
+        counted = dict(self._counted)
+        for other in others:
+            counted = {name: found.merged(other._counted[name]) for name, found in counted.items()}
+        return counted
 
 
 def read_scores(model: bytes, score_tensor: int, samples: Iterable[Sequence[Array]]) -> list[Array]:

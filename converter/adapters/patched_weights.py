@@ -14,6 +14,16 @@ Array = npt.NDArray[Any]
 _DATA_FIELD = 4  # of the schema's table Buffer
 
 
+def is_modern(model: bytes) -> bool:
+    """Tell whether a float model has all operator codes in their newer field, and a list of signatures.
+
+    Reads these few bytes alone, where unpacking the whole file takes a while.
+    """
+    root = schema.Model.GetRootAs(model, 0)
+    codes = [root.OperatorCodes(number) for number in range(root.OperatorCodesLength())]
+    return not root.SignatureDefsIsNone() and all(c.BuiltinCode() >= c.DeprecatedBuiltinCode() for c in codes)
+
+
 class PatchedWeights:
     """A float model whose layers' weights and biases can be replaced by others of the same size."""
 

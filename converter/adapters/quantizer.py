@@ -2,9 +2,11 @@
 """ai-edge-quantizer behind one function: a float model, a recipe and ranges in, a model with integer weights out."""
 
 import contextlib
+import importlib
 import io
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.flatbuffer import with_signature_list
 from converter.core.graph import GraphFacts
 from converter.core.ranges import Range
 from converter.core.recipe import LayerPrecision, Recipe, base_precision, has_integer_activations, layer_precisions
@@ -33,6 +34,11 @@ class WeightRange(NamedTuple):
     largest: Array
 
 
+def load_early() -> None:
+    """Start to import the quantizer in a thread of its own: that takes as long as a calibration pass."""
+    threading.Thread(target=importlib.import_module, args=("ai_edge_quantizer.quantizer",), daemon=True).start()
+
+
 def quantize_model(
     model: bytes,
     facts: GraphFacts,
@@ -42,7 +48,8 @@ def quantize_model(
 ) -> bytes:
     """Quantize a float model as the recipe says; ``ranges`` are needed for integer activations only.
 
-    Operator versions and the list of signatures are as the quantizer leaves them.
+    The model has its operator codes in their newer field and a list of signatures, or the quantizer misreads it.
+    Operator versions are as the quantizer leaves them.
 
     Raises:
         UnsupportedModelError: the quantizer cannot handle the model, or the recipe names what the model lacks.
@@ -50,7 +57,7 @@ def quantize_model(
     rules = _integer_rules(recipe, facts) if has_integer_activations(recipe) else _float_rules(recipe)
     statistics = _statistics(facts, ranges, weights) if has_integer_activations(recipe) else None
     try:
-        return _run(with_signature_list(model), rules, statistics)
+        return _run(model, rules, statistics)
     except RuntimeWarning as error:
         raise UnsupportedModelError(
             f"the model cannot be quantized to {recipe.precision}: "
