@@ -7,6 +7,7 @@ MAX_POOL_2D into SPLIT does it. A bundle's hashes keep damage out; for a model f
 Whoever takes a model from outside calls :func:`probe_model` before it loads that model in a process that must live.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,11 +42,43 @@ def probe_model(model: bytes, *, kernels: Kernels = "production", deadline_s: fl
     try:
         done = subprocess.run(command, input=model, capture_output=True, timeout=deadline_s, check=False)
     except subprocess.TimeoutExpired as error:
-        raise ModelFailedError(f"the model did not answer once within {deadline_s:g} s", hint=_HINT) from error
+        raise _too_slow(deadline_s) from error
     if done.returncode == _REFUSED:
         raise _as_error(done.stdout)
     if done.returncode:
         raise ModelFailedError(f"the model killed the interpreter ({_death(done.returncode)})", hint=_HINT)
+
+
+def probe_in_fork(model: bytes, *, kernels: Kernels = "production", deadline_s: float = 60.0) -> None:
+    """Do as :func:`probe_model` in a fork of this process: a tenth of the time, and only where nothing runs in threads.
+
+    Raises:
+        UnsupportedModelError, ModelFailedError, MissingExtraError: as :func:`probe_model`.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, deadline_s)
+            refusal = _refusal(model, kernels)
+            os.write(writing, b"" if refusal is None else msgspec.json.encode(refusal))
+            os._exit(0 if refusal is None else _REFUSED)
+        finally:
+            os._exit(1)  # whatever was raised, no other code of this process may run in the fork
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        document = stream.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status == -signal.SIGALRM:
+        raise _too_slow(deadline_s)
+    if status == _REFUSED:
+        raise _as_error(document)
+    if status:
+        raise ModelFailedError(f"the model killed the interpreter ({_death(status)})", hint=_HINT)
+
+
+def _too_slow(deadline_s: float) -> ModelFailedError:
+    return ModelFailedError(f"the model did not answer once within {deadline_s:g} s", hint=_HINT)
 
 
 def _as_error(document: bytes) -> EdgeFleetError:
@@ -63,18 +96,28 @@ def _death(status: int) -> str:
         return f"signal {-status}"
 
 
-def _child(kernels: Kernels) -> int:
+def _refusal(model: bytes, kernels: Kernels) -> _Refusal | None:
+    """Load and run a model in this process, and return how it was refused, if it was."""
     import numpy as np
 
     from edgefleet.runtimes.litert import LiteRtInterpreter
 
     try:
-        interpreter = LiteRtInterpreter(sys.stdin.buffer.read(), kernels=kernels)
+        interpreter = LiteRtInterpreter(model, kernels=kernels)
         interpreter.invoke([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
     except EdgeFleetError as error:
-        sys.stdout.buffer.write(msgspec.json.encode(_Refusal(error.code, error.message, error.hint)))
-        return _REFUSED
-    return 0
+        return _Refusal(error.code, error.message, error.hint)
+    except MemoryError:
+        return _Refusal(ModelFailedError.code, "the model needs more memory than this machine has", _HINT)
+    return None
+
+
+def _child(kernels: Kernels) -> int:
+    refusal = _refusal(sys.stdin.buffer.read(), kernels)
+    if refusal is None:
+        return 0
+    sys.stdout.buffer.write(msgspec.json.encode(refusal))
+    return _REFUSED
 
 
 if __name__ == "__main__":
