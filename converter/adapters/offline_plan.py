@@ -10,6 +10,8 @@ A plan speaks of tensors by number. What is written after it may share buffers, 
 compact.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
@@ -20,6 +22,8 @@ from converter.core.arena_optimal import NODE_LIMIT, optimal
 from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
 
 METADATA_NAME = b"OfflineMemoryAllocation"
+#: The custom operator that runs on an NPU, as vela and TFLM call it.
+NPU_OPERATOR = "ethos-u"
 _VERSION = 1
 _ONLINE = -1
 _HEADER = 3
@@ -29,12 +33,18 @@ def plan_for(model: bytes, *, node_limit: int = NODE_LIMIT) -> tuple[Plan, Plan]
     """Return the interpreter's own plan and the best one, as the interpreter carries it out once it is embedded.
 
     Scratch buffers cannot be placed from outside: the best plan counts where the interpreter then puts them. Where that
-    is no smaller than its own plan, both are the same.
+    is no smaller than its own plan, both are the same. So they are for a model that was compiled for an NPU: the
+    compiler has embedded a plan, in which the NPU's buffers lie over each other on purpose.
 
     Raises:
         UnsupportedModelError: the model is damaged, or has inner graphs.
     """
-    buffers = _buffers(read_model(model))
+    parsed = read_model(model)
+    buffers = _buffers(parsed)
+    if any(operator.name == NPU_OPERATOR for operator in graph_facts(parsed, 0).operators):
+        compiled = greedy(buffers, _embedded(parsed))
+        compiled = replace(compiled, bound_bytes=min(compiled.bound_bytes, compiled.size_bytes))
+        return compiled, compiled
     own = greedy(buffers)
     best = optimal(buffers, node_limit=node_limit)
     carried_out = greedy(buffers, tensor_offsets(best))
@@ -66,13 +76,7 @@ def read_plan(model: bytes) -> dict[int, int]:
     Raises:
         UnsupportedModelError: the model is damaged.
     """
-    parsed = read_model(model)
-    for entry in parsed.metadata or ():
-        data = parsed.buffers[entry.buffer].data
-        if entry.name == METADATA_NAME and data is not None:
-            words = np.frombuffer(bytes(data), dtype="<i4")[_HEADER:]
-            return {number: int(offset) for number, offset in enumerate(words) if offset != _ONLINE}
-    return {}
+    return _embedded(read_model(model))
 
 
 def tensor_offsets(plan: Plan) -> dict[int, int]:
@@ -83,6 +87,15 @@ def tensor_offsets(plan: Plan) -> dict[int, int]:
 def variable_tensors(model: Model) -> frozenset[int]:
     """Return the numbers of the tensors that keep their value between inferences."""
     return frozenset(number for number, tensor in enumerate(model.subgraphs[0].tensors) if tensor.isVariable)
+
+
+def _embedded(model: Model) -> dict[int, int]:
+    for entry in model.metadata or ():
+        data = model.buffers[entry.buffer].data
+        if entry.name == METADATA_NAME and data is not None:
+            words = np.frombuffer(bytes(data), dtype="<i4")[_HEADER:]
+            return {number: int(offset) for number, offset in enumerate(words) if offset != _ONLINE}
+    return {}
 
 
 def _buffers(model: Model) -> tuple[Buffer, ...]:

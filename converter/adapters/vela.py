@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.adapters.flatbuffer import read_facts
+from converter.adapters.offline_plan import NPU_OPERATOR
 from converter.core.graph import GraphFacts
 from edgefleet.contracts.errors import MissingProgramError, ProfileError, UnsupportedModelError, missing_extra
 from edgefleet.contracts.profile import AcceleratorFacts
 
 #: Names the program, where this environment has no ``ethos-u-vela``.
 PROGRAM_VARIABLE = "EDGEFLEET_VELA"
-#: The custom operator that runs on the NPU, as vela and TFLM call it.
-NPU_OPERATOR = "ethos-u"
 _CONFIGURATION = "Arm/vela.ini"
 _DEADLINE_S = 300.0
 _VERSION_DEADLINE_S = 60.0

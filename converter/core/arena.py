@@ -19,6 +19,7 @@ _ELEMENT_BYTES = {
     "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "bool": 1, "int4": 1,
 }  # fmt: skip
 _INT_BYTES = 4
+_ADDRESS_BYTES = 8
 _NEVER = -1
 
 
@@ -169,6 +170,8 @@ def scratch_requests(operator: OperatorFacts, facts: GraphFacts) -> tuple[int, .
             return _svdf_scratch(first, weights, output)
         case "MIRROR_PAD":
             return (_INT_BYTES * len(first.shape),) * 2
+        case "ethos-u":  # the addresses and the sizes of what the NPU reads and writes
+            return (_ADDRESS_BYTES * (len(operator.inputs) + len(operator.outputs)),) * 2
         case "UNIDIRECTIONAL_SEQUENCE_LSTM":
             state = tensors[_LSTM_CELL_STATE] if len(tensors) > _LSTM_CELL_STATE else None
             return () if state is None else (tensor_bytes(state),) * 4

@@ -16,6 +16,8 @@ Planner = Literal["tflm-greedy", "offline"]
 _US_PER_S = 1_000_000
 _WIDE_ARCHITECTURES = frozenset({"x86_64", "aarch64"})
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
+#: Kernels that write their output's shape into memory of their own.
+_COPIES_SHAPE = frozenset({"DEPTH_TO_SPACE", "GATHER", "SPACE_TO_DEPTH"})
 #: Cycles for one multiplication with its addition in 8 bits, by what the processor has. No board was measured; the M4's
 #: is between Arm's own kernels and the reference (MLPerf Tiny, NUCLEO-L4R5ZI: 2 to 10).
 _CYCLES_PER_MAC = (("mve", 0.7), ("dsp", 3.0), ("neon", 0.5), ("", 10.0))
@@ -56,9 +58,13 @@ def predict(
     *,
     planner: Planner = "tflm-greedy",
     variables: Collection[int] = (),
+    npu_latency_us: float | None = None,
 ) -> Cost:
-    """Predict what a model costs on a profile's board under an arena plan."""
-    latency_us = latency(facts, profile)
+    """Predict what a model costs on a profile's board under an arena plan.
+
+    On a board with an NPU the time is the compiler's estimate, ``npu_latency_us``: counted work says nothing there.
+    """
+    latency_us = latency(facts, profile) if profile.accelerator is None else npu_latency_us
     if profile.runtime.kind != "tflm":
         return Cost(facts.size_bytes, None, None, latency_us, _method(facts, profile))
     width = 8 if profile.cpu.architecture in _WIDE_ARCHITECTURES else 4
@@ -189,7 +195,7 @@ def _structures(operator: OperatorFacts) -> tflm.OperatorStructures:
 
 
 def _prepared(operator: OperatorFacts, facts: GraphFacts) -> Sequence[int]:
-    """Return what a kernel asks for once it knows its tensors: multipliers and shifts a channel, look-up tables."""
+    """Return what a kernel asks for once it knows its tensors: a multiplier and shift a channel, tables, shapes."""
     inputs = [facts.tensors[number] for number in operator.inputs if number >= 0]
     if operator.name in _CHANNEL_AXIS and len(inputs) > 1:
         return (4 * inputs[1].shape[_CHANNEL_AXIS[operator.name]],) * 2
@@ -197,7 +203,16 @@ def _prepared(operator: OperatorFacts, facts: GraphFacts) -> Sequence[int]:
         return (4 * len(inputs[1].scales),) * 2
     if operator.name == "SOFTMAX" and inputs[0].dtype == "int16":
         return (2 * tflm.LOOKUP_ENTRIES,) * 2
+    if operator.name in _COPIES_SHAPE:
+        return (_array_bytes(len(facts.tensors[operator.outputs[0]].shape)),)
+    if operator.name == "BATCH_MATMUL" and len(inputs) > 1:  # the second matrix is kept transposed
+        return (tflm.structure_bytes(tflm.EVAL_TENSOR, 8), _array_bytes(len(inputs[1].shape)), tensor_bytes(inputs[1]))
     return ()
+
+
+def _array_bytes(length: int) -> int:
+    """Return the size of an array of integers that says its length."""
+    return 4 + 4 * length
 
 
 def _quantized_per_channel(inputs: Sequence[TensorFacts]) -> bool:
@@ -209,7 +224,7 @@ def _tensor(tail: _Tail, tensor: TensorFacts) -> None:
     tail.structures(tflm.TENSOR)
     if tensor.scales and tensor.zero_points:
         tail.structures(tflm.AFFINE_QUANTIZATION)
-        tail.take(4 + 4 * len(tensor.scales), 4)
+        tail.take(_array_bytes(len(tensor.scales)), 4)
 
 
 def _request_bytes(scratch: int, pointer_bytes: int) -> int:
@@ -245,7 +260,9 @@ def _method(facts: GraphFacts, profile: Profile) -> str:
         unknown = sorted({o.name for o in facts.operators if o.name not in tflm.OPERATORS})
         parts.append("arena: TFLM's structures and its reference kernels' scratch")
         parts += [f"assumed for {', '.join(unknown)}"] if unknown else []
-    if profile.cpu.clock_hz is not None:
+    if profile.accelerator is not None:
+        parts.append(f"latency: the compiler's estimate for {profile.accelerator.id}, not measured")
+    elif profile.cpu.clock_hz is not None:
         parts.append(
             f"latency: {_cycles_per_mac(profile):g} cycles a multiplication in 8 bits at {profile.cpu.clock_hz} Hz, "
             "uncalibrated"

@@ -47,35 +47,47 @@ class OperatorStructures(NamedTuple):
     compressed: str = ""
 
 
+_NOTHING = OperatorStructures("", "")
+_RESCALED = OperatorStructures("", "iiiibii")
 _ELEMENTWISE = "b" + 12 * "i"
 _REDUCER = OperatorStructures("b", 11 * "i")
 _POOL = OperatorStructures(10 * "i", 8 * "i")
 _CONVOLUTION = OperatorStructures(7 * "i", "iiii" + "iii" + "ii" + "pp" + "ii" + "i", "ii")
 
 OPERATORS: dict[str, OperatorStructures] = {
+    "ABS": _RESCALED,
     "ADD": OperatorStructures("ib", _ELEMENTWISE + "ii"),
     "AVERAGE_POOL_2D": _POOL,
+    "BATCH_TO_SPACE_ND": OperatorStructures("", "i"),
+    "CAST": OperatorStructures("ii", ""),
+    "CEIL": _NOTHING,
     "CONCATENATION": OperatorStructures("ii", "ippiii", 10 * "i"),
     "CONV_2D": _CONVOLUTION,
+    "COS": _NOTHING,
     "DEPTHWISE_CONV_2D": _CONVOLUTION,
+    "DEPTH_TO_SPACE": OperatorStructures("i", ""),
     "DEQUANTIZE": OperatorStructures("", "dd" + "iii"),
     "DIV": OperatorStructures("i", 7 * "i"),
     "ELU": OperatorStructures("", 256 * "b"),
-    "EXPAND_DIMS": OperatorStructures("", ""),
+    "EXP": _NOTHING,
+    "EXPAND_DIMS": _NOTHING,
+    "FLOOR": _NOTHING,
     # The header has five fields; the wheel takes 32 bytes at multiples of 8, hence two pointers more.
     "FULLY_CONNECTED": OperatorStructures("iibbi" + "pp", "iiii" + "i" + "iii" + "i" + "ppb", "ii"),
     "GATHER": OperatorStructures("ii", ""),
     "HARD_SWISH": OperatorStructures("", "hhhihi"),
     "L2_NORMALIZATION": OperatorStructures("i", "i"),
     "LEAKY_RELU": OperatorStructures("i", 6 * "i"),
+    "LOG": _NOTHING,
     "LOGISTIC": OperatorStructures("", "iiii"),
     "LOG_SOFTMAX": OperatorStructures("", "iiiiipp"),
-    "MAXIMUM": OperatorStructures("", ""),
+    "MAXIMUM": _NOTHING,
     "MAX_POOL_2D": _POOL,
     "MEAN": _REDUCER,
-    "MINIMUM": OperatorStructures("", ""),
+    "MINIMUM": _NOTHING,
     "MIRROR_PAD": OperatorStructures("i", 5 * "i"),
     "MUL": OperatorStructures("i", 9 * "i"),
+    "NEG": _NOTHING,
     "PACK": OperatorStructures("ii", ""),
     "PAD": OperatorStructures("", "biiiiibiiiii" + "i" + "i"),
     "PADV2": OperatorStructures("", "biiiiibiiiii" + "i" + "i"),
@@ -88,18 +100,28 @@ OPERATORS: dict[str, OperatorStructures] = {
     "RESHAPE": OperatorStructures(9 * "i", ""),
     "RESIZE_BILINEAR": OperatorStructures("bb", ""),
     "RESIZE_NEAREST_NEIGHBOR": OperatorStructures("bb", ""),
+    "ROUND": _NOTHING,
+    "RSQRT": _RESCALED,
+    "SIN": _NOTHING,
+    "SLICE": _NOTHING,
     "SOFTMAX": OperatorStructures("i", "d" + 7 * "i" + 5 * "p"),
+    "SPACE_TO_BATCH_ND": OperatorStructures("", "i"),
+    "SPACE_TO_DEPTH": OperatorStructures("i", ""),
     "SPLIT": OperatorStructures("i", ""),
     "SPLIT_V": OperatorStructures("i", ""),
+    "SQRT": _NOTHING,
+    "SQUARE": _NOTHING,
+    "SQUARED_DIFFERENCE": OperatorStructures("", "d" + 15 * "i" + "dd" + "hh" + 5 * "i"),
     "SQUEEZE": OperatorStructures(9 * "i", ""),
     "STRIDED_SLICE": OperatorStructures("iiiiib", 3 * "biiiii" + "hhhhhb"),
     "SUB": OperatorStructures("ib", _ELEMENTWISE),
     "SUM": _REDUCER,
     "SVDF": OperatorStructures("iib", 9 * "i"),
     "TANH": OperatorStructures("", "iiii"),
-    "TRANSPOSE": OperatorStructures("", ""),
+    "TRANSPOSE": _NOTHING,
     "TRANSPOSE_CONV": OperatorStructures(5 * "i", "i" + 8 * "h" + 9 * "i" + "ii" + "pp", "ii"),
     "UNPACK": OperatorStructures("ii", ""),
+    "ethos-u": OperatorStructures("", "iii"),
 }
 #: For an operator without an entry: more than any entry above but a table.
 UNKNOWN_OPERATOR = OperatorStructures(12 * "i", 32 * "i")

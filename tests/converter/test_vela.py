@@ -13,12 +13,15 @@ import pytest
 
 from converter.adapters import vela
 from converter.adapters.flatbuffer import read_facts, with_modern_operator_codes, with_signature_list
-from converter.adapters.vela import NPU_OPERATOR, PROGRAM_VARIABLE, compile_npu
+from converter.adapters.offline_plan import NPU_OPERATOR, embed_plan, plan_for, read_plan
+from converter.adapters.vela import PROGRAM_VARIABLE, compile_npu
+from converter.core.board_cost import predict
 from edgefleet.contracts.errors import (
     EdgeFleetError,
     ExitStatus,
     MissingExtraError,
     MissingProgramError,
+    ModelFailedError,
     ProfileError,
     UnsupportedModelError,
 )
@@ -103,6 +106,24 @@ def test_the_shipped_board_with_an_npu_compiles_visual_wake_words(shared_dir: Pa
     compiled = compile_npu((shared_dir / "models" / "vww_int8.tflite").read_bytes(), accelerator)
     assert compiled.npu_share == 1.0
     assert compiled.report.cycles == 220_870
+
+
+@needs_vela
+def test_the_plan_that_vela_embeds_is_taken_as_it_is(shared_dir: Path) -> None:
+    board = load_profile("corstone-300-u55")
+    assert board.accelerator is not None
+    compiled = compile_npu((shared_dir / "models" / "vww_int8.tflite").read_bytes(), board.accelerator)
+    own, best = plan_for(compiled.model)
+    assert own == best
+    assert own.size_bytes == own.bound_bytes == compiled.report.sram_bytes + 2 * 48  # the NPU's list of addresses
+    assert {b.tensor: at for b, at in zip(own.buffers, own.offsets, strict=True)}.items() >= read_plan(
+        compiled.model
+    ).items()
+    cost = predict(read_facts(compiled.model), own, board, npu_latency_us=compiled.report.inference_us)
+    assert cost.latency_us == compiled.report.inference_us
+    assert cost.method.endswith("latency: the compiler's estimate for ethos-u55-128, not measured")
+    with pytest.raises(ModelFailedError):
+        embed_plan(compiled.model, own)
 
 
 @needs_vela
