@@ -49,7 +49,7 @@ from edgefleet.contracts.manifest import Preprocessing, TensorSpec
 
 Array = npt.NDArray[Any]
 #: How many calibration samples decide between candidates.
-_JUDGES = 32
+_JUDGES = 16
 #: How many calibration samples GPTQ looks at.
 _ROUNDING_SAMPLES = 32
 #: Inputs below this are nothing that a sensor tells: their scale would be too small for any bias.
