@@ -41,10 +41,8 @@ def plan_for(model: bytes, *, node_limit: int = NODE_LIMIT) -> tuple[Plan, Plan]
     """
     parsed = read_model(model)
     buffers = _buffers(parsed)
-    if any(operator.name == NPU_OPERATOR for operator in graph_facts(parsed, 0).operators):
-        compiled = greedy(buffers, _embedded(parsed))
-        compiled = replace(compiled, bound_bytes=min(compiled.bound_bytes, compiled.size_bytes))
-        return compiled, compiled
+    if _compiled_for_npu(parsed):
+        return (compiled := _carried_out(parsed, buffers)), compiled
     own = greedy(buffers)
     best = optimal(buffers, node_limit=node_limit)
     carried_out = greedy(buffers, tensor_offsets(best))
@@ -52,6 +50,17 @@ def plan_for(model: bytes, *, node_limit: int = NODE_LIMIT) -> tuple[Plan, Plan]
         return own, own
     proved = best.proved and carried_out.size_bytes == best.size_bytes
     return own, as_plan(buffers, carried_out.offsets, proved=proved)
+
+
+def carried_plan(model: bytes) -> Plan:
+    """Return what the interpreter makes of a file as it is: around the plan that it brings along, or its own.
+
+    Raises:
+        UnsupportedModelError: the model is damaged, has inner graphs, or a plan for another number of tensors, with
+            which it does not load.
+    """
+    parsed = read_model(model)
+    return _carried_out(parsed, _buffers(parsed))
 
 
 def embed_plan(model: bytes, plan: Plan) -> bytes:
@@ -70,11 +79,25 @@ def embed_plan(model: bytes, plan: Plan) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
 
 
+def without_plan(model: bytes) -> bytes:
+    """Return the model without the plan that it brings along; one that has none comes back as it is.
+
+    Raises:
+        UnsupportedModelError: the model is damaged.
+    """
+    parsed = read_model(model)
+    kept = [entry for entry in parsed.metadata or () if entry.name != METADATA_NAME]
+    if len(kept) == len(parsed.metadata or ()):
+        return model
+    parsed.metadata = kept
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(parsed))
+
+
 def read_plan(model: bytes) -> dict[int, int]:
     """Return the offsets that a model brings along, by tensor; empty where it has none.
 
     Raises:
-        UnsupportedModelError: the model is damaged.
+        UnsupportedModelError: the model is damaged, or its plan is for another number of tensors.
     """
     return _embedded(read_model(model))
 
@@ -89,13 +112,32 @@ def variable_tensors(model: Model) -> frozenset[int]:
     return frozenset(number for number, tensor in enumerate(model.subgraphs[0].tensors) if tensor.isVariable)
 
 
+def _carried_out(model: Model, buffers: tuple[Buffer, ...]) -> Plan:
+    plan = greedy(buffers, _embedded(model))
+    # The buffers of an NPU lie over each other on purpose, below what would bound them if they did not.
+    return replace(plan, bound_bytes=min(plan.bound_bytes, plan.size_bytes)) if _compiled_for_npu(model) else plan
+
+
+def _compiled_for_npu(model: Model) -> bool:
+    return any(operator.name == NPU_OPERATOR for operator in graph_facts(model, 0).operators)
+
+
 def _embedded(model: Model) -> dict[int, int]:
     for entry in model.metadata or ():
         data = model.buffers[entry.buffer].data
         if entry.name == METADATA_NAME and data is not None:
-            words = np.frombuffer(bytes(data), dtype="<i4")[_HEADER:]
-            return {number: int(offset) for number, offset in enumerate(words) if offset != _ONLINE}
+            offsets = np.frombuffer(bytes(data), dtype="<i4")[_HEADER:]
+            _check_length(len(offsets), sum(len(graph.tensors) for graph in model.subgraphs))
+            return {number: int(offset) for number, offset in enumerate(offsets) if offset != _ONLINE}
     return {}
+
+
+def _check_length(planned: int, tensors: int) -> None:
+    if planned != tensors:
+        raise UnsupportedModelError(
+            f"the model brings an arena plan for {planned} tensors along, and has {tensors}: TFLM would not load it",
+            hint="plan the arena after all steps that change tensors, or leave the plan out",
+        )
 
 
 def _buffers(model: Model) -> tuple[Buffer, ...]:

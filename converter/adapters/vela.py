@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.adapters.flatbuffer import read_facts
-from converter.adapters.offline_plan import NPU_OPERATOR
+from converter.adapters.offline_plan import NPU_OPERATOR, without_plan
 from converter.core.graph import GraphFacts
 from edgefleet.contracts.errors import MissingProgramError, ProfileError, UnsupportedModelError, missing_extra
 from edgefleet.contracts.profile import AcceleratorFacts
@@ -83,7 +83,8 @@ def compile_npu(model: bytes, accelerator: AcceleratorFacts, *, deadline_s: floa
     _check_dtypes(facts, accelerator)
     with tempfile.TemporaryDirectory(prefix="edgefleet-vela-") as name:
         folder = Path(name)
-        (folder / _MODEL).write_bytes(model)
+        # Vela keeps a plan that is there, by numbers of tensors that it then changes: the device would not load that.
+        (folder / _MODEL).write_bytes(without_plan(model))
         _run([*program, *_arguments(accelerator, folder)], facts, accelerator, deadline_s)
         compiled = _compiled(folder, accelerator)
         row = _summary(folder)

@@ -53,19 +53,19 @@ class Interpreter:
 
 def predict(
     facts: GraphFacts,
-    plan: Plan,
+    plan: Plan | None,
     profile: Profile,
     *,
     planner: Planner = "tflm-greedy",
     variables: Collection[int] = (),
     npu_latency_us: float | None = None,
 ) -> Cost:
-    """Predict what a model costs on a profile's board under an arena plan.
+    """Predict what a model costs on a profile's board under an arena plan, which boards without TFLM have none of.
 
     On a board with an NPU the time is the compiler's estimate, ``npu_latency_us``: counted work says nothing there.
     """
     latency_us = latency(facts, profile) if profile.accelerator is None else npu_latency_us
-    if profile.runtime.kind != "tflm":
+    if profile.runtime.kind != "tflm" or plan is None:
         return Cost(facts.size_bytes, None, None, latency_us, _method(facts, profile))
     width = 8 if profile.cpu.architecture in _WIDE_ARCHITECTURES else 4
     memory = arena_memory(facts, plan, Interpreter(pointer_bytes=width), variables=variables)

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from converter.adapters.flatbuffer import read_facts, read_model
 from converter.adapters.flatbuffer_compact import compact
-from converter.adapters.offline_plan import METADATA_NAME, embed_plan, plan_for, read_plan, tensor_offsets
+from converter.adapters.offline_plan import (
+    METADATA_NAME,
+    carried_plan,
+    embed_plan,
+    plan_for,
+    read_plan,
+    tensor_offsets,
+    without_plan,
+)
 from converter.core.arena import (
     Buffer,
     Plan,
@@ -220,6 +228,28 @@ def test_the_metadata_is_what_tflm_reads() -> None:
     assert {number for number, word in enumerate(words[3:]) if word == -1} == {
         number for number in range(tensors) if number not in tensor_offsets(best)
     }
+
+
+def test_a_file_is_planned_around_what_it_brings_along(shared_dir: Path) -> None:
+    model = (shared_dir / "models" / "vww_int8.tflite").read_bytes()
+    own, best = plan_for(model)
+    planned = embed_plan(model, best)
+    assert carried_plan(model) == own
+    assert carried_plan(planned).offsets == best.offsets
+    assert read_plan(without_plan(planned)) == {}
+    assert carried_plan(without_plan(planned)) == own
+    assert without_plan(model) is model
+
+
+def test_a_plan_for_another_number_of_tensors_is_refused() -> None:
+    model = DIGITS[0].read_bytes()
+    parsed = read_model(embed_plan(model, plan_for(model)[1]))
+    parsed.subgraphs[0].tensors.append(parsed.subgraphs[0].tensors[-1])
+    with pytest.raises(UnsupportedModelError) as caught:
+        carried_plan(bytes(flatbuffer_utils.convert_object_to_bytearray(parsed)))
+    assert caught.value.message == (
+        "the model brings an arena plan for 14 tensors along, and has 15: TFLM would not load it"
+    )
 
 
 def test_an_unsound_plan_is_not_written() -> None:

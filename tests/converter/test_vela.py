@@ -127,6 +127,13 @@ def test_the_plan_that_vela_embeds_is_taken_as_it_is(shared_dir: Path) -> None:
 
 
 @needs_vela
+def test_a_plan_from_before_is_not_left_in_what_vela_writes() -> None:
+    model = digits()
+    planned = embed_plan(model, plan_for(model)[1])
+    assert read_plan(compile_npu(planned, U55).model) == read_plan(compile_npu(model, U55).model)
+
+
+@needs_vela
 def test_operators_that_stay_on_the_processor_lower_the_share() -> None:
     model = digits(float_end=True)
     compiled = compile_npu(model, U55)
