@@ -78,11 +78,21 @@ def _divergence(found: Histogram, candidate: Range, steps: int) -> float:
     if not inside.any():
         return np.inf
     first, last = int(np.argmax(inside)), BINS - int(np.argmax(inside[::-1]))
-    kept = found.counts[first:last].astype(np.float64)
+    counts = _without_zeros(found)
+    kept = counts[first:last].astype(np.float64)
     clamped = kept.copy()
-    clamped[0] += found.counts[:first].sum()
-    clamped[-1] += found.counts[last:].sum()
+    clamped[0] += counts[:first].sum()
+    clamped[-1] += counts[last:].sum()
     return _kullback_leibler(clamped, _told(kept, steps))
+
+
+def _without_zeros(found: Histogram) -> Array:
+    """Return the counts without the spike at zero that a ReLU makes: zero is told exactly in any range."""
+    counts = found.counts.copy()
+    zero = int(np.clip(-found.low / found.bin_width, 0, BINS - 1))
+    around = [counts[place] for place in (zero - 1, zero + 1) if 0 <= place < BINS]
+    counts[zero] = min(counts[zero], max(around))
+    return counts
 
 
 def _told(kept: Array, steps: int) -> Array:

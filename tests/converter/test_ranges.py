@@ -161,3 +161,10 @@ def test_sixteen_bits_need_no_cut() -> None:
     whole = choose_range(histogram(values), "minmax", percentile=100.0)
     for method in ("mse", "entropy"):
         assert choose_range(histogram(values), method, percentile=100.0, bits=16) == whole
+
+
+def test_entropy_does_not_mind_how_many_values_a_relu_made_zero() -> None:
+    values = np.abs(np.random.default_rng(2).normal(size=100_000))
+    few = choose_range(histogram(values), "entropy", percentile=100.0)
+    many = choose_range(histogram(np.concatenate([values, np.zeros(900_000)])), "entropy", percentile=100.0)
+    assert many.high == pytest.approx(few.high, rel=0.1)
