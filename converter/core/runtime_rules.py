@@ -87,6 +87,8 @@ RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
 }
 
 #: What a runtime loads, runs and computes wrongly without a word. The rest of what is not in RIGHT it refuses itself.
+#: Kernels for depthwise convolutions under floats read a scale for each channel, also where the weights have only one:
+#: what they find behind it differs from run to run.
 WRONG: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
     "litert": {"BATCH_MATMUL": frozenset({_INT8, _INT16}), "DEPTHWISE_CONV_2D": frozenset({_DYNAMIC_T})},
     "tflite-runtime": {

@@ -21,16 +21,13 @@ from edgefleet.runtimes.oracle import oracle_tool
 SubjectOf = Callable[[str], Subject]
 ModelOf = Callable[[Subject, str], bytes]
 #: Enough to tell right from wrong; the benchmark takes more.
-_FEW = 12
+_FEW = 10
 
 
 @pytest.fixture(scope="session")
 def subject_of(request: pytest.FixtureRequest) -> SubjectOf:
     """A float model by its name; a shared one that is missing skips the test."""
     known = {"digits": runtime_matrix.digits(100)}
-    known["digits, depthwise"] = replace(
-        known["digits"], name="digits, depthwise", model=with_depthwise(known["digits"].model), ranges={}
-    )
     known["digits, matmul"] = replace(
         known["digits"], name="digits, matmul", model=with_matmul(known["digits"].model), ranges={}
     )
@@ -79,24 +76,6 @@ def needs() -> Callable[[RuntimeKind], None]:
             pytest.skip(message)
 
     return check
-
-
-def with_depthwise(model: bytes) -> bytes:
-    """Return digits with its first convolution, which reads one channel, as the depthwise one that it equals."""
-
-    def change(tree: Any) -> None:
-        graph = tree.subgraphs[0]
-        first = graph.operators[0]
-        weights = graph.tensors[first.inputs[1]]
-        kernels = _values(tree, weights)  # outputs, height, width, 1
-        _set_values(tree, weights, kernels.transpose(3, 1, 2, 0))
-        options = schema.DepthwiseConv2DOptionsT()
-        for field in ("padding", "strideW", "strideH", "fusedActivationFunction", "dilationWFactor", "dilationHFactor"):
-            setattr(options, field, getattr(first.builtinOptions, field))
-        options.depthMultiplier = len(kernels)
-        _become(tree, first, "DEPTHWISE_CONV_2D", options)
-
-    return _changed(model, change)
 
 
 def with_matmul(model: bytes) -> bytes:
