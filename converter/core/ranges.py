@@ -70,7 +70,7 @@ class ChannelTally(NamedTuple):
     def statistics(self) -> ChannelStatistics:
         """Return what the sums say."""
         mean = (self.coarse / _COARSE + self.fine / (_COARSE * _FINE)) / self.samples
-        return ChannelStatistics(self.low, self.high, mean)
+        return ChannelStatistics(self.low + 0.0, self.high + 0.0, mean)  # of 0 and -0 either may be the smaller
 
 
 def tally(values: Array) -> ChannelTally:
