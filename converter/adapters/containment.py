@@ -9,21 +9,25 @@ missing in it: call it from a process that has started none, as the command line
 import os
 import pickle
 import signal
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError
 
 T = TypeVar("T")
 _HINT = "the file is damaged or not made by a converter: get it again from where it was made"
+_CONFUSION_HINT = "the file is damaged; if it comes straight from its converter, report this line with the model"
 
 
 def contained(work: Callable[[], T]) -> T:
     """Return what ``work()`` returns in a fork of this process; it must be something that pickle takes.
 
     Raises:
-        Exception: the one that ``work`` raised.
-        ModelFailedError: the fork was killed, or ended without an answer.
+        EdgeFleetError: the one that ``work`` raised.
+        ModelFailedError: the fork was killed or ended without an answer, or ``work`` raised anything else: the sentence
+            then says what and where.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -41,12 +45,10 @@ def contained(work: Callable[[], T]) -> T:
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status or not answer:
         raise ModelFailedError(f"the model killed the converter ({_death(status)})", hint=_HINT)
-    result, refusal, fault = pickle.loads(answer)  # noqa: S301  # written by our own fork
+    result, refusal = pickle.loads(answer)  # noqa: S301  # written by our own fork
     if refusal is not None:
         kind, message, hint = refusal
         raise kind(message, hint=hint)
-    if fault is not None:
-        raise fault
     returned: T = result
     return returned
 
@@ -55,18 +57,25 @@ def _answer(work: Callable[[], Any], writing: int) -> None:
     """Write what came of the work, and end the fork without running anything else of this process."""
     status = 1
     try:
-        answer: tuple[Any, Any, Exception | None]
+        answer: tuple[Any, tuple[type[EdgeFleetError], str, str] | None]
         try:
-            answer = (work(), None, None)
+            answer = (work(), None)
         except EdgeFleetError as error:
-            answer = (None, (type(error), error.message, error.hint), None)
-        except Exception as error:  # noqa: BLE001  # a fault of ours: it is raised again where it can be seen
-            answer = (None, None, error)
+            answer = (None, (type(error), error.message, error.hint))
+        except Exception as error:  # noqa: BLE001  # libraries and we ourselves trust what a model says of itself
+            answer = (None, (ModelFailedError, _confusion(error), _CONFUSION_HINT))
         with os.fdopen(writing, "wb") as stream:
             pickle.dump(answer, stream)
         status = 0
     finally:
         os._exit(status)
+
+
+def _confusion(error: Exception) -> str:
+    """Return what was raised and by which line, in one sentence."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"the converter cannot make sense of the model: {what} ({Path(last.filename).name}, line {last.lineno})"
 
 
 def _death(status: int) -> str:

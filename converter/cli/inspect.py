@@ -21,10 +21,11 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle or model holds: operators with versions, tensors, sizes, and the bundle's manifest."""
+    from converter.adapters.containment import contained
     from converter.adapters.output_files import write_whole
     from converter.inspection import describe, inspect_and_draw
 
-    found, picture = inspect_and_draw(file)
+    found, picture = contained(lambda: inspect_and_draw(file))
     if svg is not None:
         write_whole(svg, picture)
     emit(found, as_json=as_json, human=lambda: describe(found))

@@ -27,11 +27,13 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a bundle: format and hashes, board, parity vectors with both kernel sets, acceptance, provenance."""
+    from converter.adapters.containment import contained
     from converter.verification import verify_bundle
     from firmware_profiles import load_profile
 
+    board = None if profile is None else load_profile(profile)
     signed = None if provenance_key is None else _check_signature(bundle, provenance_key)
-    done = verify_bundle(bundle, None if profile is None else load_profile(profile))
+    done = contained(lambda: verify_bundle(bundle, board))
     if signed is not None:
         done = msgspec.structs.replace(done, checks=(*done.checks, signed))
     emit(

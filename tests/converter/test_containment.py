@@ -40,9 +40,18 @@ def test_a_real_crash_becomes_a_sentence() -> None:
         contained(lambda: (faulthandler.disable(), ctypes.string_at(0)))
 
 
-def test_a_fault_of_our_own_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        contained(lambda: 1 // 0)
+def test_what_nobody_expected_is_told_with_its_place() -> None:
+    with pytest.raises(ModelFailedError) as refused:
+        contained(_divide)
+    line = _divide.__code__.co_firstlineno + 1
+    assert refused.value.message == (
+        "the converter cannot make sense of the model: ZeroDivisionError: integer division or modulo by zero "
+        f"(test_containment.py, line {line})"
+    )
+
+
+def _divide() -> int:
+    return 1 // 0
 
 
 def test_an_exit_without_an_answer_becomes_a_sentence() -> None:
