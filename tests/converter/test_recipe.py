@@ -2,13 +2,18 @@
 """Recipes: read in both versions, hashed by what they say, refused where they contradict themselves or the model."""
 
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 from converter.adapters.flatbuffer import read_facts
 from converter.core.recipe import (
+    Conditioning,
+    LayerPrecision,
+    RangeMethod,
     Recipe,
+    Rounding,
     base_precision,
     default_recipe,
     has_integer_activations,
@@ -18,6 +23,7 @@ from converter.core.recipe import (
     recipe_sha256,
 )
 from edgefleet.contracts.errors import SettingError, UnsupportedModelError
+from edgefleet.contracts.manifest import Precision
 from firmware_profiles import load_profile
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -111,3 +117,14 @@ def test_four_bits_for_an_operator_that_has_none() -> None:
         "the recipe wants int4 for 'Identity', a SOFTMAX, which LiteRT's reference kernels do not run"
     )
     assert refused.value.hint == 'write "int8" for it; 4 bits are for CONV_2D and FULLY_CONNECTED'
+
+
+def test_the_reference_page_tells_every_field_and_choice() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+    for field in Recipe.__struct_fields__:
+        assert f"| `{field}` |" in page
+    for words in (Precision, LayerPrecision, RangeMethod, Rounding, Conditioning):
+        for word in get_args(words):
+            assert f"`{word}`" in page
+    example = page.split("```toml\n")[1].split("```")[0]
+    assert read_recipe(example.encode(), source="the example").layers["scores"] == "float32"
