@@ -81,6 +81,8 @@ def mutant(model: bytes, seed: int, number: int) -> bytes:
     data = bytearray(model)
     for _ in range(int(chance.integers(1, 5))):
         _damage(data, chance)
+    while data == model:
+        _damage(data, chance)
     return bytes(data)
 
 
