@@ -2,37 +2,36 @@
 """Convert a model: read, probe, quantize, check for the board, prove, evaluate, pack. Nothing is written here."""
 
 import platform
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version as installed
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy.typing as npt
 
 from converter.adapters.execution import measure_latency
 from converter.adapters.flatbuffer import read_facts
-from converter.adapters.model_files import SourceModel, read_source
+from converter.adapters.model_files import read_source
 from converter.adapters.samples import (
     PictureSamples,
-    SampleSet,
+    canonical_order,
     model_inputs,
     open_samples,
     sample_set_sha256,
 )
 from converter.core.board_checks import (
-    check_board,
     check_latency,
     check_operators,
     check_source,
     needed_runtime,
-    outdated_operators,
     precision_notes,
 )
 from converter.core.card import model_card
-from converter.core.graph import GraphFacts
 from converter.core.operator_versions import is_older
-from converter.core.recipe import Recipe, default_recipe, recipe_sha256
+from converter.core.parity_choice import spread
+from converter.core.recipe import recipe_sha256
 from converter.core.request import (
     ConversionRequest,
     check_class_names,
@@ -40,6 +39,8 @@ from converter.core.request import (
     check_request,
     runtime_requirement,
 )
+from converter.explain import explain
+from converter.making import MadeModel, make_model
 from converter.proof import (
     Proof,
     Quality,
@@ -50,14 +51,14 @@ from converter.proof import (
     prove,
     vector_members,
 )
-from converter.quantization import quantize
 from edgefleet.contracts.bundle import describe_members, pack
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
-from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
-from edgefleet.contracts.evidence import ConversionEvidence, Latency, Score
+from edgefleet.contracts.errors import InputError, UnsupportedModelError
+from edgefleet.contracts.evidence import ConversionEvidence, Latency, LayerError, PredictedLatency, Score
 from edgefleet.contracts.manifest import (
     ACCEPTANCE_PATH,
     MODEL_CARD_PATH,
+    RECIPE_PATH,
     Interface,
     Lineage,
     Manifest,
@@ -69,10 +70,11 @@ from edgefleet.contracts.profile import Profile, compat_hash
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.probe import probe_model
 
-Array = npt.NDArray[Any]
 MODEL_PATH = "model/model.tflite"
 #: Stands for the recipe of a model that is taken as it is.
 _NO_RECIPE_SHA256 = sha256_hex(canonical_json({"taken": "as it is"}))
+#: How many samples ``--explain`` compares layers on.
+_EXPLAINED = 32
 #: What LiteRT says of operators that it does not have, TensorFlow's own ("Flex") among them.
 _CUSTOM_OPERATOR = ("custom op", "Regular TensorFlow ops")
 _TFLM_NOTE = (
@@ -88,21 +90,8 @@ class Conversion(NamedTuple):
     evidence: ConversionEvidence
 
 
-@dataclass(frozen=True)
-class _Built:
-    """The model that goes into the bundle, and what it came from."""
-
-    data: bytes
-    facts: GraphFacts
-    source: SourceModel
-    source_is_float: bool
-    recipe: Recipe | None = None
-    conditioning: str | None = None
-    notes: tuple[str, ...] = ()
-
-
-def convert(request: ConversionRequest, *, now: datetime) -> Conversion:
-    """Convert one model for one board.
+def convert(request: ConversionRequest, *, now: datetime, clock: Callable[[], float] = time.monotonic) -> Conversion:
+    """Convert one model for one board. ``now`` dates the evidence, ``clock`` (seconds) bounds a search.
 
     Raises:
         InputError: an argument or file cannot be used.
@@ -115,9 +104,8 @@ def convert(request: ConversionRequest, *, now: datetime) -> Conversion:
     check_source(source_facts)
     check_operators(source_facts, request.profile)  # quantizing removes none, and takes long
     sets = _open_sets(request, source.data)
-    built = _build(request, source, source_facts, sets.calibration)
-    check_board(built.facts, request.profile)
-    return _pack(request, built, sets, now)
+    made = make_model(request, source, source_facts, sets, clock)
+    return _pack(request, made, sets, now)
 
 
 def _probe_source(model: bytes) -> None:
@@ -143,72 +131,66 @@ def _open_sets(request: ConversionRequest, model: bytes) -> SampleSets:
     return sets
 
 
-def _build(request: ConversionRequest, source: SourceModel, facts: GraphFacts, calibration: SampleSet | None) -> _Built:
-    if facts.precision() != "float32":
-        notes = tuple(
-            f"{name} says a lower version than its types need; runtimes older than LiteRT may compute it wrongly"
-            for name in outdated_operators(facts)
-        )
-        return _Built(source.data, facts, source, source_is_float=False, notes=notes)
-    recipe = request.recipe or default_recipe(request.profile)
-    if recipe.precision == "float32":
-        return _Built(source.data, facts, source, source_is_float=True, recipe=recipe)
-    quantized = quantize(source.data, recipe, calibration, request.preprocessing)
-    _probe_quantized(quantized.data)
-    return _Built(
-        quantized.data,
-        read_facts(quantized.data),
-        source,
-        source_is_float=True,
-        recipe=recipe,
-        conditioning=quantized.conditioning,
-    )
-
-
-def _probe_quantized(model: bytes) -> None:
-    try:
-        probe_model(model, kernels="reference")
-    except (ModelFailedError, UnsupportedModelError) as error:
-        raise ModelFailedError(
-            f"quantized to int8, the model does not run: {error.message}",
-            hint='keep it float with a recipe (precision = "float32"), or change the operator that is named',
-        ) from error
-
-
-def _pack(request: ConversionRequest, built: _Built, sets: SampleSets, now: datetime) -> Conversion:
-    production = LiteRtInterpreter(built.data, kernels=production_kernels(request.profile))
+def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: datetime) -> Conversion:
+    production = LiteRtInterpreter(made.runnable, kernels=production_kernels(request.profile))
     check_class_names(request, production.outputs[0])
-    proof = prove(request, built.data, production, sets.calibration)
+    proof = prove(request, made.runnable, production, sets.calibration)
     latency = measure_latency(production, [tensor[0] for tensor in proof.inputs])
     check_latency(latency, request.profile, architecture=platform.machine())
-    members: dict[str, bytes] = {MODEL_PATH: built.data, **vector_members(proof)}
+    members: dict[str, bytes] = {MODEL_PATH: made.data, **vector_members(proof)}
+    if made.recipe is not None:
+        members[RECIPE_PATH] = canonical_json(made.recipe)
     if sets.acceptance is not None:
         members[ACCEPTANCE_PATH] = acceptance_npz(sets.acceptance, [spec.name for spec in production.inputs])
     quality = assess(
         request,
         production,
-        sets,
-        float_model=built.source.data if built.source_is_float and built.data != built.source.data else None,
+        sets if made.reported is None else replace(sets, evaluation=made.reported),
+        float_model=made.source.data if made.source_is_float and made.data != made.source.data else None,
         acceptance=members.get(ACCEPTANCE_PATH),
     )
-    manifest = _manifest(request, built, sets, production, proof, quality, members)
-    notes = (*built.notes, *precision_notes(built.facts), *_notes(request.profile))
-    members[MODEL_CARD_PATH] = model_card(manifest, built.facts, _making(built), notes)
+    manifest = _manifest(request, made, sets, production, proof, quality, members)
+    notes = (*made.notes, *precision_notes(made.facts), *_notes(request.profile))
+    members[MODEL_CARD_PATH] = model_card(manifest, made.facts, _making(made), notes)
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)
-    return Conversion(bundle, manifest, _evidence(manifest, built, bundle, quality, latency, notes, now))
+    layers = _layers(request, made, sets) if request.explain else ()
+    return Conversion(bundle, manifest, _evidence(manifest, made, bundle, quality, latency, layers, notes, now))
 
 
-def _making(built: _Built) -> str:
-    if built.recipe is None:
+def _layers(request: ConversionRequest, made: MadeModel, sets: SampleSets) -> tuple[LayerError, ...]:
+    """Compare the model with its float source, layer by layer.
+
+    Raises:
+        InputError: there is no float source, or there are no samples.
+    """
+    if not made.source_is_float:
+        raise InputError(
+            "--explain compares layers with the float model's, and the model is quantized already",
+            hint="give the float model, or leave --explain out",
+        )
+    samples = sets.evaluation if sets.evaluation is not None else sets.calibration
+    if samples is None:
+        raise InputError(
+            "--explain compares layers on samples, and there are none",
+            hint="name some with --calibration or --evaluation",
+        )
+    specs = LiteRtInterpreter(made.source.data, kernels="reference").inputs
+    order = canonical_order(samples)
+    chosen = [order[place] for place in spread(min(_EXPLAINED, len(order)), len(order))]
+    return explain(made.source.data, made.named, model_inputs(samples, chosen, request.preprocessing, specs))
+
+
+def _making(made: MadeModel) -> str:
+    if made.recipe is None:
         return "the model was quantized already and is taken as it is"
-    kept = f", conditioning {built.conditioning}" if built.conditioning else ""
-    return f"precision {built.recipe.precision}{kept}"
+    kept = f", conditioning {made.conditioning}" if made.conditioning else ""
+    return f"precision {made.recipe.precision}{kept}"
 
 
 def _manifest(
     request: ConversionRequest,
-    built: _Built,
+    made: MadeModel,
     sets: SampleSets,
     production: LiteRtInterpreter,
     proof: Proof,
@@ -217,17 +199,19 @@ def _manifest(
 ) -> Manifest:
     profile = request.profile
     paths = sorted(members)
+    runtime = runtime_requirement(
+        profile, proved_with=installed("ai-edge-litert"), oldest_tflite=needed_runtime(made.facts)
+    )
     return Manifest(
         format_version=1,
         name=request.name,
         version=request.version,
         task=request.task,
         metric=request.metric.name,
-        precision=built.facts.precision(),  # type: ignore[arg-type]  # one of the manifest's precisions, by check_board
+        precision=made.facts.precision(),  # type: ignore[arg-type]  # one of the manifest's precisions, by check_board
+        execution="proved" if made.accelerator is None else "compiled-not-run",
         profile=ProfileReference(id=profile.id, compat_hash=compat_hash(profile)),
-        runtime=runtime_requirement(
-            profile, proved_with=installed("ai-edge-litert"), oldest_tflite=needed_runtime(built.facts)
-        ),
+        runtime=msgspec.structs.replace(runtime, accelerator=made.accelerator),
         interface=Interface(inputs=production.inputs, outputs=production.outputs, labels=request.labels),
         preprocessing=request.preprocessing,
         tolerances=proof.tolerances,
@@ -239,21 +223,25 @@ def _manifest(
         ),
         acceptance=quality.acceptance,
         reference=quality.reference,
+        arena=made.cost.arena,
         model=MODEL_PATH,
         members=describe_members(members),
-        lineage=_lineage(built, sets),
+        lineage=_lineage(made, sets),
     )
 
 
-def _lineage(built: _Built, sets: SampleSets) -> Lineage:
+def _lineage(made: MadeModel, sets: SampleSets) -> Lineage:
     tools = ["ai-edge-litert", "edgefleet", "numpy"]
-    if built.recipe is not None and built.recipe.precision == "int8":
+    if made.recipe is not None and made.recipe.precision != "float32":
         tools.append("ai-edge-quantizer")
+    if made.accelerator is not None:
+        tools.append("ethos-u-vela")
     if any(isinstance(samples, PictureSamples) for samples in (sets.calibration, sets.evaluation, sets.acceptance)):
         tools.append("pillow")
     return Lineage(
-        source_sha256=built.source.sha256,
-        recipe_sha256=_NO_RECIPE_SHA256 if built.recipe is None else recipe_sha256(built.recipe),
+        source_sha256=made.source.sha256,
+        recipe_sha256=_NO_RECIPE_SHA256 if made.recipe is None else recipe_sha256(made.recipe),
+        rewrites=made.rewrites,
         calibration_sha256=None if sets.calibration is None else sample_set_sha256(sets.calibration),
         evaluation_sha256=None if sets.evaluation is None else sample_set_sha256(sets.evaluation),
         tools=tuple(Tool(name=name, version=installed(name)) for name in sorted(tools)),
@@ -271,14 +259,15 @@ def _notes(profile: Profile) -> tuple[str, ...]:
 
 def _evidence(
     manifest: Manifest,
-    built: _Built,
+    made: MadeModel,
     bundle: bytes,
     quality: Quality,
     latency: Latency,
+    layers: tuple[LayerError, ...],
     notes: tuple[str, ...],
     now: datetime,
 ) -> ConversionEvidence:
-    accepted = quality.acceptance
+    accepted, predicted_us = quality.acceptance, made.cost.latency_us
     return ConversionEvidence(
         bundle_sha256=sha256_hex(bundle),
         name=manifest.name,
@@ -286,13 +275,20 @@ def _evidence(
         profile=manifest.profile.id,
         created_at=now.isoformat(timespec="seconds"),
         bundle_bytes=len(bundle),
-        model_bytes=len(built.data),
-        float_model_bytes=len(built.source.data) if built.source_is_float else None,
+        model_bytes=len(made.data),
+        float_model_bytes=len(made.source.data) if made.source_is_float else None,
+        arena=manifest.arena,
         evaluation=quality.evaluation,
+        confusion=quality.confusion,
         acceptance=None
         if accepted is None
         else Score(metric=accepted.metric, value=accepted.value, samples=accepted.samples),
         comparison=quality.comparison,
         latency=latency,
+        predicted_latency=None
+        if predicted_us is None
+        else PredictedLatency(microseconds=predicted_us, method=made.cost.method),
+        candidates=made.candidates,
+        layers=layers,
         warnings=notes,
     )

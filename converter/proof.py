@@ -15,6 +15,7 @@ from converter.adapters.samples import (
     model_inputs,
 )
 from converter.core.canonical_npz import canonical_npz
+from converter.core.confusion import confusion
 from converter.core.parity_choice import (
     made_up_inputs,
     parity_count,
@@ -23,10 +24,10 @@ from converter.core.parity_choice import (
     spread,
 )
 from converter.core.request import ConversionRequest
-from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score
+from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score, top1
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import ModelFailedError, SampleError
-from edgefleet.contracts.evidence import FloatComparison, Score
+from edgefleet.contracts.evidence import Confusion, FloatComparison, Score
 from edgefleet.contracts.manifest import (
     AcceptanceExamples,
     ReferenceHistograms,
@@ -63,6 +64,7 @@ class Quality:
     """What the model scores, where there are samples to score it on."""
 
     evaluation: Score | None
+    confusion: Confusion | None
     comparison: FloatComparison | None
     reference: ReferenceHistograms | None
     acceptance: AcceptanceExamples | None
@@ -153,17 +155,20 @@ def assess(
     Raises:
         SampleError: samples or labels do not fit.
     """
-    evaluation, comparison, reference = None, None, None
+    evaluation, confused, comparison, reference = None, None, None, None
     if sets.evaluation is not None:
         labels = _labels(request, sets.evaluation, production)
         outputs = _predict(request, production, sets.evaluation)
         evaluation = score(request.metric, outputs, labels, request.task)
-        reference = histograms(outputs) if request.task == "classification" else None
+        if request.task == "classification":
+            reference = histograms(outputs)
+            classes = int(np.prod(production.outputs[0].shape))
+            confused = confusion(top1(outputs), labels, request.labels, classes=classes)
         if float_model is not None:
             before = _predict(request, LiteRtInterpreter(float_model), sets.evaluation)
-            comparison = compare(request.metric, before, outputs, labels)
+            comparison = compare(request.metric, before, outputs, labels, task=request.task)
     accepted = _accept(request, production, sets.acceptance, acceptance)
-    return Quality(evaluation, comparison, reference, accepted)
+    return Quality(evaluation, confused, comparison, reference, accepted)
 
 
 def _labels(request: ConversionRequest, samples: SampleSet, interpreter: LiteRtInterpreter) -> Array:

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """``edgefleet convert``: a model in, a bundle and its evidence out."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit, progress
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.evidence import ConversionEvidence
+from edgefleet.contracts.evidence import Candidate, ConversionEvidence
 from edgefleet.contracts.manifest import Fact, Task
 
 _EPILOG = (
@@ -18,6 +19,7 @@ _EPILOG = (
     "--calibration pictures/ --evaluation labelled/ --preprocessing bgr.toml --out dist"
 )
 app = typer.Typer()
+T = TypeVar("T")
 Samples = Annotated[
     Path | None, typer.Option(metavar="P", help="A folder of pictures with labels.csv (file,label), or an .npz.")
 ]
@@ -49,13 +51,26 @@ def convert(
         "classification"
     ),
     metric: Annotated[str | None, typer.Option(metavar="module:function", help="Your own metric.")] = None,
+    max_accuracy_drop: Annotated[str | None, typer.Option(metavar="0.5pt", help="Search: the largest drop.")] = None,
+    max_flash: Annotated[str | None, typer.Option(metavar="250kB", help="Search: the largest model.")] = None,
+    max_arena: Annotated[str | None, typer.Option(metavar="64kB", help="Search: the largest arena.")] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(metavar="10ms", help="Search: the longest inference, as predicted for the board.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Compare with the float model layer by layer.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a model for one board: quantize, check, evaluate, and write a bundle with its evidence."""
+    """Convert a model for one board: quantize, check, evaluate, and write a bundle with its evidence.
+
+    Any --max-… option starts a search for the smallest model that keeps them, and the profile's own budgets.
+    """
+    from converter.adapters.documents import documents
     from converter.adapters.metric_loading import load_metric
     from converter.adapters.output_files import write_together
     from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
+    from converter.core.budget_search import SearchBudgets
     from converter.core.request import ConversionRequest
+    from converter.core.units import parse_bytes, parse_share, parse_us
     from converter.pipeline import convert as run_conversion
     from edgefleet.contracts.canonical import canonical_json
     from edgefleet.contracts.names import bundle_file_name
@@ -75,12 +90,22 @@ def convert(
         calibration=calibration,
         evaluation=evaluation,
         acceptance=acceptance,
+        limits=SearchBudgets(
+            drop=_read(parse_share, max_accuracy_drop),
+            model_bytes=_read(parse_bytes, max_flash),
+            arena_bytes=_read(parse_bytes, max_arena),
+            latency_us=_read(parse_us, max_latency),
+        ),
+        explain=explain,
     )
+    started = datetime.now(UTC)
     with progress(f"converting {model.name}"):
-        done = run_conversion(request, now=datetime.now(UTC))
+        done = run_conversion(request, now=started)
     bundle_path = out / bundle_file_name(name, version, request.profile.id)
     evidence_path = bundle_path.with_suffix(".evidence.json")
-    write_together({evidence_path: canonical_json(done.evidence), bundle_path: done.bundle})
+    beside = documents(done.bundle, done.manifest, done.evidence, started_at=started.isoformat(timespec="seconds"))
+    files = {bundle_path.with_suffix(suffix): data for suffix, data in beside.items()}
+    write_together({evidence_path: canonical_json(done.evidence), **files, bundle_path: done.bundle})
     document = ConversionDocument(
         bundle=str(bundle_path),
         sha256=done.evidence.bundle_sha256,
@@ -88,6 +113,10 @@ def convert(
         evidence=done.evidence,
     )
     emit(document, as_json=as_json, human=lambda: _summary(document))
+
+
+def _read(parse: Callable[[str], T], text: str | None) -> T | None:
+    return None if text is None else parse(text)
 
 
 def _task(text: str) -> Task:
@@ -98,6 +127,8 @@ def _task(text: str) -> Task:
 
 
 def _summary(document: ConversionDocument) -> str:
+    from converter.core.layer_error import layer_table
+
     evidence = document.evidence
     lines = [
         f"{document.bundle}: {evidence.bundle_bytes} bytes, model {evidence.model_bytes}"
@@ -113,4 +144,13 @@ def _summary(document: ConversionDocument) -> str:
             f"against float: {compared.difference:+.4f} [{compared.interval.low:+.4f}, {compared.interval.high:+.4f}], "
             f"same top-1 {compared.top1_agreement:.4f}, mean |Δ| {compared.mean_abs_delta:.5f}"
         )
+    lines += [_candidate_line(one) for one in evidence.candidates]
+    if evidence.layers:
+        lines.append(layer_table(evidence.layers))
     return "\n".join([*lines, *(f"note: {warning}" for warning in evidence.warnings)])
+
+
+def _candidate_line(one: Candidate) -> str:
+    mark = "*" if one.chosen else " "
+    drop = f"drop {100 * one.drop:+.2f} points [{100 * one.interval.low:+.2f}, {100 * one.interval.high:+.2f}]"
+    return f"{mark} {one.model_bytes:>9} bytes, {drop}: {one.title}"

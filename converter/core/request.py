@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from converter.core.budget_search import SearchBudgets
 from converter.core.operator_versions import is_older
 from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
@@ -15,11 +16,16 @@ from edgefleet.contracts.names import is_name, is_version
 from edgefleet.contracts.profile import Profile
 
 _NONE = Preprocessing()
+_NO_LIMITS = SearchBudgets()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionRequest:
-    """A conversion's arguments; sample sets are paths, read once the model is known to be sound."""
+    """A conversion's arguments; sample sets are paths, read once the model is known to be sound.
+
+    Any of ``limits`` starts a search for a model that keeps them, of about ``search_limit_s``; ``explain`` compares the
+    model with its float source layer by layer.
+    """
 
     model: Path
     profile: Profile
@@ -33,6 +39,9 @@ class ConversionRequest:
     calibration: Path | None = None
     evaluation: Path | None = None
     acceptance: Path | None = None
+    limits: SearchBudgets = _NO_LIMITS
+    search_limit_s: float = 60.0
+    explain: bool = False
 
 
 def check_request(request: ConversionRequest) -> None:

@@ -53,6 +53,7 @@ def test_the_bundle_states_what_it_is(digits_bundle: Path) -> None:
         "golden/parity_input_0.bin",
         "golden/parity_output_0.bin",
         "model/model.tflite",
+        "recipe.json",
     ]
     assert manifest.reference is not None
     assert sum(manifest.reference.classes) == sum(manifest.reference.confidence) == 120
