@@ -56,16 +56,16 @@ class ChildInterpreter:
         self._runtime = runtime
         self._deadline_s = deadline_s
         self._written = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the child writes to it
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._written.fileno()
-            )
-        self._socket = ours
-        self._end = weakref.finalize(self, _end, self._process, ours, self._written, os.getpid())
-        described, _, _ = self._ask({"do": "load", **options}, model)
-        self.inputs = tuple(self._spec(detail) for detail in described["inputs"])
-        self.outputs = tuple(self._spec(detail) for detail in described["outputs"])
+        self._heard_bytes = 0
+        self._socket, self._process = _started(command, self._written)
+        self._end = weakref.finalize(self, _end, self._process, self._socket, self._written, os.getpid())
+        try:
+            described, _, _ = self._ask({"do": "load", **options}, model)
+            self.inputs = tuple(self._spec(detail) for detail in described["inputs"])
+            self.outputs = tuple(self._spec(detail) for detail in described["outputs"])
+        except BaseException:
+            self.close()
+            raise
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
         """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
@@ -79,10 +79,7 @@ class ChildInterpreter:
                 {"do": "invoke", "arrays": describe(arrays)}, *(array.tobytes() for array in arrays)
             )
         except RefusedByRuntime as error:
-            raise ModelFailedError(
-                f"the model failed to run on {self._runtime}: {_first_line(error.written or error.raised)}",
-                hint=_INPUT_HINT,
-            ) from error
+            raise self._failure(error) from error
         outputs = arrays_of(answer["arrays"], payload)
         for spec, output in zip(self.outputs, outputs, strict=True):
             if output.dtype.kind == "f" and np.isnan(output).any():
@@ -93,16 +90,35 @@ class ChildInterpreter:
         return outputs
 
     def reset_state(self) -> None:
-        """Set the model's state variables back to their start."""
-        self._ask({"do": "reset"})
+        """Set the model's state variables back to their start.
+
+        Raises:
+            ModelFailedError: the interpreter failed, died or hung.
+        """
+        self._told("reset")
 
     def allocations(self) -> str:
-        """Return what the runtime says of the memory that the model takes."""
-        return self._ask({"do": "allocations"})[2]
+        """Return what the runtime says of the memory that the model takes.
+
+        Raises:
+            ModelFailedError: the interpreter failed, died or hung.
+        """
+        return self._told("allocations")
 
     def close(self) -> None:
         """End the child; without this it ends with the object."""
         self._end()
+
+    def _told(self, what: str) -> str:
+        """Return what the child wrote to standard error while it did what it was told."""
+        try:
+            return self._ask({"do": what})[2]
+        except RefusedByRuntime as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: RefusedByRuntime) -> ModelFailedError:
+        said = _first_line(error.written.strip() or error.raised)
+        return ModelFailedError(f"the model failed to run on {self._runtime}: {said}", hint=_INPUT_HINT)
 
     def _fitting(self, inputs: Sequence[Array]) -> list[Array]:
         if len(inputs) != len(self.inputs):
@@ -122,7 +138,6 @@ class ChildInterpreter:
         """Return the answer, its bytes, and what the child wrote to standard error meanwhile."""
         if not self._end.alive:
             raise ModelFailedError(f"{self._runtime} was ended already", hint="load the model again")
-        before = os.fstat(self._written.fileno()).st_size
         until = time.monotonic() + self._deadline_s
         try:
             self._socket.settimeout(self._deadline_s)
@@ -136,8 +151,8 @@ class ChildInterpreter:
                 f"the model did not answer on {self._runtime} within {self._deadline_s:g} s", hint=_DAMAGED_HINT
             ) from error
         except (OSError, EOFError) as error:
-            raise self._death(before) from error
-        written = self._said_since(before)
+            raise self._death() from error
+        written = self._said_since_last()
         if "error" in answer:
             raise RefusedByRuntime(str(answer["kind"]), str(answer["error"]), written)
         return answer, payload, written
@@ -156,16 +171,19 @@ class ChildInterpreter:
             count -= len(part)
         return b"".join(parts)
 
-    def _death(self, before: int) -> ModelFailedError:
+    def _death(self) -> ModelFailedError:
         status = self._process.wait()
-        written = self._said_since(before)
+        written = self._said_since_last()
         self.close()
         said = f": {_last_line(written)}" if written.strip() else ""
         return ModelFailedError(f"the model ended {self._runtime} ({_how(status)}){said}", hint=_DAMAGED_HINT)
 
-    def _said_since(self, start: int) -> str:
+    def _said_since_last(self) -> str:
+        """Return what the child wrote to standard error since this was asked last."""
         number = self._written.fileno()  # read in place: the child writes at the offset that both share
-        return os.pread(number, max(os.fstat(number).st_size - start, 0), start).decode("utf-8", "replace")
+        said = os.pread(number, max(os.fstat(number).st_size - self._heard_bytes, 0), self._heard_bytes)
+        self._heard_bytes += len(said)
+        return said.decode("utf-8", "replace")
 
     def _spec(self, detail: Document) -> TensorSpec:
         if detail["dtype"] not in _DTYPES:
@@ -175,6 +193,19 @@ class ChildInterpreter:
                 hint="the file is damaged: convert or fetch the model again",
             )
         return msgspec.convert(detail, TensorSpec)
+
+
+def _started(command: Sequence[str], written: IO[bytes]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start the child at one end of a socket, and return the other end."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=written.fileno())
+        except OSError:
+            ours.close()
+            written.close()
+            raise
+    return ours, process
 
 
 def _end(process: subprocess.Popen[bytes], ours: socket.socket, written: IO[bytes], owner: int) -> None:

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from benchmarks.runtime_matrix import COLUMNS, Subject, cell
 from converter.adapters.flatbuffer import read_facts
-from converter.core.runtime_rules import MEASURED, first_refusal
+from converter.core.runtime_rules import MEASURED, TFLM_OPERATORS, first_refusal
+from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import RuntimeKind
 from edgefleet.runtimes.litert import Kernels
 from edgefleet.runtimes.oracle import open_oracle
@@ -102,3 +105,28 @@ def test_models_that_tensorflow_quantized_run_right_as_they_are(
 
 def _wide(values: Any) -> Any:
     return values.astype(np.int32)
+
+
+@pytest.mark.parametrize("name", ["GELU", "POW", "TILE", "TOPK_V2", "HARD_SWISH", "SQRT", "TANH"])
+def test_the_operators_of_tflm_are_those_that_it_knows(
+    name: str, subject_of: Callable[[str], Subject], needs: Callable[[RuntimeKind], None]
+) -> None:
+    needs("tflm")
+    try:
+        open_oracle(with_operator(subject_of("digits").model, "MAX_POOL_2D", name), kind="tflm")
+        known = True
+    except (UnsupportedModelError, ModelFailedError) as error:  # what it knows may refuse the options of another
+        known = error.message != f"TFLM cannot load the model: it has no operator {name}"
+    assert known == (name in TFLM_OPERATORS)
+
+
+def with_operator(model: bytes, old: str, new: str) -> bytes:
+    """Return the model with another operator in the place of one."""
+    tree = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(model, 0))
+    for code in tree.operatorCodes:
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == getattr(schema.BuiltinOperator, old):
+            code.builtinCode = getattr(schema.BuiltinOperator, new)
+            code.deprecatedBuiltinCode = min(code.builtinCode, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(tree.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
