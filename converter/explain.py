@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from converter.adapters.graph_surgery import prune
 from converter.adapters.layer_outputs import LayerOutputs
 from converter.core.layer_error import ErrorSums, layer_errors, layer_pairs
 from edgefleet.contracts.errors import SampleError, UnsupportedModelError
@@ -18,8 +19,9 @@ def explain(float_model: bytes, quantized: bytes, samples: Iterable[Sequence[Arr
     """Run both models on the same samples and compare layer by layer; the worst comes first.
 
     ``samples`` hold one array an input, as the float model takes them. ``float_model`` is best the very model that was
-    quantized (pruned and conditioned): a layer whose channels were rescaled or removed differs for that reason alone,
-    and one of another shape is left out.
+    quantized: a layer whose channels were evened out differs from the original's for that reason alone. Where channels
+    were removed, those that are proved constant are taken out of the float model too; a layer that still has another
+    shape is left out.
 
     Raises:
         UnsupportedModelError: the models have no layer in common, or the reference kernels cannot load one.
@@ -28,6 +30,9 @@ def explain(float_model: bytes, quantized: bytes, samples: Iterable[Sequence[Arr
     """
     before, after = LayerOutputs(float_model), LayerOutputs(quantized)
     pairs = layer_pairs(before.facts, after.facts)
+    smaller = LayerOutputs(prune(float_model)[0])
+    if len(pruned := layer_pairs(smaller.facts, after.facts)) > len(pairs):
+        before, pairs = smaller, pruned
     if not pairs:
         raise UnsupportedModelError(
             "the two models have no layer in common",

@@ -10,6 +10,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import quantizer, recipe
 
 from converter.adapters.flatbuffer import read_model
+from converter.adapters.graph_surgery import prune
 from converter.adapters.layer_outputs import LayerOutputs
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from converter.core.layer_error import LARGEST_SQNR_DB, ErrorSums, layer_pairs, layer_precision, layer_table, short_name
@@ -149,3 +150,22 @@ def test_the_table_shortens_long_names() -> None:
     assert short_name(name) == "…" + "x" * 39
     found = LayerError(layer="a", operator="CONV_2D", precision="int8", sqnr_db=12.34, cosine=0.5)
     assert layer_table([found]) == ("     SQNR    cosine  layer  operator\n  12.3 dB   0.50000  a      CONV_2D (int8)")
+
+
+def test_layers_of_a_model_whose_dead_channels_were_removed_are_compared_all_the_same(
+    frames: list[list[np.ndarray]],
+) -> None:
+    model = read_model(FLOAT_MODEL)
+    graph = model.subgraphs[0]
+    first = next(o for o in graph.operators if len(graph.tensors[o.inputs[1]].shape) == 4)
+    for number, value in ((first.inputs[1], 0.0), (first.inputs[2], -1.0)):
+        buffer = model.buffers[graph.tensors[number].buffer]
+        values = np.frombuffer(bytes(buffer.data), np.float32).reshape(graph.tensors[number].shape).copy()
+        values[0] = value
+        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    dying = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    smaller, said = prune(dying)
+    assert said
+    found = explain(dying, smaller, frames[:3])
+    assert [layer.operator for layer in found].count("CONV_2D") == 2
+    assert min(layer.sqnr_db for layer in found) > 100
