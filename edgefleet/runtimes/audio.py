@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 _INT16 = 32768.0
 #: No model for an edge device hears more at once; a bundle that says so would exhaust the memory.
-_MOST_NUMBERS = 1 << 26
+_MOST_NUMBERS = 1 << 22
 
 
 def preprocess_audio(clip: Array, how: AudioPreprocessing) -> Floats:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converter import quantization
 from converter.adapters import activations
 from converter.adapters.activations import layer_hessians
 from converter.adapters.calibration import Calibrator
@@ -305,3 +306,12 @@ def test_patches_are_what_a_kernel_sees(stride: int, dilation: int, same: bool, 
 def test_a_layer_without_a_range_has_no_hessian() -> None:
     first, *_ = read_layers(MODEL)
     assert layer_hessians(MODEL, [first], {"another": Range(0.0, 1.0)}, []) == {}
+
+
+def test_the_number_of_workers_changes_no_byte(calibration: ArraySamples, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(precision="int8", ranges="mse")
+    made = set()
+    for workers in (1, 3):
+        monkeypatch.setattr(quantization, "worker_count", lambda workers=workers: workers)
+        made.add(quantize(MODEL, recipe, calibration, AS_IT_IS).data)
+    assert len(made) == 1
