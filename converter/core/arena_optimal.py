@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from converter.core.arena import Buffer, Plan, as_plan, first_fit, greedy, size_order
 
 _LOCAL_ROUNDS = 60
+#: Larger graphs get fewer rounds, as each takes the square of their size.
+_LOCAL_PLACEMENTS = 3_000
 #: The search goes as deep as there are buffers; beyond this many it would never end anyway.
 _SEARCHABLE = 300
 _NOBODY = -1
-#: How many nodes of the search are looked at before a plan stays unproved.
-NODE_LIMIT = 20_000
+#: How many nodes of the search (a buffer at a place) are looked at before a plan stays unproved: some seconds at most.
+NODE_LIMIT = 200_000
 
 
 def optimal(buffers: Sequence[Buffer], *, node_limit: int = NODE_LIMIT) -> Plan:
@@ -65,7 +67,7 @@ def _improved(buffers: Sequence[Buffer], order: list[int]) -> Iterator[Plan]:
     """Move the buffer that ends highest to the front, again and again, until an order comes back."""
     seen: set[tuple[int, ...]] = set()
     order = list(order)
-    for _ in range(_LOCAL_ROUNDS):
+    for _ in range(min(_LOCAL_ROUNDS, _LOCAL_PLACEMENTS // len(order))):
         plan = as_plan(buffers, first_fit(buffers, order))
         yield plan
         top = max(order, key=lambda place: (plan.offsets[place] + buffers[place].size_bytes, -place))
@@ -111,7 +113,7 @@ class _Search:
             self.offsets = tuple(self._placed[place] for place in range(len(self._buffers)))
             self._ceiling = max(offset + self._buffers[p].size_bytes for p, offset in self._placed.items())
             return True
-        self._nodes_left -= 1
+        self._nodes_left -= len(rest)
         if self._nodes_left < 0:
             return False
         seen_all = True

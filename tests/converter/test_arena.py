@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
+from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.adapters.flatbuffer import read_facts, read_model
+from converter.adapters.flatbuffer import read_facts, read_model, with_modern_operator_codes, with_signature_list
 from converter.adapters.flatbuffer_compact import compact
 from converter.adapters.offline_plan import (
     METADATA_NAME,
@@ -49,6 +50,22 @@ SHARED_MODELS = [
 needs_tflm = pytest.mark.skipif(
     find_spec("tflite_micro") is None, reason="no tflite_micro: pip install tflite-micro (the extra 'mcu')"
 )
+
+
+def digits_with_four_bit_convolutions() -> bytes:
+    model = with_signature_list(with_modern_operator_codes(DIGITS[0].read_bytes()))
+    recipe = recipe_manager.RecipeManager()
+    recipe.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, 8, 8)
+    recipe.add_static_config(".*", qtyping.TFLOperationName.CONV_2D, 8, 4)
+    ranges = {
+        tensor.name: {end: np.full((1,) * len(tensor.shape), value) for end, value in (("min", -8.0), ("max", 8.0))}
+        for tensor in read_facts(model).tensors
+        if not tensor.constant_bytes
+    }
+    made = quantizer.Quantizer(model, recipe.get_quantization_recipe()).quantize(
+        ranges, enable_progress_bar=False, enable_progress_report=False
+    )
+    return bytes(made.quantized_model)
 
 
 def tflm_outputs(model: bytes) -> list[bytes]:
@@ -90,6 +107,14 @@ def test_the_greedy_plan_is_as_large_as_the_head_that_tflm_reports(shared_dir: P
 def test_the_greedy_plan_of_digits_is_as_large_as_the_head_that_tflm_reports(path: Path) -> None:
     model = path.read_bytes()
     assert greedy(live_buffers(read_facts(model))).size_bytes == measure_arena(model).head_bytes
+
+
+@needs_tflm
+def test_four_bit_weights_are_unpacked_into_scratch_as_tflm_does() -> None:
+    model = digits_with_four_bit_convolutions()
+    buffers = live_buffers(read_facts(model))
+    assert [buffer.size_bytes for buffer in buffers if buffer.tensor is None] == [80, 1152]
+    assert greedy(buffers).size_bytes == measure_arena(model).head_bytes
 
 
 def test_the_plan_of_visual_wake_words_reaches_the_bound(shared_dir: Path) -> None:
