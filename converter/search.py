@@ -8,6 +8,7 @@ kernels answer, so that the choice does not depend on the processor.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from converter.adapters.execution import predict
+from converter.adapters.parallel import share, worker_count
 from converter.adapters.samples import SampleSet, canonical_order
 from converter.core.budget_search import (
     Breach,
@@ -32,7 +34,7 @@ from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activa
 from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
 from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
 from edgefleet.contracts.errors import BudgetError, SampleError
-from edgefleet.contracts.evidence import Candidate, FloatComparison, Interval
+from edgefleet.contracts.evidence import Candidate, Interval
 from edgefleet.contracts.manifest import Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.metrics import paired_accuracy_interval
@@ -43,14 +45,12 @@ Array = npt.NDArray[Any]
 #: A candidate keeps the accuracy budget where it does so with nine chances in ten: the upper end of this interval.
 GATE_LEVEL = 0.8
 _MOST_TRIALS = 60
-_MOST_REPORTED = 8
+_MOST_REPORTED = 6
 _FEWEST_SAMPLES = 20
 #: How much of an evaluation set compares candidates.
 _COMPARING_SHARE = 0.6
 #: How many samples gauge the sensitivity of a layer.
 _GAUGING_SAMPLES = 64
-#: The share of the time that comparing may take; the rest is for the report.
-_SEARCH_SHARE = 0.7
 #: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
 _KEPT_BYTES = 1 << 28
 
@@ -151,15 +151,14 @@ def find_recipe(request: SearchRequest) -> SearchResult:
         RefusedError: no candidate could be made at all.
     """
     bench = _Bench(request)
-    started = request.clock()
     outcome = search(
         bench.measure,
         request.budgets,
         request.start,
         choices=bench.choices(),
         most=request.most,
+        in_time=bench.in_time,
         gauge=bench.gauge,
-        in_time=lambda: request.clock() - started < _SEARCH_SHARE * request.limit_s,
     )
     chosen = outcome.chosen if isinstance(outcome, Found) else outcome.nearest
     candidates = bench.report(outcome, chosen)
@@ -184,11 +183,13 @@ class _Bench:
 
     def __init__(self, request: SearchRequest) -> None:
         self._request = request
+        self._started_s = request.clock()
+        self._latest_s = self._judging_s = 0.0
+        self._measured = 0
         self.made: dict[str, Quantized] = {}
         self._observation: Observation | None = None
-        searching = request.samples.search
-        self._searching = _Judge(request, searching)
-        self._gauging = _Judge(request, _Part(searching, range(min(_GAUGING_SAMPLES, len(searching)))))
+        self._searching = _Judge.of(request, request.samples.search)
+        self._gauging = self._searching.first(_GAUGING_SAMPLES)
 
     def choices(self) -> Choices:
         """Return what may be chosen for the whole model and for single layers."""
@@ -208,21 +209,14 @@ class _Bench:
 
     def measure(self, recipe: Recipe) -> Measured:
         """Make a candidate and judge it on the search samples."""
-        return self._measured(recipe, self._searching)
-
-    def gauge(self, recipe: Recipe) -> Measured:
-        """Make a candidate and judge it on few of the search samples."""
-        return self._measured(recipe, self._gauging)
-
-    def _measured(self, recipe: Recipe, judge: "_Judge") -> Measured:
-        request = self._request
-        quantized = self._make(recipe)
-        request.check(quantized.data)
-        settled = recipe if quantized.conditioning is None else replace(recipe, conditioning=(quantized.conditioning,))
-        self.made[recipe_sha256(settled)] = quantized
-        cost = request.cost(quantized.data)
-        judged = judge.judge(quantized.data)
-        request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
+        started_s = self._request.clock()
+        settled, quantized = self._made(recipe)
+        cost = self._request.cost(quantized.data)
+        made_s = self._request.clock()
+        judged = self._searching.judge(quantized.data)
+        ended_s = self._request.clock()
+        self._latest_s, self._judging_s, self._measured = ended_s - started_s, ended_s - made_s, self._measured + 1
+        self._request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
         return Measured(
             recipe=settled,
             model_bytes=len(quantized.data),
@@ -233,9 +227,32 @@ class _Bench:
             distance=judged.distance,
         )
 
+    def in_time(self) -> bool:
+        """Tell whether another measurement and the report still fit into the time."""
+        parts = self._request.samples
+        judging_s = self._judging_s * len(parts.report) / len(parts.search)
+        needed_s = self._latest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
+        return self._request.clock() - self._started_s + needed_s < self._request.limit_s
+
+    def gauge(self, recipe: Recipe) -> Measured:
+        """Make a candidate and take its distance from float on few of the search samples."""
+        settled, quantized = self._made(recipe)
+        distance = self._gauging.distance(quantized.data)
+        return Measured(
+            recipe=settled, model_bytes=len(quantized.data), drop=math.nan, worst_drop=math.nan, distance=distance
+        )
+
+    def _made(self, recipe: Recipe) -> tuple[Recipe, Quantized]:
+        """Return a candidate that the board runs right, and its recipe with every open choice made."""
+        quantized = self._make(recipe)
+        self._request.check(quantized.data)
+        settled = recipe if quantized.conditioning is None else replace(recipe, conditioning=(quantized.conditioning,))
+        self.made[recipe_sha256(settled)] = quantized
+        return settled, quantized
+
     def report(self, outcome: Found | Nearest, chosen: Trial) -> tuple[Candidate, ...]:
         """Judge the chosen candidate and those that nothing beats on the samples that decided nothing."""
-        reporting = _Judge(self._request, self._request.samples.report)
+        reporting = _Judge.of(self._request, self._request.samples.report)
         reported = _worth_reporting(outcome.trials, chosen)
         judged = [reporting.judge(self.made[recipe_sha256(trial.measured.recipe)].data) for trial in reported]
         front = on_front(
@@ -280,36 +297,49 @@ class _Judged:
     interval: Interval
 
 
+@dataclass(frozen=True)
 class _Judge:
     """Compares models with the float model on one set of samples."""
 
-    def __init__(self, request: SearchRequest, samples: SampleSet) -> None:
-        self._task = request.task
-        self._inputs = _Inputs(samples, request.preprocessing)
-        self._float_outputs = self._answers(request.model)
-        self._metric, self._labels = _yardstick(request, samples, self._float_outputs)
+    task: Task
+    metric: Metric
+    inputs: "_Inputs"
+    labels: Array
+    float_outputs: Array
+
+    @classmethod
+    def of(cls, request: SearchRequest, samples: SampleSet) -> "_Judge":
+        """Ask the float model."""
+        inputs = _Inputs(samples, request.preprocessing)
+        float_outputs = _answers(request.model, inputs, request.task)
+        metric, labels = _yardstick(request, samples, float_outputs)
+        return cls(request.task, metric, inputs, labels, float_outputs)
+
+    def first(self, count: int) -> "_Judge":
+        """Return the judge of the first samples alone."""
+        return _Judge(self.task, self.metric, self.inputs.first(count), self.labels[:count], self.float_outputs[:count])
 
     def judge(self, model: bytes) -> _Judged:
         """Return the drop of the metric, float minus model (the other way round for an error), and its interval."""
-        outputs = self._answers(model)
-        compared = compare(self._metric, self._float_outputs, outputs, self._labels, task=self._task)
-        sign = -1.0 if self._metric.larger_is_better else 1.0
+        outputs = _answers(model, self.inputs, self.task)
+        compared = compare(self.metric, self.float_outputs, outputs, self.labels, task=self.task)
+        distance = _distance(self.float_outputs, outputs)
+        sign = -1.0 if self.metric.larger_is_better else 1.0
         interval = _as_drop(compared.interval, sign)
         drop = sign * compared.difference + 0.0  # never minus zero
-        return _Judged(drop, self._worst_drop(outputs, interval), _distance(compared), interval)
+        return _Judged(drop, self._worst_drop(outputs, interval), distance, interval)
 
-    def _answers(self, model: bytes) -> Array:
-        interpreter = LiteRtInterpreter(model, kernels="reference")
-        inputs = (to_model_inputs(sample, interpreter.inputs) for sample in self._inputs)
-        return predict(interpreter, inputs, self._task)
+    def distance(self, model: bytes) -> float:
+        """Return how far a model's outputs lie from the float model's."""
+        return _distance(self.float_outputs, _answers(model, self.inputs, self.task))
 
     def _worst_drop(self, outputs: Array, interval: Interval) -> float:
         """Return the unfavourable end of the drop's interval; nothing is uncertain about equal outputs."""
-        if np.array_equal(outputs, self._float_outputs):
+        if np.array_equal(outputs, self.float_outputs):
             return 0.0
-        if self._metric.function is not top1_accuracy:
+        if self.metric.function is not top1_accuracy:
             return interval.high
-        before, after = (top1(answers) == self._labels for answers in (self._float_outputs, outputs))
+        before, after = (top1(answers) == self.labels for answers in (self.float_outputs, outputs))
         return -paired_accuracy_interval(before, after, level=GATE_LEVEL).low
 
 
@@ -317,19 +347,32 @@ class _Inputs:
     """The prepared samples of a set, kept in memory where they are few."""
 
     def __init__(self, samples: SampleSet, how: Preprocessing) -> None:
-        self._samples, self._how = samples, how
-        first = self._prepared(0)
-        size = sum(value.nbytes for value in first) * len(samples)
-        self._kept = [self._prepared(n) for n in range(len(samples))] if size <= _KEPT_BYTES else None
+        self._samples, self._how, self._count = samples, how, len(samples)
+        size = sum(value.nbytes for value in self._prepared(0)) * self._count
+        self._kept = [self._prepared(n) for n in range(self._count)] if size <= _KEPT_BYTES else None
+
+    def first(self, count: int) -> "_Inputs":
+        """Return the first samples alone."""
+        part = copy(self)
+        part._count = min(count, self._count)
+        return part
 
     def __iter__(self) -> Iterator[list[Array]]:
-        if self._kept is not None:
-            yield from self._kept
-        else:
-            yield from (self._prepared(number) for number in range(len(self._samples)))
+        for number in range(self._count):
+            yield self._prepared(number) if self._kept is None else self._kept[number]
 
     def _prepared(self, number: int) -> list[Array]:
         return [preprocess(value, self._how) for value in self._samples.raw(number)]
+
+
+def _answers(model: bytes, inputs: _Inputs, task: Task) -> Array:
+    """Return a model's answers in the order of the inputs; each thread has an interpreter of its own."""
+
+    def worker() -> Callable[[list[Array]], Array]:
+        interpreter = LiteRtInterpreter(model, kernels="reference")
+        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task)
+
+    return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
 
 
 class _Part:
@@ -383,8 +426,10 @@ def _as_drop(found: Interval, sign: float) -> Interval:
     return Interval(low=low, high=high, level=found.level, method=found.method)
 
 
-def _distance(compared: FloatComparison) -> float:
-    return compared.mean_abs_delta if math.isfinite(compared.mean_abs_delta) else math.inf
+def _distance(float_outputs: Array, outputs: Array) -> float:
+    """Return the mean absolute difference; infinite where an output is not finite."""
+    apart = float(np.abs(outputs.astype(np.float64) - float_outputs).mean())
+    return apart if math.isfinite(apart) else math.inf
 
 
 def _check_size(parts: Parts) -> None:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search for the recipe whose model keeps all budgets: whole precisions first, then layer by layer.
 
-1. Each precision that the board runs, for the whole model; of the 8-bit ones also other ranges and another rounding,
-   kept where they come closer to the float model.
+1. The whole model in 8 bits, with the ranges and the rounding that come closest to the float model, and in 4.
 2. Where the 8-bit model keeps the accuracy budget, and the board has 4-bit weights: each layer alone in 4 bits (its
    *sensitivity*), then one after the other, the least harm for a byte first; a layer that breaks the budget is left at
    8 bits.
 3. Where it does not, and the board runs mixed precisions: layers in 16 bits or float, the most help for a byte first,
    until one candidate fits.
+4. Where nothing fits so far, or the closest is wanted: the larger precisions for the whole model.
 
 With a budget on the accuracy the smallest model that keeps all budgets wins, without one the closest to float.
 The accuracy budget is compared with the unfavourable end of the drop's confidence interval, so that luck on the
@@ -26,8 +26,9 @@ from converter.core.sensitivity import Sensitivity, cheapest_first, most_helpful
 from edgefleet.contracts.errors import RefusedError
 from edgefleet.contracts.manifest import Precision
 
-#: In this order: what is small and exact enough comes first, in case time runs out.
-_PRECISIONS: tuple[Precision, ...] = ("int8", "int4", "float16", "int16x8", "dynamic-int8", "float32")
+#: What is small comes first; the rest is larger than any mix of these.
+_SMALL: tuple[Precision, ...] = ("int8", "int4")
+_LARGE: tuple[Precision, ...] = ("int16x8", "dynamic-int8", "float16", "float32")
 _OTHER_RANGES: tuple[RangeMethod, ...] = ("percentile", "mse", "entropy")
 #: What a drop budget of 0 counts as where budgets broken are compared.
 _SMALLEST_DROP = 0.001
@@ -127,18 +128,21 @@ def search(
 ) -> Found | Nearest:
     """Try recipes derived from ``start``, at most ``most`` of them and while ``in_time()``, and return the verdict.
 
-    ``gauge`` measures the sensitivity of single layers, roughly and quickly; what it measured is no candidate.
+    ``gauge`` measures roughly and quickly, for the distance only: ranges, rounding, the sensitivity of single layers.
+    What it measured is no candidate: of many that are tried on the same samples, some look good by luck.
 
     Raises:
         RefusedError: not one recipe could be measured; it is the first refusal.
     """
     run = _Run(measure, gauge or measure, budgets, start, choices, most, in_time)
-    run.try_whole_precisions()
+    run.try_whole(_SMALL)
     base = run.best_of_eight_bits()
     if base is not None and not run.accurate(base):
         run.raise_layers(base)
     elif base is not None and run.wants_less(base):
         run.lower(base)
+    if budgets.drop is None or not run.fitting():
+        run.try_whole(_LARGE)
     return run.verdict()
 
 
@@ -206,28 +210,38 @@ class _Run:
         self.known[asked] = self.known[recipe_sha256(trial.measured.recipe)] = trial
         return trial
 
-    def try_whole_precisions(self) -> None:
-        """Measure each precision that the board runs, for the whole model."""
-        for precision in _PRECISIONS:
+    def try_whole(self, precisions: Iterable[Precision]) -> None:
+        """Measure each of these precisions that the board runs, for the whole model."""
+        for precision in precisions:
             if precision in self.choices.precisions:
                 rounding = "gptq" if precision == "int4" else self.start.rounding
                 whole = replace(self.start, precision=precision, layers={}, rounding=rounding)
                 self.try_recipe(f"{precision} throughout", whole)
 
     def best_of_eight_bits(self) -> Trial | None:
-        """Try other ranges and another rounding of the 8-bit model; return the closest to float."""
+        """Gauge other ranges and another rounding; return the closest 8-bit model that keeps the accuracy budget."""
         if "int8" not in self.choices.precisions:
             return None
         plain = self.try_recipe("int8 throughout", replace(self.start, precision="int8", layers={}))
         if plain is None:
             return None
-        settled = plain.measured.recipe
-        tried = [plain]
-        for ranges in _OTHER_RANGES:
-            tried += self._tried(f"int8, ranges by {ranges}", replace(settled, ranges=ranges))
-        closest = min(tried, key=_distance)
-        tried += self._tried(f"{closest.title}, weights by gptq", replace(closest.measured.recipe, rounding="gptq"))
-        return min(tried, key=_distance)
+        closest, title = self._closest_variant(plain.measured.recipe)
+        tried = [plain, self.try_recipe(title, closest) or plain]
+        return min(tried, key=lambda trial: (not self.accurate(trial), _distance(trial)))
+
+    def _closest_variant(self, plain: Recipe) -> tuple[Recipe, str]:
+        """Return the recipe closest to float among other ranges, then with other rounding, and what it is called."""
+        best, title, least = plain, "int8 throughout", math.inf
+        variants = [(plain, title)]
+        variants += [(replace(plain, ranges=ranges), f"int8, ranges by {ranges}") for ranges in _OTHER_RANGES]
+        while variants:
+            for recipe, called in variants:
+                measured = self._gauged(recipe)
+                if measured is not None and _rounded(measured.distance) < least:
+                    best, title, least = measured.recipe, called, _rounded(measured.distance)
+            rounded = replace(best, rounding="gptq")
+            variants = [] if rounded in (variants[-1][0], best) else [(rounded, f"{title}, weights by gptq")]
+        return best, title
 
     def wants_less(self, base: Trial) -> bool:
         """Tell whether 4-bit weights may be used, and would be of use: for the size, the arena or a smaller model."""

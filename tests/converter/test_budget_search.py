@@ -144,17 +144,30 @@ def test_time_ends_the_search_with_the_best_so_far_after_one_measurement_at_leas
         model.measure, SearchBudgets(drop=0.2), START, choices=EVERYTHING, most=100, in_time=lambda: next(late, False)
     )
     assert isinstance(verdict, Found)
-    assert len(verdict.trials) == 3
+    assert len(verdict.trials) == 2
     model = MadeUpModel()
     search(model.measure, SearchBudgets(drop=0.2), START, choices=EVERYTHING, most=100, in_time=lambda: False)
     assert len(model.asked) == 1
+
+
+def test_larger_precisions_are_tried_only_where_nothing_smaller_fits() -> None:
+    model = MadeUpModel(doubt=0.0)
+    choices = Choices(precisions=("int8", "float16", "float32"), layers=EVERYTHING.layers)
+    found = search(model.measure, SearchBudgets(drop=0.06), START, choices=choices, most=100)
+    assert isinstance(found, Found)
+    assert {recipe.precision for recipe in model.asked} == {"int8"}
+    found = search(model.measure, SearchBudgets(drop=0.0), START, choices=choices, most=100)
+    assert isinstance(found, Found)
+    assert found.chosen.measured.recipe.precision == "float16"
 
 
 def test_the_gauge_measures_single_layers_and_is_no_candidate() -> None:
     model, quick = MadeUpModel(), MadeUpModel()
     found = search(model.measure, SearchBudgets(drop=0.07), START, choices=EVERYTHING, most=100, gauge=quick.measure)
     assert {len(recipe.layers) for recipe in quick.asked} == {0, 1}
-    assert {recipe.rounding for recipe in quick.asked} == {"nearest"}
+    assert {recipe.rounding for recipe in quick.asked if recipe.layers} == {"nearest"}
+    assert {recipe.ranges for recipe in quick.asked} == {"minmax", "percentile", "mse", "entropy"}
+    assert {recipe.ranges for recipe in model.asked} == {"minmax", "percentile"}
     assert len(found.trials) == len(model.asked)
 
 
@@ -163,7 +176,7 @@ def test_refused_recipes_are_told_and_the_rest_goes_on() -> None:
     found = search(model.measure, SearchBudgets(drop=0.07), START, choices=EVERYTHING, most=100)
     assert isinstance(found, Found)
     assert found.chosen.measured.recipe.precision == "int8"
-    assert set(found.refused) == {"no int16x8 here", "no int4 here", "no mixed here"}
+    assert set(found.refused) == {"no int4 here", "no mixed here"}
 
 
 def test_where_all_is_refused_the_first_refusal_is_raised() -> None:

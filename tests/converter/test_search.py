@@ -194,7 +194,7 @@ def test_costs_of_the_board_and_its_refusals_count(digits: tuple[ArraySamples, A
 def test_without_labels_the_float_model_is_the_yardstick(digits: tuple[ArraySamples, ArraySamples]) -> None:
     calibration, live = digits
     parts = split_samples(calibration, ArraySamples("live", live.inputs, None))
-    result = find_recipe(request(parts, SearchBudgets(drop=0.05), precisions=("int8", "float32"), most=2))
+    result = find_recipe(request(parts, SearchBudgets(drop=0.05), precisions=("float32", "dynamic-int8"), most=2))
     floats = next(trial for trial in result.outcome.trials if trial.title == "float32 throughout")
     assert (floats.measured.drop, floats.measured.worst_drop) == (0.0, 0.0)
     assert all(trial.measured.drop >= 0.0 for trial in result.outcome.trials)
