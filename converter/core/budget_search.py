@@ -32,6 +32,7 @@ _LARGE: tuple[Precision, ...] = ("int16x8", "dynamic-int8", "float16", "float32"
 _OTHER_RANGES: tuple[RangeMethod, ...] = ("percentile", "mse", "entropy")
 #: What a drop budget of 0 counts as where budgets broken are compared.
 _SMALLEST_DROP = 0.001
+_MOST_NAMED = 6
 #: A layer that saves less than this share of the model is not worth a measurement.
 _LEAST_SAVING = 0.01
 
@@ -258,7 +259,7 @@ class _Run:
         best = replace(base.measured.recipe, rounding="gptq")
         for one in order:
             taken: dict[str, LayerPrecision] = {**kept, one.layer: "int4"}
-            trial = self.try_recipe(f"int8 with {_layers(len(taken))} in int4", _with_layers(best, taken))
+            trial = self.try_recipe(self._titled(taken, "int4"), _with_layers(best, taken))
             if trial is None:
                 continue
             if self.accurate(trial):
@@ -275,8 +276,7 @@ class _Run:
         taken: dict[str, LayerPrecision] = {}
         for one in most_helpful_first(self._sensitivities(base, layers, higher)):
             taken = {**taken, one.layer: higher}
-            title = f"int8 with {_layers(len(taken))} in {higher}"
-            trial = self.try_recipe(title, _with_layers(base.measured.recipe, taken))
+            trial = self.try_recipe(self._titled(taken, higher), _with_layers(base.measured.recipe, taken))
             if trial is not None and not breaches(trial.measured, self.budgets):
                 return
 
@@ -303,6 +303,13 @@ class _Run:
     def _tried(self, title: str, recipe: Recipe) -> list[Trial]:
         trial = self.try_recipe(title, recipe)
         return [] if trial is None else [trial]
+
+    def _titled(self, layers: Iterable[str], precision: LayerPrecision) -> str:
+        """Name a candidate by its layers' numbers, in the order of execution."""
+        chosen = set(layers)
+        numbers = [place + 1 for place, (name, _) in enumerate(self.choices.layers) if name in chosen]
+        named = ", ".join(map(str, numbers)) if len(numbers) <= _MOST_NAMED else f"{len(numbers)} of them"
+        return f"int8, layer{'s' * (len(numbers) > 1)} {named} in {precision}"
 
     def _rank(self, trial: Trial) -> tuple[float, float]:
         size, distance = float(trial.measured.model_bytes), _distance(trial)
@@ -345,10 +352,6 @@ class _Run:
 
 def _with_layers(recipe: Recipe, layers: dict[str, LayerPrecision]) -> Recipe:
     return replace(recipe, precision="mixed", layers=dict(sorted(layers.items())))
-
-
-def _layers(count: int) -> str:
-    return "one layer" if count == 1 else f"{count} layers"
 
 
 def _distance(trial: Trial) -> float:

@@ -77,6 +77,7 @@ def test_a_layer_that_breaks_the_drop_is_left_and_the_next_is_tried() -> None:
     found = search(model.measure, SearchBudgets(drop=0.0465), START, choices=EVERYTHING, most=100)
     assert isinstance(found, Found)
     assert found.chosen.measured.recipe.layers == {"conv_b": "int4", "dense": "int4"}
+    assert found.chosen.title == "int8, layers 2, 3 in int4"
 
 
 def test_the_gate_is_on_the_unfavourable_end() -> None:
