@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.activations import layer_hessians
-from converter.adapters.calibration import Calibrator, Counter, read_scores
+from converter.adapters.calibration import Calibrator, Counter, KeepingInterpreter, read_scores
 from converter.adapters.flatbuffer import (
     read_facts,
     with_modern_operator_codes,
@@ -229,7 +229,7 @@ def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
     with ThreadPoolExecutor(worker_count()) as pool:
         for name in recipe.conditioning:
             candidates.append(_candidate(observed, recipe, name))
-            judged.append(pool.submit(_distance, observed, candidates[-1].quantized))
+            judged.append(pool.submit(_distance, observed, KeepingInterpreter(candidates[-1].quantized)))
         distances = [future.result() for future in judged]
     return candidates[distances.index(min(distances))]
 
@@ -290,7 +290,7 @@ def _ranges(observed: Observation, recipe: Recipe, model: bytes, statistics: Sta
     return {**ranges, **chosen}
 
 
-def _distance(observed: Observation, candidate: bytes) -> float:
+def _distance(observed: Observation, candidate: KeepingInterpreter) -> float:
     """Return the mean absolute difference of the scores from the float model's, on the reference kernels."""
     scores = read_scores(candidate, observed.prepared.facts.score_tensor(), observed.judges)
     apart = float(np.mean([np.abs(mine - float_) for mine, float_ in zip(scores, observed.scores, strict=True)]))

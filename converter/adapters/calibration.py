@@ -23,7 +23,11 @@ Array = npt.NDArray[Any]
 
 
 class KeepingInterpreter:
-    """A model on LiteRT's reference kernels, whose tensors can all be read after each inference."""
+    """A model on LiteRT's reference kernels, whose tensors can all be read after each inference.
+
+    It may run in another thread than it was made in, but must be made in the main one: it switches warnings off
+    meanwhile, which Python does for all threads.
+    """
 
     def __init__(self, model: bytes) -> None:
         self._interpreter = _keeping_interpreter(model)
@@ -133,13 +137,12 @@ class Counter:
         return counted
 
 
-def read_scores(model: bytes, score_tensor: int, samples: Iterable[Sequence[Array]]) -> list[Array]:
+def read_scores(interpreter: KeepingInterpreter, score_tensor: int, samples: Iterable[Sequence[Array]]) -> list[Array]:
     """Return a model's scores for real-valued samples: the first output, before a softmax or logistic function.
 
     Differences between scores tell two models apart where their probabilities are all near 0 and 1. The quantizer
     keeps the number that the tensor has in the float model.
     """
-    interpreter = KeepingInterpreter(model)
     specs = interpreter.input_specs
     scores = []
     for sample in samples:
