@@ -2,6 +2,7 @@
 """A folder of files: its labels.csv (file,label), and pictures as 8-bit RGB."""
 
 import csv
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ def read_picture(path: Path, source: str) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # threads share filters
+                    raise Image.DecompressionBombError
                 return _as_rgb(picture)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SampleError(
