@@ -51,6 +51,11 @@ two = Two()
 tf.saved_model.save(two, sys.argv[1] + "/two", signatures=two.serve)
 tf.saved_model.save(two, sys.argv[1] + "/loose", signatures=two.loose)
 tf.saved_model.save(two, sys.argv[1] + "/several", signatures={"a": two.serve, "b": two.loose})
+import keras
+left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right")
+ones, twos = (keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(w)) for w in (1, 2))
+total = keras.layers.Add()([ones(left), twos(right)])
+keras.Model([left, right], {"total": total, "hidden": keras.layers.ReLU()(left)}).save(sys.argv[1] + "/two.keras")
 """
 
 
@@ -87,9 +92,10 @@ def test_a_pytorch_module_comes_in_by_the_name_of_its_function(tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_saved_model_folder_comes_in_with_the_names_of_its_signature(tmp_path: Path) -> None:
+def test_saved_models_and_keras_files_come_in_with_the_names_of_their_inputs_and_outputs(tmp_path: Path) -> None:
     python = named_python(TENSORFLOW, "tensorflow")
     subprocess.run([python, "-c", SAVED, str(tmp_path)], check=True, capture_output=True, timeout=120)
+    check_two(read_source(tmp_path / "two.keras").data)
     source = read_source(tmp_path / "two")
     check_two(source.data)
     again = tmp_path / "moved"
