@@ -38,8 +38,7 @@ def read_picture(path: Path, source: str) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
-                if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # threads share filters
-                    raise Image.DecompressionBombError
+                _check_pixels(picture)
                 return _as_rgb(picture)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SampleError(
@@ -64,6 +63,14 @@ def read_listing(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], 
     labels = [_class_number(row[1].strip(), class_names, source) for row in rows]
     _check_unique([row[0] for row in rows], source)
     return files, np.array(labels, dtype=np.int64)
+
+
+def _check_pixels(picture: "Picture") -> None:
+    """Refuse what Pillow only warns of, as another thread may have changed what warnings do."""
+    from PIL import Image
+
+    if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError
 
 
 def _as_rgb(picture: "Picture") -> Array:
