@@ -173,3 +173,31 @@ def test_a_detection_in_another_image_finds_nothing() -> None:
     box = [0.0, 0.0, 2.0, 2.0]
     found = [np.zeros((0, 5)), np.array([[*box, 0.9]])]
     assert average_precision(found, [np.array([box]), np.zeros((0, 4))]) == 0.0
+
+
+def _slow_average_precision(found: list[np.ndarray], wanted: list[np.ndarray]) -> float:
+    """The same figure by the letter of its definition: match one by one, then the best precision from each hit on."""
+    order = sorted((-row[4], image, place) for image, rows in enumerate(found) for place, row in enumerate(rows))
+    taken: set[tuple[int, int]] = set()
+    hits = []
+    for _, image, place in order:
+        free = [number for number in range(len(wanted[image])) if (image, number) not in taken]
+        overlaps = [float(overlap(found[image][place][:4], wanted[image][number][np.newaxis])[0]) for number in free]
+        hits.append(bool(free) and max(overlaps) >= 0.5)
+        if hits[-1]:
+            taken.add((image, free[overlaps.index(max(overlaps))]))
+    precisions = [sum(hits[: end + 1]) / (end + 1) for end in range(len(hits))]
+    return sum(max(precisions[end:]) for end, hit in enumerate(hits) if hit) / sum(map(len, wanted))
+
+
+@given(seed=st.integers(0, 10**6), images=st.integers(1, 3))
+def test_average_precision_is_what_its_definition_says(seed: int, images: int) -> None:
+    random = np.random.default_rng(seed)
+
+    def boxes(fewest: int) -> np.ndarray:
+        corner = random.integers(0, 5, (random.integers(fewest, 5), 2)).astype(np.float64)
+        return np.concatenate([corner, corner + random.integers(1, 4, corner.shape)], axis=1)
+
+    wanted = [boxes(1) for _ in range(images)]
+    found = [np.concatenate([b, random.integers(0, 4, (len(b), 1)) / 4], axis=1) for b in (boxes(0) for _ in wanted)]
+    assert average_precision(found, wanted) == pytest.approx(_slow_average_precision(found, wanted), abs=1e-12)
