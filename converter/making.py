@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from converter.adapters.flatbuffer import read_facts, read_model
 from converter.adapters.flatbuffer_compact import compact
 from converter.adapters.model_files import SourceModel
-from converter.adapters.offline_plan import embed_plan, plan_for, read_plan, variable_tensors
+from converter.adapters.offline_plan import carried_plan, embed_plan, plan_for, read_plan, variable_tensors
 from converter.adapters.samples import SampleSet
 from converter.adapters.vela import compile_npu
-from converter.core.arena import greedy, live_buffers
 from converter.core.board_checks import check_board, outdated_operators
 from converter.core.board_cost import Cost, predict
 from converter.core.budget_search import SearchBudgets
@@ -82,8 +81,10 @@ def make_model(
         _taken(request, source, facts) if facts.precision() != "float32" else _from_float(request, source, sets, clock)
     )
     check_board(made.facts, request.profile)
+    if request.profile.accelerator is not None:
+        made = _compiled(made, request.profile, request.profile.accelerator)
     _check_arena(made.cost, request.profile)
-    return made if request.profile.accelerator is None else _compiled(made, request.profile.accelerator)
+    return made
 
 
 def _taken(request: ConversionRequest, source: SourceModel, facts: GraphFacts) -> MadeModel:
@@ -187,8 +188,8 @@ def _probe(model: bytes, recipe: Recipe) -> None:
 
 
 def _planned(model: bytes, profile: Profile) -> tuple[bytes, tuple[str, ...]]:
-    """Embed an arena plan for a microcontroller where it is better than the interpreter's own."""
-    if profile.runtime.kind != "tflm":
+    """Embed an arena plan for a microcontroller where it is better than the interpreter's own; vela makes its own."""
+    if profile.runtime.kind != "tflm" or profile.accelerator is not None:
         return model, ()
     own, best = plan_for(model)
     if best.size_bytes >= own.size_bytes:
@@ -197,11 +198,23 @@ def _planned(model: bytes, profile: Profile) -> tuple[bytes, tuple[str, ...]]:
     return compact(embed_plan(model, best)), (said,)
 
 
-def board_cost(model: bytes, profile: Profile) -> Cost:
-    """Predict what a model costs on a profile's board, under the plan that it brings along or the interpreter's own."""
-    facts, variables, embedded = read_facts(model), variable_tensors(read_model(model)), read_plan(model)
-    plan = greedy(live_buffers(facts, variables), embedded)
-    return predict(facts, plan, profile, planner="offline" if embedded else "tflm-greedy", variables=variables)
+def board_cost(model: bytes, profile: Profile, *, npu_latency_us: float | None = None) -> Cost:
+    """Predict what a model costs on a profile's board; on a microcontroller under the arena plan that it would get.
+
+    Raises:
+        UnsupportedModelError: the board is a microcontroller, and the model has inner graphs.
+    """
+    facts = read_facts(model)
+    if profile.runtime.kind != "tflm":
+        return predict(facts, None, profile)
+    return predict(
+        facts,
+        carried_plan(model),
+        profile,
+        planner="offline" if read_plan(model) else "tflm-greedy",
+        variables=variable_tensors(read_model(model)),
+        npu_latency_us=npu_latency_us,
+    )
 
 
 def _check_arena(cost: Cost, profile: Profile) -> None:
@@ -214,7 +227,7 @@ def _check_arena(cost: Cost, profile: Profile) -> None:
         )
 
 
-def _compiled(made: MadeModel, accelerator: AcceleratorFacts) -> MadeModel:
+def _compiled(made: MadeModel, profile: Profile, accelerator: AcceleratorFacts) -> MadeModel:
     """Compile the model for the board's NPU; what comes out runs nowhere here."""
     compiled = compile_npu(made.data, accelerator)
     left = f"; on the processor: {', '.join(compiled.report.left_on_cpu)}" if compiled.report.left_on_cpu else ""
@@ -222,6 +235,7 @@ def _compiled(made: MadeModel, accelerator: AcceleratorFacts) -> MadeModel:
     return replace(
         made,
         data=compiled.model,
+        cost=board_cost(compiled.model, profile, npu_latency_us=compiled.report.inference_us),
         accelerator=Accelerator(id=accelerator.id, npu_share=compiled.npu_share),
         rewrites=(*made.rewrites, f"compiled by vela {compiled.report.tool_version}"),
         notes=(*made.notes, note),

@@ -47,7 +47,7 @@ from converter.proof import (
     SampleSets,
     acceptance_npz,
     assess,
-    production_kernels,
+    host_kernels,
     prove,
     vector_members,
 )
@@ -67,7 +67,9 @@ from edgefleet.contracts.manifest import (
     Tool,
 )
 from edgefleet.contracts.profile import Profile, compat_hash
+from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.oracle import open_oracle, oracle_tool
 from edgefleet.runtimes.probe import probe_model
 
 MODEL_PATH = "model/model.tflite"
@@ -77,9 +79,6 @@ _NO_RECIPE_SHA256 = sha256_hex(canonical_json({"taken": "as it is"}))
 _EXPLAINED = 32
 #: What LiteRT says of operators that it does not have, TensorFlow's own ("Flex") among them.
 _CUSTOM_OPERATOR = ("custom op", "Regular TensorFlow ops")
-_TFLM_NOTE = (
-    "parity vectors come from LiteRT's reference kernels; microcontroller numerics are checked where firmware is built"
-)
 
 
 class Conversion(NamedTuple):
@@ -132,10 +131,11 @@ def _open_sets(request: ConversionRequest, model: bytes) -> SampleSets:
 
 
 def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: datetime) -> Conversion:
-    production = LiteRtInterpreter(made.runnable, kernels=production_kernels(request.profile))
+    production = open_oracle(made.runnable, kind=request.profile.runtime.kind)
     check_class_names(request, production.outputs[0])
     proof = prove(request, made.runnable, production, sets.calibration)
-    latency = measure_latency(production, [tensor[0] for tensor in proof.inputs])
+    timed = LiteRtInterpreter(made.runnable, kernels=host_kernels(request.profile))
+    latency = measure_latency(timed, [tensor[0] for tensor in proof.inputs])
     check_latency(latency, request.profile, architecture=platform.machine())
     members: dict[str, bytes] = {MODEL_PATH: made.data, **vector_members(proof)}
     if made.recipe is not None:
@@ -192,7 +192,7 @@ def _manifest(
     request: ConversionRequest,
     made: MadeModel,
     sets: SampleSets,
-    production: LiteRtInterpreter,
+    production: Interpreter,
     proof: Proof,
     quality: Quality,
     members: dict[str, bytes],
@@ -226,11 +226,11 @@ def _manifest(
         arena=made.cost.arena,
         model=MODEL_PATH,
         members=describe_members(members),
-        lineage=_lineage(made, sets),
+        lineage=_lineage(made, sets, oracle_tool(profile.runtime.kind)),
     )
 
 
-def _lineage(made: MadeModel, sets: SampleSets) -> Lineage:
+def _lineage(made: MadeModel, sets: SampleSets, oracle: Tool) -> Lineage:
     tools = ["ai-edge-litert", "edgefleet", "numpy"]
     if made.recipe is not None and made.recipe.precision != "float32":
         tools.append("ai-edge-quantizer")
@@ -244,14 +244,16 @@ def _lineage(made: MadeModel, sets: SampleSets) -> Lineage:
         rewrites=made.rewrites,
         calibration_sha256=None if sets.calibration is None else sample_set_sha256(sets.calibration),
         evaluation_sha256=None if sets.evaluation is None else sample_set_sha256(sets.evaluation),
-        tools=tuple(Tool(name=name, version=installed(name)) for name in sorted(tools)),
+        tools=tuple(sorted({oracle, *(Tool(name=name, version=installed(name)) for name in tools)}, key=_tool_name)),
     )
+
+
+def _tool_name(tool: Tool) -> str:
+    return tool.name
 
 
 def _notes(profile: Profile) -> tuple[str, ...]:
     proved_with = installed("ai-edge-litert")
-    if profile.runtime.kind == "tflm":
-        return (_TFLM_NOTE,)
     if profile.runtime.kind == "litert" and is_older(profile.runtime.version, proved_with):
         return (f"proved with LiteRT {proved_with}; the board has {profile.runtime.version}",)
     return ()

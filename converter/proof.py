@@ -35,6 +35,7 @@ from edgefleet.contracts.manifest import (
     Tolerances,
 )
 from edgefleet.contracts.profile import Profile
+from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
 from edgefleet.runtimes.parity import difference
 
@@ -70,8 +71,8 @@ class Quality:
     acceptance: AcceptanceExamples | None
 
 
-def production_kernels(profile: Profile) -> Kernels:
-    """Return the kernels that stand for the board's own on this machine."""
+def host_kernels(profile: Profile) -> Kernels:
+    """Return the kernels of LiteRT that are timed on this machine."""
     return "production" if profile.runtime.kind == "litert" else "reference"
 
 
@@ -94,15 +95,16 @@ def acceptance_npz(samples: SampleSet, input_names: list[str]) -> bytes:
     return canonical_npz({**stacked, "y": labels})
 
 
-def prove(
-    request: ConversionRequest, model: bytes, production: LiteRtInterpreter, calibration: SampleSet | None
-) -> Proof:
-    """Choose parity inputs, answer them with the reference kernels, and measure how far the production kernels differ.
+def prove(request: ConversionRequest, model: bytes, production: Interpreter, calibration: SampleSet | None) -> Proof:
+    """Choose parity inputs, answer them with the reference, and measure how far the board's own runtime differs.
+
+    The reference is LiteRT's reference kernels; for a microcontroller it is TFLM, which rounds by rules of its own.
 
     Raises:
         ModelFailedError: an answer is not finite, or the interpreter failed.
     """
-    reference = LiteRtInterpreter(model, kernels="reference")
+    micro = request.profile.runtime.kind == "tflm"
+    reference = production if micro else LiteRtInterpreter(model, kernels="reference")
     chosen = _parity_inputs(request, reference.inputs, calibration)
     expected = run_all(reference, chosen)
     if not all(np.isfinite(output).all() for output in expected):
@@ -144,7 +146,7 @@ def vector_members(proof: Proof) -> dict[str, bytes]:
 
 def assess(
     request: ConversionRequest,
-    production: LiteRtInterpreter,
+    production: Interpreter,
     sets: SampleSets,
     *,
     float_model: bytes | None,
@@ -171,19 +173,19 @@ def assess(
     return Quality(evaluation, confused, comparison, reference, accepted)
 
 
-def _labels(request: ConversionRequest, samples: SampleSet, interpreter: LiteRtInterpreter) -> Array:
+def _labels(request: ConversionRequest, samples: SampleSet, interpreter: Interpreter) -> Array:
     labels = class_numbers(samples)
     check_labels(labels, int(np.prod(interpreter.outputs[0].shape)), task=request.task, source=samples.source)
     return labels
 
 
-def _predict(request: ConversionRequest, interpreter: LiteRtInterpreter, samples: SampleSet) -> Array:
+def _predict(request: ConversionRequest, interpreter: Interpreter, samples: SampleSet) -> Array:
     inputs = model_inputs(samples, range(len(samples)), request.preprocessing, interpreter.inputs)
     return predict(interpreter, inputs, request.task)
 
 
 def _accept(
-    request: ConversionRequest, production: LiteRtInterpreter, samples: SampleSet | None, stored: bytes | None
+    request: ConversionRequest, production: Interpreter, samples: SampleSet | None, stored: bytes | None
 ) -> AcceptanceExamples | None:
     if samples is None or stored is None:
         return None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check a bundle as a device would, and use one: verify, evaluate, run."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,14 @@ from converter.adapters.execution import predict, run_all
 from converter.adapters.samples import class_numbers, model_inputs, open_samples
 from converter.core.scoring import Metric, check_labels, score
 from edgefleet.contracts.bundle import Bundle, open_bundle
-from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError
+from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError, UnsupportedModelError
 from edgefleet.contracts.evidence import Score
 from edgefleet.contracts.manifest import Fact, Manifest
 from edgefleet.contracts.profile import Profile, compat_hash
 from edgefleet.runtimes.examples import score_acceptance
 from edgefleet.runtimes.litert import Kernels
 from edgefleet.runtimes.loaded_model import LoadedModel
+from edgefleet.runtimes.oracle import open_oracle
 from edgefleet.runtimes.parity import check_parity
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.probe import probe_model
@@ -26,6 +28,9 @@ from edgefleet.runtimes.tensors import dequantize, to_model_inputs
 Array = npt.NDArray[Any]
 #: Another processor's production kernels may decide a few close examples the other way.
 _ACCEPTANCE_SLACK = 0.02
+
+
+_RUNTIMES = {"litert": "the production kernels", "tflm": "TFLM", "tflite-runtime": "tflite-runtime"}
 
 
 class Check(Fact, frozen=True, kw_only=True):
@@ -44,6 +49,9 @@ class Verification(Fact, frozen=True, kw_only=True):
     version: str
     profile: str
     checks: tuple[Check, ...]
+
+
+_NOT_RUN = Check(name="execution", result="compiled-not-run: nothing here runs the model as the board will")
 
 
 class Run(NamedTuple):
@@ -66,11 +74,7 @@ def verify_bundle(path: Path, profile: Profile | None) -> Verification:
     if profile is not None:
         check_compatible(manifest, profile)
         checks.append(Check(name="board", result=f"made for what '{profile.id}' is"))
-    probe_model(bundle.read(manifest.model), kernels="reference")
-    kinds: tuple[Kernels, ...] = ("reference",) if _kernels(manifest) == "reference" else ("reference", "production")
-    checks += [_check_parity(bundle, kernels) for kernels in kinds]
-    if manifest.acceptance is not None:
-        checks.append(_check_acceptance(bundle))
+    checks += _run_checks(bundle) if manifest.execution == "proved" else [_NOT_RUN]
     return Verification(
         bundle=path.name,
         sha256=bundle.sha256,
@@ -79,6 +83,21 @@ def verify_bundle(path: Path, profile: Profile | None) -> Verification:
         profile=manifest.profile.id,
         checks=tuple(checks),
     )
+
+
+def _run_checks(bundle: Bundle) -> Iterator[Check]:
+    """Check what can be seen by running the model: as the board does, and with LiteRT's reference kernels besides."""
+    manifest = bundle.manifest
+    probe_model(bundle.read(manifest.model), kernels="reference")
+    board = _on_board(bundle)
+    if manifest.runtime.kind == "tflm":  # the reference of its own vectors
+        yield _check_parity(bundle, board, "reference", _RUNTIMES["tflm"])
+    else:
+        reference = LoadedModel.from_bundle(bundle, kernels="reference")
+        yield _check_parity(bundle, reference, "reference", "the reference kernels")
+        yield _check_parity(bundle, board, "production", _RUNTIMES[manifest.runtime.kind])
+    if manifest.acceptance is not None:
+        yield _check_acceptance(bundle, board)
 
 
 def check_compatible(manifest: Manifest, profile: Profile) -> None:
@@ -114,8 +133,7 @@ def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     labels = class_numbers(samples)
     classes = int(np.prod(manifest.interface.outputs[0].shape))
     check_labels(labels, classes, task=manifest.task, source=samples.source)
-    probe_model(bundle.read(manifest.model), kernels="reference")
-    model = LoadedModel.from_bundle(bundle, kernels=_kernels(manifest))
+    model = _probed(bundle)
     inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
     return score(metric, predict(model.interpreter, inputs, manifest.task), labels, manifest.task)
 
@@ -136,8 +154,7 @@ def run_bundle(path: Path, batch: Array) -> Run:
             f"the model has {len(manifest.interface.inputs)} inputs, and an .npy file holds one",
             hint="use 'edgefleet evaluate' with an .npz of one array an input",
         )
-    probe_model(bundle.read(manifest.model), kernels="reference")
-    model = LoadedModel.from_bundle(bundle, kernels=_kernels(manifest))
+    model = _probed(bundle)
     raw = batch.dtype == np.dtype(manifest.interface.inputs[0].dtype) and batch.dtype.kind != "f"
     inputs = [_as_tensor(sample, manifest) if raw else _prepared(sample, manifest) for sample in batch]
     outputs = run_all(model.interpreter, inputs)
@@ -146,27 +163,48 @@ def run_bundle(path: Path, batch: Array) -> Run:
     return Run([dequantize(o, s) for o, s in zip(outputs, manifest.interface.outputs, strict=True)], raw=False)
 
 
-def _kernels(manifest: Manifest) -> Kernels:
-    return "production" if manifest.runtime.kind == "litert" else "reference"
+def _probed(bundle: Bundle) -> LoadedModel:
+    """Load a model that may be hostile: where it ends its interpreter, it ends another process."""
+    if bundle.manifest.execution == "proved":
+        probe_model(bundle.read(bundle.manifest.model), kernels="reference")
+    return _on_board(bundle)
 
 
-def _check_parity(bundle: Bundle, kernels: Kernels) -> Check:
-    report = check_parity(LoadedModel.from_bundle(bundle, kernels=kernels), bundle, kernels)
+def _on_board(bundle: Bundle) -> LoadedModel:
+    """Load the model into the runtime that the board has.
+
+    Raises:
+        UnsupportedModelError: nothing here runs it as the board will, or the runtime refuses it.
+        MissingExtraError: the runtime is not installed.
+    """
+    manifest = bundle.manifest
+    if manifest.execution != "proved":
+        raise UnsupportedModelError(
+            f"the bundle {manifest.name} {manifest.version} is compiled-not-run: nothing here runs its model",
+            hint="use the model from before the NPU's compiler, or run it on the board",
+        )
+    if manifest.runtime.kind == "litert":
+        return LoadedModel.from_bundle(bundle, kernels="production")
+    return LoadedModel(manifest, open_oracle(bundle.read(manifest.model), kind=manifest.runtime.kind))
+
+
+def _check_parity(bundle: Bundle, model: LoadedModel, kernels: Kernels, where: str) -> Check:
+    report = check_parity(model, bundle, kernels)
     unit = "LSB" if bundle.manifest.tolerances.unit == "lsb" else "absolute"
     said = f"{report.samples} vectors, worst {report.worst:g} {unit}, allowed {report.tolerance:g}"
     if not report.passed:
         raise ModelFailedError(
-            f"the model does not answer its parity vectors with the {kernels} kernels: {said}, "
+            f"the model does not answer its parity vectors with {where}: {said}, "
             f"{report.top1_changed} clear top-1 changed",
             hint="do not install it; convert the model again, and report it if this repeats",
         )
-    return Check(name=f"parity, {kernels} kernels", result=said)
+    return Check(name=f"parity, {where.removeprefix('the ')}", result=said)
 
 
-def _check_acceptance(bundle: Bundle) -> Check:
+def _check_acceptance(bundle: Bundle, model: LoadedModel) -> Check:
     accepted = bundle.manifest.acceptance
     assert accepted is not None  # noqa: S101  # the caller looked
-    got = score_acceptance(LoadedModel.from_bundle(bundle, kernels=_kernels(bundle.manifest)), bundle)
+    got = score_acceptance(model, bundle)
     if got.non_finite or abs(got.value - accepted.value) > _ACCEPTANCE_SLACK:
         raise ModelFailedError(
             f"the model scores {got.value:.4f} on its acceptance examples with {got.non_finite} answers not finite; "

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.manifest import Task
-from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.metrics import percentile
 from edgefleet.runtimes.tensors import dequantize
 
@@ -21,7 +21,7 @@ _LATENCY_RUNS = 100
 _NS_PER_US = 1000.0
 
 
-def predict(interpreter: LiteRtInterpreter, inputs: Iterable[Sequence[Array]], task: Task) -> Array:
+def predict(interpreter: Interpreter, inputs: Iterable[Sequence[Array]], task: Task) -> Array:
     """Return the first output of each sample, de-quantized, shape (samples, …) without the batch dimension.
 
     For the task ``anomaly`` of a model that reconstructs its input, that is the mean squared error of the
@@ -41,13 +41,13 @@ def predict(interpreter: LiteRtInterpreter, inputs: Iterable[Sequence[Array]], t
     return np.stack(answers)
 
 
-def run_all(interpreter: LiteRtInterpreter, inputs: Iterable[Sequence[Array]]) -> list[Array]:
+def run_all(interpreter: Interpreter, inputs: Iterable[Sequence[Array]]) -> list[Array]:
     """Return all outputs as they are, one array an output, first axis samples."""
     per_sample = [interpreter.invoke(sample) for sample in inputs]
     return [np.stack([outputs[position] for outputs in per_sample]) for position in range(len(interpreter.outputs))]
 
 
-def measure_latency(interpreter: LiteRtInterpreter, sample: Sequence[Array]) -> Latency:
+def measure_latency(interpreter: Interpreter, sample: Sequence[Array]) -> Latency:
     """Time single inferences on this machine."""
     took_us = []
     for _ in range(_LATENCY_RUNS):

@@ -5,8 +5,8 @@
 2. Where the 8-bit model keeps the accuracy budget, and the board has 4-bit weights: each layer alone in 4 bits (its
    *sensitivity*), then one after the other, the least harm for a byte first; a layer that breaks the budget is left at
    8 bits.
-3. Where it does not, and the board runs mixed precisions: layers in 16 bits or float, the most help for a byte first,
-   until one candidate fits.
+3. Where it does not: activations in 16 bits throughout, which costs few bytes; if that does not fit either, and the
+   board runs mixed precisions, single layers in 16 bits or float, the most help for a byte first, until one fits.
 4. Where nothing fits so far, or the closest is wanted: the larger precisions for the whole model.
 
 With a budget on the accuracy the smallest model that keeps all budgets wins, without one the closest to float.
@@ -28,6 +28,7 @@ from edgefleet.contracts.manifest import Precision
 
 #: What is small comes first; the rest is larger than any mix of these.
 _SMALL: tuple[Precision, ...] = ("int8", "int4")
+_SIXTEEN: tuple[Precision, ...] = ("int16x8",)
 _LARGE: tuple[Precision, ...] = ("int16x8", "dynamic-int8", "float16", "float32")
 _OTHER_RANGES: tuple[RangeMethod, ...] = ("percentile", "mse", "entropy")
 #: What a drop budget of 0 counts as where budgets broken are compared.
@@ -139,7 +140,9 @@ def search(
     run.try_whole(_SMALL)
     base = run.best_of_eight_bits()
     if base is not None and not run.accurate(base):
-        run.raise_layers(base)
+        run.try_whole(_SIXTEEN)
+        if not run.fitting():
+            run.raise_layers(base)
     elif base is not None and run.wants_less(base):
         run.lower(base)
     if budgets.drop is None or not run.fitting():

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError
 from edgefleet.contracts.manifest import Manifest, TensorSpec
+from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter, runtime_version
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import Floats, dequantize, to_model_inputs
@@ -21,22 +22,23 @@ _LONGEST_NUMBER = 18
 class LoadedModel:
     """One interpreter with the manifest that says how to feed and read it; not for two threads at once."""
 
-    def __init__(self, manifest: Manifest, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
+    def __init__(self, manifest: Manifest, interpreter: Interpreter) -> None:
         self.manifest = manifest
-        _check_runtime(manifest, kernels)
-        self.interpreter = LiteRtInterpreter(model, kernels=kernels, threads=threads)
-        _check_interface(manifest, self.interpreter)
+        self.interpreter = interpreter
+        _check_interface(manifest, interpreter)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1) -> "LoadedModel":
-        """Load a verified bundle's model.
+        """Load a verified bundle's model into LiteRT.
 
         Raises:
             BundleError: the model's bytes changed on disk.
             IncompatibleError: the model is not the one that the manifest describes, or needs another runtime.
             UnsupportedModelError: the runtime cannot load it.
         """
-        return cls(bundle.manifest, bundle.read(bundle.manifest.model), kernels=kernels, threads=threads)
+        _check_runtime(bundle.manifest, kernels)
+        model = bundle.read(bundle.manifest.model)
+        return cls(bundle.manifest, LiteRtInterpreter(model, kernels=kernels, threads=threads))
 
     def answer(self, raw: Sequence[Array]) -> list[Floats]:
         """Answer one raw sample (one array an input, before preprocessing) with de-quantized float32 outputs.
@@ -82,7 +84,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _check_interface(manifest: Manifest, interpreter: LiteRtInterpreter) -> None:
+def _check_interface(manifest: Manifest, interpreter: Interpreter) -> None:
     for where, said, found in (
         ("input", manifest.interface.inputs, interpreter.inputs),
         ("output", manifest.interface.outputs, interpreter.outputs),

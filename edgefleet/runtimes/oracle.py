@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgefleet.contracts.errors import ModelFailedError
 from edgefleet.contracts.manifest import RuntimeKind, Task, TensorSpec, Tool
 from edgefleet.runtimes import tflite_runtime, tflm
+from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
 from edgefleet.runtimes.parity import top1_differs
 from edgefleet.runtimes.tensors import dequantize
@@ -20,28 +21,6 @@ Array = npt.NDArray[Any]
 _LARGEST_DIFFERENCE = 0.3
 #: One answer in a hundred, or a single one, may be of another class.
 _CHANGED_SHARE = 0.01
-
-
-class Interpreter(Protocol):
-    """One loaded model, on whatever runtime; not for use from two threads at once."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What it takes."""
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What it answers with."""
-
-    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
-
-        Raises:
-            ModelFailedError: an input does not fit, or the interpreter failed.
-        """
-
-    def reset_state(self) -> None:
-        """Set the model's state variables back to their start."""
 
 
 def open_oracle(model: bytes, *, kind: RuntimeKind, kernels: Kernels = "production") -> Interpreter:

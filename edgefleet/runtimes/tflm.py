@@ -75,7 +75,7 @@ def runtime_version() -> str:
     try:
         return version("tflite-micro")
     except PackageNotFoundError as error:
-        raise missing_extra("mcu", "checking a model on TensorFlow Lite Micro") from error
+        raise missing_extra("converter", "checking a model on TensorFlow Lite Micro") from error
 
 
 def _refusal(error: RefusedByRuntime, arena_bytes: int) -> UnsupportedModelError:

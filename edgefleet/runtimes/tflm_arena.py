@@ -40,6 +40,6 @@ def measure_arena(model: bytes, *, deadline_s: float = 60.0) -> TflmArena:
     if set(figures) != {"head", "tail", "total"}:
         raise ModelFailedError(
             "TFLM did not say how much memory it allocated",
-            hint="install the release of tflite-micro that the extra 'mcu' names",
+            hint="install the release of tflite-micro that the extra 'converter' names",
         )
     return TflmArena(int(figures["head"]), int(figures["tail"]), int(figures["total"]))

@@ -48,7 +48,7 @@ SHARED_MODELS = [
     "ad_float32", "ad_int8", "ic_resnet8_float32", "ic_resnet8_int8", "kws_int8", "vww_float32", "vww_int8",
 ]  # fmt: skip
 needs_tflm = pytest.mark.skipif(
-    find_spec("tflite_micro") is None, reason="no tflite_micro: pip install tflite-micro (the extra 'mcu')"
+    find_spec("tflite_micro") is None, reason="no tflite_micro: pip install tflite-micro (the extra 'converter')"
 )
 
 

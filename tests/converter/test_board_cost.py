@@ -32,7 +32,7 @@ WHEEL = Interpreter(pointer_bytes=8, wheel=True)
 _ALIGNING_BYTES = 15
 
 needs_tflm = pytest.mark.skipif(
-    find_spec("tflite_micro") is None, reason="no tflite_micro: pip install tflite-micro (the extra 'mcu')"
+    find_spec("tflite_micro") is None, reason="no tflite_micro: pip install tflite-micro (the extra 'converter')"
 )
 
 

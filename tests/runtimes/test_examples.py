@@ -15,6 +15,7 @@ from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.manifest import Interface, TensorSpec
 from edgefleet.runtimes.examples import AcceptanceScore, read_examples, score_acceptance
+from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.loaded_model import LoadedModel
 
 BundleMaker = Callable[..., Bundle]
@@ -118,7 +119,7 @@ def test_answers_that_are_not_finite_are_counted_and_never_right(
 ) -> None:
     frames = np.concatenate([digits_samples[:1, 0], np.zeros((1, 8, 8, 1), np.float32)])
     bundle = digits_bundle(acceptance=_npz(x=frames, y=np.array([0, 0])))
-    model = LoadedModel(bundle.manifest, nan_model)
+    model = LoadedModel(bundle.manifest, LiteRtInterpreter(nan_model))
     first = int(model.answer([frames[0]])[0].argmax())
     score = score_acceptance(model, bundle)
     assert score == AcceptanceScore(2, 0.5 if first == 0 else 0.0, 1)

@@ -85,7 +85,7 @@ def test_a_model_that_is_not_the_manifests_is_refused(digits_bundle: BundleMaker
     other = msgspec.structs.replace(manifest.interface.outputs[0], shape=(1, 11))
     interface = msgspec.structs.replace(manifest.interface, outputs=(other,))
     with pytest.raises(ModelFailedError) as caught:
-        LoadedModel(msgspec.structs.replace(manifest, interface=interface), digits_model)
+        LoadedModel(msgspec.structs.replace(manifest, interface=interface), LiteRtInterpreter(digits_model))
     assert caught.value.message == "the model's outputs are not those of manifest.interface.outputs"
 
 

@@ -19,7 +19,7 @@ from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.tflm import TflmInterpreter
 from edgefleet.runtimes.tflm_arena import TflmArena, measure_arena
 
-needs_tflm = pytest.mark.skipif(find_spec("tflite_micro") is None, reason="tflite-micro is missing (extra 'mcu')")
+needs_tflm = pytest.mark.skipif(find_spec("tflite_micro") is None, reason="tflite-micro is missing (extra 'converter')")
 _BUCKETIZE = 147  # an operator that TFLM does not have: its number in TensorFlow Lite's schema
 _MAX_POOL_2D = 17
 
@@ -206,6 +206,6 @@ def test_without_the_wheel_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, d
     with pytest.raises(MissingExtraError) as caught:
         TflmInterpreter(digits_model)
     assert (caught.value.message, caught.value.hint) == (
-        "checking a model on TensorFlow Lite Micro needs the extra 'mcu', which is not installed",
-        "run: pip install 'edgefleet[mcu]'",
+        "checking a model on TensorFlow Lite Micro needs the extra 'converter', which is not installed",
+        "run: pip install 'edgefleet[converter]'",
     )
