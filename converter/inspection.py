@@ -5,6 +5,7 @@ from pathlib import Path
 
 from converter.adapters.flatbuffer import read_facts
 from converter.adapters.model_files import read_source
+from converter.adapters.soundness import check_shapes
 from converter.core.board_checks import needed_runtime, outdated_operators
 from converter.core.drawing import graph_svg
 from converter.core.graph import GraphFacts
@@ -114,6 +115,7 @@ def _read(path: Path) -> tuple[bytes, Bundle | None]:
 
 def _probed_facts(data: bytes) -> GraphFacts:
     probe_model(data, kernels="reference")
+    check_shapes(data)
     return read_facts(data)
 
 
