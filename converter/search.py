@@ -49,6 +49,8 @@ _MOST_REPORTED = 6
 _FEWEST_SAMPLES = 20
 #: How much of an evaluation set compares candidates.
 _COMPARING_SHARE = 0.6
+#: How many times longer than the latest a measurement may take: rounding by gptq, a busy machine.
+_SLOWER = 2.0
 #: How many samples gauge the sensitivity of a layer.
 _GAUGING_SAMPLES = 64
 #: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
@@ -231,7 +233,7 @@ class _Bench:
         """Tell whether another measurement and the report still fit into the time."""
         parts = self._request.samples
         judging_s = self._judging_s * len(parts.report) / len(parts.search)
-        needed_s = self._latest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
+        needed_s = _SLOWER * self._latest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
         return self._request.clock() - self._started_s + needed_s < self._request.limit_s
 
     def gauge(self, recipe: Recipe) -> Measured:
