@@ -41,6 +41,7 @@ from converter.core.request import (
 )
 from converter.explain import explain
 from converter.making import MadeModel, make_model
+from converter.preprocessing_check import better_preprocessing
 from converter.proof import (
     Proof,
     Quality,
@@ -69,7 +70,7 @@ from edgefleet.contracts.manifest import (
 from edgefleet.contracts.profile import Profile, compat_hash
 from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import LiteRtInterpreter
-from edgefleet.runtimes.oracle import open_oracle, oracle_tool
+from edgefleet.runtimes.oracle import check_runs_right, open_oracle, oracle_tool
 from edgefleet.runtimes.probe import probe_model
 
 MODEL_PATH = "model/model.tflite"
@@ -134,6 +135,7 @@ def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: da
     production = open_oracle(made.runnable, kind=request.profile.runtime.kind)
     check_class_names(request, production.outputs[0])
     proof = prove(request, made.runnable, production, sets.calibration)
+    _check_runtime(request, made, proof)
     timed = LiteRtInterpreter(made.runnable, kernels=host_kernels(request.profile))
     latency = measure_latency(timed, [tensor[0] for tensor in proof.inputs])
     check_latency(latency, request.profile, architecture=platform.machine())
@@ -155,7 +157,28 @@ def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: da
     manifest = msgspec.structs.replace(manifest, members=describe_members(members))
     bundle = pack(manifest, members)
     layers = _layers(request, made, sets) if request.explain else ()
+    notes += _advice(request, made, sets)
     return Conversion(bundle, manifest, _evidence(manifest, made, bundle, quality, latency, layers, notes, now))
+
+
+def _advice(request: ConversionRequest, made: MadeModel, sets: SampleSets) -> tuple[str, ...]:
+    """Return what belongs into the evidence only, for it comes from this machine's production kernels."""
+    if sets.evaluation is None or not made.source_is_float:
+        return ()
+    found = better_preprocessing(made.source.data, sets.evaluation, request.preprocessing, request.task)
+    return () if found is None else (found,)
+
+
+def _check_runtime(request: ConversionRequest, made: MadeModel, proof: Proof) -> None:
+    """Let the board's own runtime answer beside LiteRT's reference kernels: it may be wrong in ways that no rule knows.
+
+    Raises:
+        ModelFailedError: its answers differ by more than rounding does.
+    """
+    kind = request.profile.runtime.kind
+    if kind != "litert":
+        samples = [[tensor[number] for tensor in proof.inputs] for number in range(len(proof.inputs[0]))]
+        check_runs_right(made.runnable, kind=kind, task=request.task, inputs=samples)
 
 
 def _layers(request: ConversionRequest, made: MadeModel, sets: SampleSets) -> tuple[LayerError, ...]:

@@ -44,7 +44,7 @@ def better_preprocessing(model: bytes, samples: SampleSet, how: Preprocessing, t
     figures come from the production kernels: they belong into evidence, not into a bundle.
     """
     interpreter = LiteRtInterpreter(model)
-    ways = _ways(how, interpreter)
+    ways = _ways(_as_image(how, samples, interpreter), interpreter)
     if task != "classification" or samples.labels is None or not ways:
         return None
     order = canonical_order(samples)
@@ -79,6 +79,15 @@ def _right(
     except EdgeFleetError:
         return np.zeros(len(chosen), np.bool_)
     return right
+
+
+def _as_image(how: Preprocessing, samples: SampleSet, interpreter: LiteRtInterpreter) -> Preprocessing:
+    """Return the preprocessing that leaves 8-bit pictures as they are, in words, where they come without any."""
+    raw, shape = samples.raw(0)[0], interpreter.inputs[0].shape
+    if how != Preprocessing() or raw.dtype != np.uint8 or len(shape) != _PICTURE_RANK + 1 or raw.shape != shape[1:]:
+        return how
+    channels: Literal["RGB", "GRAY"] = "RGB" if shape[-1] == _COLOURS else "GRAY"
+    return Preprocessing(image=ImagePreprocessing(size=(shape[1], shape[2]), channels=channels))
 
 
 def _ways(how: Preprocessing, interpreter: LiteRtInterpreter) -> list[_Way]:

@@ -57,6 +57,9 @@ def convert(
     max_latency: Annotated[
         str | None, typer.Option(metavar="10ms", help="Search: the longest inference, as predicted for the board.")
     ] = None,
+    signing_key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Sign the provenance with this private key.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Compare with the float model layer by layer.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,6 +68,7 @@ def convert(
     Any --max-… option starts a search for the smallest model that keeps them, and the profile's own budgets.
     """
     from converter.adapters.documents import documents
+    from converter.adapters.dsse import load_signer
     from converter.adapters.metric_loading import load_metric
     from converter.adapters.output_files import write_together
     from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
@@ -77,6 +81,7 @@ def convert(
     from firmware_profiles import load_profile
 
     chosen = _task(task)
+    signer = None if signing_key is None else load_signer(signing_key)
     request = ConversionRequest(
         model=model,
         profile=load_profile(profile),
@@ -103,7 +108,8 @@ def convert(
         done = run_conversion(request, now=started)
     bundle_path = out / bundle_file_name(name, version, request.profile.id)
     evidence_path = bundle_path.with_suffix(".evidence.json")
-    beside = documents(done.bundle, done.manifest, done.evidence, started_at=started.isoformat(timespec="seconds"))
+    began = started.isoformat(timespec="seconds")
+    beside = documents(done.bundle, done.manifest, done.evidence, started_at=began, signer=signer)
     files = {bundle_path.with_suffix(suffix): data for suffix, data in beside.items()}
     write_together({evidence_path: canonical_json(done.evidence), **files, bundle_path: done.bundle})
     document = ConversionDocument(

@@ -56,3 +56,11 @@ def test_pictures_in_another_order_or_scale(
     assert (warning is not None) == wrong
     if warning is not None:
         assert 'with channels = "BGR", scale = 0.00392157, offset = 0' in warning
+
+
+def test_pictures_that_come_without_any_preprocessing(shared_dir: Path) -> None:
+    model = (shared_dir / "models" / "vww_float32.tflite").read_bytes()
+    samples = open_samples(shared_dir / "data" / "vww" / "evaluation", ["input_1"])
+    warning = better_preprocessing(model, samples, AS_IT_IS, "classification")
+    assert warning is not None
+    assert 'with channels = "BGR", scale = 0.00392157, offset = 0' in warning
