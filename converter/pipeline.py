@@ -31,7 +31,7 @@ from converter.core.board_checks import (
 from converter.core.card import model_card
 from converter.core.operator_versions import is_older
 from converter.core.parity_choice import spread
-from converter.core.recipe import recipe_sha256
+from converter.core.recipe import recipe_json, recipe_sha256
 from converter.core.request import (
     ConversionRequest,
     check_class_names,
@@ -141,7 +141,7 @@ def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: da
     check_latency(latency, request.profile, architecture=platform.machine())
     members: dict[str, bytes] = {MODEL_PATH: made.data, **vector_members(proof)}
     if made.recipe is not None:
-        members[RECIPE_PATH] = canonical_json(made.recipe)
+        members[RECIPE_PATH] = recipe_json(made.recipe)
     if sets.acceptance is not None:
         members[ACCEPTANCE_PATH] = acceptance_npz(sets.acceptance, [spec.name for spec in production.inputs])
     quality = assess(

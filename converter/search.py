@@ -47,6 +47,8 @@ GATE_LEVEL = 0.8
 _MOST_TRIALS = 60
 _MOST_REPORTED = 6
 _FEWEST_SAMPLES = 20
+#: Two samples of 200 are one point, whatever the last bits say.
+_ROUNDING = 1e-9
 #: How much of an evaluation set compares candidates.
 _COMPARING_SHARE = 0.6
 #: How many times longer than the latest a measurement may take: rounding by gptq, a busy machine.
@@ -171,7 +173,7 @@ def find_recipe(request: SearchRequest) -> SearchResult:
 
 def _confirmed(outcome: Found | Nearest, chosen: Candidate, budgets: SearchBudgets) -> Found | Nearest:
     """Take a find back where unseen samples show a larger drop than allowed."""
-    if isinstance(outcome, Nearest) or budgets.drop is None or chosen.drop <= budgets.drop:
+    if isinstance(outcome, Nearest) or budgets.drop is None or chosen.drop <= budgets.drop + _ROUNDING:
         return outcome
     allowed, got, by = (
         f"{100.0 * share:.2f} points" for share in (budgets.drop, chosen.drop, chosen.drop - budgets.drop)
