@@ -51,8 +51,8 @@ _FEWEST_SAMPLES = 20
 _ROUNDING = 1e-9
 #: How much of an evaluation set compares candidates.
 _COMPARING_SHARE = 0.6
-#: How many times longer than the latest a measurement may take: rounding by gptq, a busy machine.
-_SLOWER = 2.0
+#: How many times longer than the longest so far a measurement may take: rounding by gptq, a busy machine.
+_SLOWER = 1.5
 #: How many samples gauge the sensitivity of a layer.
 _GAUGING_SAMPLES = 64
 #: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
@@ -188,7 +188,7 @@ class _Bench:
     def __init__(self, request: SearchRequest) -> None:
         self._request = request
         self._started_s = request.clock()
-        self._latest_s = self._judging_s = 0.0
+        self._longest_s = self._judging_s = 0.0
         self._measured = 0
         self.made: dict[str, Quantized] = {}
         self._observation: Observation | None = None
@@ -219,7 +219,8 @@ class _Bench:
         made_s = self._request.clock()
         judged = self._searching.judge(quantized.data)
         ended_s = self._request.clock()
-        self._latest_s, self._judging_s, self._measured = ended_s - started_s, ended_s - made_s, self._measured + 1
+        self._longest_s = max(self._longest_s, ended_s - started_s)
+        self._judging_s, self._measured = ended_s - made_s, self._measured + 1
         self._request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
         return Measured(
             recipe=settled,
@@ -235,7 +236,7 @@ class _Bench:
         """Tell whether another measurement and the report still fit into the time."""
         parts = self._request.samples
         judging_s = self._judging_s * len(parts.report) / len(parts.search)
-        needed_s = _SLOWER * self._latest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
+        needed_s = _SLOWER * self._longest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
         return self._request.clock() - self._started_s + needed_s < self._request.limit_s
 
     def gauge(self, recipe: Recipe) -> Measured:

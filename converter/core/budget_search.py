@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search for the recipe whose model keeps all budgets: whole precisions first, then layer by layer.
 
-1. The whole model in 8 bits, with the ranges and the rounding that come closest to the float model, and in 4.
+1. The whole model in 8 bits and in 4; where neither fits, with activations in 16 bits, which costs few bytes. Of the
+   8-bit one then the ranges and the rounding that come closest to the float model.
 2. Where the 8-bit model keeps the accuracy budget, and the board has 4-bit weights: each layer alone in 4 bits (its
    *sensitivity*), then one after the other, the least harm for a byte first; a layer that breaks the budget is left at
    8 bits.
-3. Where it does not: activations in 16 bits throughout, which costs few bytes; if that does not fit either, and the
-   board runs mixed precisions, single layers in 16 bits or float, the most help for a byte first, until one fits.
+3. Where nothing fits so far, and the board runs mixed precisions: single layers in 16 bits or float, the most help for
+   a byte first, until one fits.
 4. Where nothing fits so far, or the closest is wanted: the larger precisions for the whole model.
 
 With a budget on the accuracy the smallest model that keeps all budgets wins, without one the closest to float.
@@ -138,9 +139,10 @@ def search(
     """
     run = _Run(measure, gauge or measure, budgets, start, choices, most, in_time)
     run.try_whole(_SMALL)
+    if not run.fitting():
+        run.try_whole(_SIXTEEN)
     base = run.best_of_eight_bits()
     if base is not None and not run.accurate(base):
-        run.try_whole(_SIXTEEN)
         if not run.fitting():
             run.raise_layers(base)
     elif base is not None and run.wants_less(base):
