@@ -7,6 +7,8 @@ What a board needs besides comes after that: an arena plan for microcontrollers,
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from converter.adapters.flatbuffer import read_facts, read_model
 from converter.adapters.flatbuffer_compact import compact
 from converter.adapters.model_files import SourceModel
@@ -24,7 +26,7 @@ from converter.quantization import Quantized, quantize
 from converter.search import BoardCost, SearchRequest, find_recipe, split_samples
 from edgefleet.contracts.errors import BudgetError, InputError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.evidence import Candidate
-from edgefleet.contracts.manifest import Accelerator
+from edgefleet.contracts.manifest import Accelerator, Budgets
 from edgefleet.contracts.profile import AcceleratorFacts, Profile
 from edgefleet.runtimes.probe import probe_model
 
@@ -139,6 +141,7 @@ def _searched(request: ConversionRequest, source: SourceModel, sets: SampleSets,
             hint="name some with --calibration, and labelled ones that it never sees with --evaluation",
         )
     parts = split_samples(sets.calibration, sets.evaluation)
+    anywhere = msgspec.structs.replace(request.profile, budgets=Budgets())  # sizes are the search's own matter
     found = find_recipe(
         SearchRequest(
             model=source.data,
@@ -152,7 +155,7 @@ def _searched(request: ConversionRequest, source: SourceModel, sets: SampleSets,
             clock=clock,
             limit_s=request.search_limit_s,
             cost=lambda model: _search_cost(model, request.profile),
-            check=lambda model: check_board(read_facts(model), request.profile),
+            check=lambda model: check_board(read_facts(model), anywhere),
         )
     )
     refusal = found.refusal()

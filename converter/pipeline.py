@@ -4,7 +4,6 @@
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version as installed
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from converter.adapters.samples import (
     open_samples,
     sample_set_sha256,
 )
+from converter.adapters.soundness import check_shapes
 from converter.core.board_checks import (
     check_latency,
     check_operators,
@@ -100,6 +100,7 @@ def convert(request: ConversionRequest, *, now: datetime, clock: Callable[[], fl
     check_request(request)
     source = read_source(request.model)
     _probe_source(source.data)
+    check_shapes(source.data)
     source_facts = read_facts(source.data)
     check_source(source_facts)
     check_operators(source_facts, request.profile)  # quantizing removes none, and takes long
@@ -147,9 +148,10 @@ def _pack(request: ConversionRequest, made: MadeModel, sets: SampleSets, now: da
     quality = assess(
         request,
         production,
-        sets if made.reported is None else replace(sets, evaluation=made.reported),
+        sets,
         float_model=made.source.data if made.source_is_float and made.data != made.source.data else None,
         acceptance=members.get(ACCEPTANCE_PATH),
+        reported=made.reported,
     )
     manifest = _manifest(request, made, sets, production, proof, quality, members)
     notes = (*made.notes, *precision_notes(made.facts), *_notes(request.profile))

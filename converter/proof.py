@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove a model and score it: parity vectors with measured tolerances, evaluation, acceptance examples."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -111,6 +112,12 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
         raise ModelFailedError("the model answers its parity inputs with NaN or infinity", hint="correct the model")
     got = run_all(production, chosen)
     worst = max(difference(g, e) for g, e in zip(got, expected, strict=True))
+    if not math.isfinite(worst):
+        raise ModelFailedError(
+            "the model answers its parity inputs with NaN or infinity on the board's runtime, and with numbers on the "
+            "reference kernels",
+            hint="correct the model: some of its weights or scales are too large or damaged",
+        )
     unit: Literal["lsb", "absolute"] = "lsb" if expected[0].dtype.kind in "iu" else "absolute"
     tolerances = Tolerances(
         unit=unit,
@@ -151,23 +158,27 @@ def assess(
     *,
     float_model: bytes | None,
     acceptance: bytes | None,
+    reported: SampleSet | None = None,
 ) -> Quality:
     """Score the model on the evaluation and acceptance samples, beside ``float_model`` where it came from one.
+
+    Where a search has looked at some of the evaluation samples, figures come from the others, which are ``reported``.
 
     Raises:
         SampleError: samples or labels do not fit.
     """
     evaluation, confused, comparison, reference = None, None, None, None
     if sets.evaluation is not None:
-        labels = _labels(request, sets.evaluation, production)
-        outputs = _predict(request, production, sets.evaluation)
+        samples = sets.evaluation if reported is None else reported
+        labels = _labels(request, samples, production)
+        outputs = _predict(request, production, samples)
         evaluation = score(request.metric, outputs, labels, request.task)
         if request.task == "classification":
-            reference = histograms(outputs)
+            reference = histograms(outputs if reported is None else _predict(request, production, sets.evaluation))
             classes = int(np.prod(production.outputs[0].shape))
             confused = confusion(top1(outputs), labels, request.labels, classes=classes)
         if float_model is not None:
-            before = _predict(request, LiteRtInterpreter(float_model), sets.evaluation)
+            before = _predict(request, LiteRtInterpreter(float_model), samples)
             comparison = compare(request.metric, before, outputs, labels, task=request.task)
     accepted = _accept(request, production, sets.acceptance, acceptance)
     return Quality(evaluation, confused, comparison, reference, accepted)

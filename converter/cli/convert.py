@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from converter.cli.rebuild import run_rebuild
 from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit, progress
 from edgefleet.contracts.errors import InputError
@@ -36,11 +37,19 @@ class ConversionDocument(Fact, frozen=True, kw_only=True):
 
 @app.command(epilog=_EPILOG)
 def convert(
-    model: Annotated[Path, typer.Argument(help="A .tflite file, float or quantized already, or a Keras file.")],
-    profile: Annotated[str, typer.Option(metavar="ID|FILE.toml", help="The board: an id, or a file of your own.")],
-    name: Annotated[str, typer.Option(metavar="N", help="The product's name.")],
-    version: Annotated[str, typer.Option(metavar="X.Y.Z", help="The release's version.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the bundle and its evidence go.")],
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A .tflite file, float or quantized already, a Keras file, a SavedModel folder, or module:function "
+            "that returns a PyTorch module."
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="ID|FILE.toml", help="The board: an id, or a file of your own.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="N", help="The product's name.")] = None,
+    version: Annotated[str | None, typer.Option(metavar="X.Y.Z", help="The release's version.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the bundle and its evidence go.")] = None,
     calibration: Samples = None,
     evaluation: Samples = None,
     acceptance: Samples = None,
@@ -61,12 +70,18 @@ def convert(
         Path | None, typer.Option(metavar="PEM", help="Sign the provenance with this private key.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Compare with the float model layer by layer.")] = False,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(metavar="B.bundle", help="Make this bundle again from --source; say what differs."),
+    ] = None,
+    source: Annotated[Path | None, typer.Option(metavar="MODEL", help="With --rebuild: what it was made from.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model for one board: quantize, check, evaluate, and write a bundle with its evidence.
 
     Any --max-… option starts a search for the smallest model that keeps them, and the profile's own budgets.
     """
+    from converter.adapters.containment import contained
     from converter.adapters.documents import documents
     from converter.adapters.dsse import load_signer
     from converter.adapters.metric_loading import load_metric
@@ -75,11 +90,32 @@ def convert(
     from converter.core.budget_search import SearchBudgets
     from converter.core.request import ConversionRequest
     from converter.core.units import parse_bytes, parse_share, parse_us
+    from converter.pipeline import Conversion
     from converter.pipeline import convert as run_conversion
     from edgefleet.contracts.canonical import canonical_json
     from edgefleet.contracts.names import bundle_file_name
     from firmware_profiles import load_profile
 
+    started = datetime.now(UTC)
+    if rebuild is not None:
+        run_rebuild(
+            rebuild,
+            source=source,
+            profile=profile,
+            metric=metric,
+            recipe=read_recipe_file(recipe),
+            calibration=calibration,
+            evaluation=evaluation,
+            acceptance=acceptance,
+            now=started,
+            as_json=as_json,
+        )
+        return
+    if model is None:
+        raise _missing("argument 'MODEL'")
+    if profile is None or name is None or version is None or out is None:
+        options = {"--profile": profile, "--name": name, "--version": version, "--out": out}
+        raise _missing(f"option '{next(option for option, value in options.items() if value is None)}'")
     chosen = _task(task)
     signer = None if signing_key is None else load_signer(signing_key)
     request = ConversionRequest(
@@ -103,9 +139,12 @@ def convert(
         ),
         explain=explain,
     )
-    started = datetime.now(UTC)
-    with progress(f"converting {model.name}"):
-        done = run_conversion(request, now=started)
+
+    def run() -> Conversion:
+        with progress(f"converting {request.model.name}"):
+            return run_conversion(request, now=started)
+
+    done = contained(run)  # a hostile model that gets past the probe kills no more than this fork
     bundle_path = out / bundle_file_name(name, version, request.profile.id)
     evidence_path = bundle_path.with_suffix(".evidence.json")
     began = started.isoformat(timespec="seconds")
@@ -119,6 +158,10 @@ def convert(
         evidence=done.evidence,
     )
     emit(document, as_json=as_json, human=lambda: _summary(document))
+
+
+def _missing(what: str) -> InputError:
+    return InputError(f"edgefleet convert: Missing {what}.", hint="see: edgefleet convert --help")
 
 
 def _read(parse: Callable[[str], T], text: str | None) -> T | None:
