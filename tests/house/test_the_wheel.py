@@ -25,7 +25,7 @@ TERMINAL = {"typer", "rich"}
 ALL = HEAVY | CONVERTING | SERVING | RUNNING | TRUSTING | TERMINAL | {"amqtt"}
 BRINGS = {
     "": set(),
-    "converter": CONVERTING | RUNNING | TERMINAL,
+    "converter": CONVERTING | RUNNING | TERMINAL | {"cryptography"},  # which signs provenance
     "device": RUNNING | TRUSTING,
     "server": SERVING | TRUSTING | TERMINAL,
     "emulation": RUNNING | TRUSTING | TERMINAL,
