@@ -81,7 +81,8 @@ def _run(seed: int, broker: str) -> dict[str, Any]:
     }
     print(
         f"seed {seed:6}, {broker:9}: {run['seconds']:5.1f} s, exit {done.returncode}, as told: {run['as_told']}, "
-        f"{run['listeners']} listeners, all on loopback: {run['on_loopback']}",
+        f"{run['listeners']} listeners, all on loopback: {run['on_loopback']}"
+        + (f", {run['error']}" if run["error"] else ""),
         flush=True,
     )
     return run
