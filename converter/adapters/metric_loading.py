@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``--metric NAME`` or ``--metric module:function``: one of the task's metrics, or a user's own."""
 
-import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 
+from converter.adapters.user_function import load_function
 from converter.core.scoring import Metric, default_metric, task_metrics
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Task
@@ -32,15 +30,7 @@ def load_metric(name: str | None, task: Task) -> Metric:
     if not module_name or not function_name:
         names = ", ".join(metric.name for metric in known)
         raise InputError(f"--metric is '{name}', expected {names} (for {task}) or module:function", hint=_HINT)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise InputError(f"the metric '{name}' cannot be loaded: {error}", hint=_HINT) from error
-    if not callable(function):
-        raise InputError(f"the metric '{name}' is no function", hint=_HINT)
+    function = load_function(name, what="metric", hint=_HINT)
 
     def measured(outputs: Array, labels: Array) -> float:
         try:

@@ -6,18 +6,16 @@ an array (for a model of one input), a pair of an array and its label, or a dict
 optional label under ``y``.
 """
 
-import importlib
 import re
-import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.sample_digest import sample_digest
+from converter.adapters.user_function import load_function
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.runtimes.examples import LABELS, input_arrays
 
@@ -77,28 +75,13 @@ def run_generator(name: str, input_names: Sequence[str]) -> GeneratedSamples:
         InputError: it cannot be loaded, or fails.
         SampleError: what it yields is no sample.
     """
-    function = _load(name)
+    function = load_function(name, what="generator", hint=_HINT)
     try:
         return GeneratedSamples(name, function(), input_names)
     except (SampleError, InputError):
         raise
     except Exception as error:  # a user's function may raise anything
         raise InputError(f"the generator '{name}' failed: {type(error).__name__}: {error}", hint=_HINT) from error
-
-
-def _load(name: str) -> Callable[[], Iterable[object]]:
-    module_name, _, function_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # a user's module may raise anything while it is imported
-        raise InputError(f"the generator '{name}' cannot be loaded: {error}", hint=_HINT) from error
-    if not callable(function):
-        raise InputError(f"the generator '{name}' is no function", hint=_HINT)
-    loaded: Callable[[], Iterable[object]] = function
-    return loaded
 
 
 def _parts(item: object, input_names: Sequence[str], source: str) -> tuple[list[Array], Array | None]:
