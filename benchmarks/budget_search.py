@@ -29,7 +29,8 @@ from converter.adapters.samples import ArraySamples, SampleSet, model_inputs, op
 from converter.core.budget_search import Found, SearchBudgets
 from converter.core.recipe import Recipe
 from converter.core.scoring import area_under_roc, default_metric, top1
-from converter.search import Parts, SearchRequest, SearchResult, find_recipe, split_samples
+from converter.sample_parts import Parts, split_samples
+from converter.search import SearchRequest, SearchResult, find_recipe
 from edgefleet.contracts.manifest import ImagePreprocessing, Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.preprocessing import preprocess_image

@@ -23,7 +23,8 @@ from converter.core.recipe import Recipe, default_recipe
 from converter.core.request import ConversionRequest
 from converter.proof import SampleSets
 from converter.quantization import Quantized, quantize
-from converter.search import BoardCost, SearchRequest, find_recipe, split_samples
+from converter.sample_parts import split_samples
+from converter.search import BoardCost, SearchRequest, find_recipe
 from edgefleet.contracts.errors import BudgetError, InputError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.evidence import Candidate
 from edgefleet.contracts.manifest import Accelerator, Budgets

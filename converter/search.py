@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from converter.adapters.execution import predict
 from converter.adapters.parallel import share, worker_count
-from converter.adapters.samples import SampleSet, canonical_order
+from converter.adapters.samples import SampleSet
 from converter.core.budget_search import (
     Breach,
     Choices,
@@ -33,7 +33,8 @@ from converter.core.pareto import on_front
 from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
 from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
 from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
-from edgefleet.contracts.errors import BudgetError, SampleError
+from converter.sample_parts import Parts
+from edgefleet.contracts.errors import BudgetError
 from edgefleet.contracts.evidence import Candidate, Interval
 from edgefleet.contracts.manifest import Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
@@ -46,11 +47,8 @@ Array = npt.NDArray[Any]
 GATE_LEVEL = 0.8
 _MOST_TRIALS = 60
 _MOST_REPORTED = 6
-_FEWEST_SAMPLES = 20
 #: Two samples of 200 are one point, whatever the last bits say.
 _ROUNDING = 1e-9
-#: How much of an evaluation set compares candidates.
-_COMPARING_SHARE = 0.6
 #: How many times longer than the longest so far a measurement may take: rounding by gptq, a busy machine.
 _SLOWER = 1.5
 #: How many samples gauge the sensitivity of a layer.
@@ -79,7 +77,7 @@ class SearchRequest:
     start: Recipe
     budgets: SearchBudgets
     precisions: tuple[Precision, ...]
-    samples: "Parts"
+    samples: Parts
     preprocessing: Preprocessing
     task: Task
     metric: Metric
@@ -89,15 +87,6 @@ class SearchRequest:
     cost: Callable[[bytes], BoardCost] = field(default=lambda _: BoardCost())
     check: Callable[[bytes], None] = field(default=lambda _: None)
     progress: Callable[[str], None] = field(default=lambda _: None)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The three parts of the samples."""
-
-    calibration: SampleSet
-    search: SampleSet
-    report: SampleSet
 
 
 @dataclass(frozen=True)
@@ -122,29 +111,6 @@ class SearchResult:
             hint="raise that budget, train a smaller or better model, or give more evaluation samples, which make "
             "the interval of the drop narrower",
         )
-
-
-def split_samples(calibration: SampleSet, evaluation: SampleSet | None) -> Parts:
-    """Part the samples by their digests: the same for any order of the files.
-
-    With an evaluation set, three fifths of it compare and the rest reports, without what calibration has seen; without
-    one, the calibration set is parted in three.
-
-    Raises:
-        SampleError: a part would be too small to tell anything.
-    """
-    if evaluation is not None:
-        seen = {calibration.digest(number) for number in range(len(calibration))}
-        unseen = [number for number in canonical_order(evaluation) if evaluation.digest(number) not in seen]
-        cut = round(_COMPARING_SHARE * len(unseen))
-        parts = Parts(calibration, _Part(evaluation, unseen[:cut]), _Part(evaluation, unseen[cut:]))
-    else:
-        order = canonical_order(calibration)
-        third = len(order) // 3
-        thirds = (order[:third], order[third : 2 * third], order[2 * third :])
-        parts = Parts(*(_Part(calibration, numbers) for numbers in thirds))
-    _check_size(parts)
-    return parts
 
 
 def find_recipe(request: SearchRequest) -> SearchResult:
@@ -380,24 +346,6 @@ def _answers(model: bytes, inputs: _Inputs, task: Task) -> Array:
     return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
 
 
-class _Part:
-    """Some samples of a set."""
-
-    def __init__(self, whole: SampleSet, numbers: Sequence[int]) -> None:
-        self._whole, self._numbers = whole, tuple(numbers)
-        self.source = whole.source
-        self.labels = None if whole.labels is None else np.asarray(whole.labels)[list(numbers)]
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def raw(self, number: int) -> list[Array]:
-        return self._whole.raw(self._numbers[number])
-
-    def digest(self, number: int) -> bytes:
-        return self._whole.digest(self._numbers[number])
-
-
 def relative_error(outputs: Array, float_outputs: Array) -> float:
     """Return the squared difference from the float model's outputs as a share of their own variance."""
     wanted = float_outputs.astype(np.float64)
@@ -435,12 +383,3 @@ def _distance(float_outputs: Array, outputs: Array) -> float:
     """Return the mean absolute difference; infinite where an output is not finite."""
     apart = float(np.abs(outputs.astype(np.float64) - float_outputs).mean())
     return apart if math.isfinite(apart) else math.inf
-
-
-def _check_size(parts: Parts) -> None:
-    for what, part in (("compare candidates", parts.search), ("report the one that is chosen", parts.report)):
-        if len(part) < _FEWEST_SAMPLES:
-            raise SampleError(
-                f"{part.source} leaves {len(part)} samples to {what}, expected at least {_FEWEST_SAMPLES}",
-                hint="give more samples with --evaluation: several hundred tell a drop of one point",
-            )

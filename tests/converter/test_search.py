@@ -13,7 +13,8 @@ from converter.core.budget_search import Found, Nearest, SearchBudgets
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.scoring import default_metric
 from converter.quantization import quantize
-from converter.search import BoardCost, Parts, SearchRequest, find_recipe, relative_error, split_samples
+from converter.sample_parts import Parts, split_samples
+from converter.search import BoardCost, SearchRequest, find_recipe, relative_error
 from edgefleet.contracts.errors import SampleError, UnsupportedModelError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
