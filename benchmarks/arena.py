@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import ROOT, SHARED, skip, write
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.offline_plan import embed_plan, plan_for
-from converter.core.board_cost import Interpreter, arena_memory
+from converter.adapters.flatbuffers.offline_plan import embed_plan, plan_for
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.core.board.cost import Interpreter, arena_memory
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.runtimes.tflm_arena import measure_arena
 

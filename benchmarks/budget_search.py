@@ -23,12 +23,12 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from benchmarks.record import SHARED, skip, write
-from converter.adapters.execution import predict
-from converter.adapters.flatbuffer import read_model, with_modern_operator_codes
-from converter.adapters.samples import ArraySamples, SampleSet, model_inputs, open_samples
-from converter.core.budget_search import Found, SearchBudgets
+from converter.adapters.flatbuffers.reading import read_model, with_modern_operator_codes
+from converter.adapters.running.execution import predict
+from converter.adapters.samples.sets import ArraySamples, SampleSet, model_inputs, open_samples
 from converter.core.recipe import Recipe
 from converter.core.scoring import area_under_roc, default_metric, top1
+from converter.core.search.budgets import Found, SearchBudgets
 from converter.sample_parts import Parts, split_samples
 from converter.search import SearchRequest, SearchResult, find_recipe
 from edgefleet.contracts.manifest import ImagePreprocessing, Precision, Preprocessing, Task

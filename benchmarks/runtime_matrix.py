@@ -4,7 +4,8 @@
     python -m benchmarks.runtime_matrix [--samples 100]
 
 Models are made with ai-edge-quantizer's recipes from the digits example and, where they are there, the shared models.
-Each cell is run even where the table (converter.core.runtime_rules) refuses it, so that the table itself is checked.
+Each cell is run even where the table (converter.core.board.runtime_rules) refuses it, so that the table itself is
+checked.
 A cell is right where its answers score within one point of the same model's on LiteRT's reference kernels. ResNet-8 has
 no labelled pictures here: there not one clear answer in a hundred may be of another class than the reference kernels'.
 """
@@ -29,9 +30,9 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from ai_edge_quantizer.recipe_manager import RecipeManager as Recipe
 
 from benchmarks.record import ROOT, SHARED, skip, write
-from converter.adapters.flatbuffer import read_facts, with_modern_operator_codes, with_signature_list
-from converter.adapters.flatbuffer import with_versions_written as _written
-from converter.core.runtime_rules import MEASURED, first_refusal
+from converter.adapters.flatbuffers.reading import read_facts, with_modern_operator_codes, with_signature_list
+from converter.adapters.flatbuffers.reading import with_versions_written as _written
+from converter.core.board.runtime_rules import MEASURED, first_refusal
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError
 from edgefleet.contracts.manifest import RuntimeKind
 from edgefleet.runtimes.litert import Kernels

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.record import ROOT, SHARED, Cost, cost_of, median, skip, write
-from converter.adapters.execution import predict
-from converter.adapters.samples import SampleSet, model_inputs, open_samples
+from converter.adapters.running.execution import predict
+from converter.adapters.samples.sets import SampleSet, model_inputs, open_samples
 from converter.core.scoring import compare, default_metric
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.canonical import sha256_file

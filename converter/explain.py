@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from converter.adapters.graph_surgery import prune
-from converter.adapters.layer_outputs import LayerOutputs
-from converter.core.layer_error import ErrorSums, layer_errors, layer_pairs
+from converter.adapters.flatbuffers.surgery import prune
+from converter.adapters.running.layer_outputs import LayerOutputs
+from converter.core.numerics.layer_error import ErrorSums, layer_errors, layer_pairs
 from edgefleet.contracts.errors import SampleError, UnsupportedModelError
 from edgefleet.contracts.evidence import LayerError
 

@@ -3,12 +3,12 @@
 
 from pathlib import Path
 
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.model_files import read_source
-from converter.adapters.soundness import check_shapes
-from converter.core.board_checks import needed_runtime, outdated_operators
-from converter.core.drawing import graph_svg
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.adapters.flatbuffers.soundness import check_shapes
+from converter.adapters.imports.model_files import read_source
+from converter.core.board.checks import needed_runtime, outdated_operators
 from converter.core.graph import GraphFacts
+from converter.core.reports.drawing import graph_svg
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.manifest import Fact, Manifest
 from edgefleet.runtimes.probe import probe_model

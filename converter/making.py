@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from converter.adapters.flatbuffer import read_facts, read_model
-from converter.adapters.flatbuffer_compact import compact
-from converter.adapters.model_files import SourceModel
-from converter.adapters.offline_plan import carried_plan, embed_plan, plan_for, read_plan, variable_tensors
-from converter.adapters.samples import SampleSet
+from converter.adapters.flatbuffers.compaction import compact
+from converter.adapters.flatbuffers.offline_plan import carried_plan, embed_plan, plan_for, read_plan, variable_tensors
+from converter.adapters.flatbuffers.reading import read_facts, read_model
+from converter.adapters.imports.model_files import SourceModel
+from converter.adapters.samples.sets import SampleSet
 from converter.adapters.vela import compile_npu
-from converter.core.board_checks import check_board, outdated_operators
-from converter.core.board_cost import Cost, predict
-from converter.core.budget_search import SearchBudgets
+from converter.core.board.checks import check_board, outdated_operators
+from converter.core.board.cost import Cost, predict
 from converter.core.graph import GraphFacts
 from converter.core.recipe import Recipe, default_recipe
 from converter.core.request import ConversionRequest
+from converter.core.search.budgets import SearchBudgets
 from converter.proof import SampleSets
 from converter.quantization import Quantized, quantize
 from converter.sample_parts import split_samples

@@ -10,28 +10,28 @@ from typing import NamedTuple
 
 import msgspec
 
-from converter.adapters.execution import measure_latency
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.model_files import read_source
-from converter.adapters.samples import (
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.adapters.flatbuffers.soundness import check_shapes
+from converter.adapters.imports.model_files import read_source
+from converter.adapters.running.execution import measure_latency
+from converter.adapters.samples.sets import (
     PictureSamples,
     canonical_order,
     model_inputs,
     open_samples,
     sample_set_sha256,
 )
-from converter.adapters.soundness import check_shapes
-from converter.core.board_checks import (
+from converter.core.board.checks import (
     check_latency,
     check_operators,
     check_source,
     needed_runtime,
     precision_notes,
 )
-from converter.core.card import model_card
-from converter.core.operator_versions import is_older
+from converter.core.board.operator_versions import is_older
 from converter.core.parity_choice import spread
 from converter.core.recipe import recipe_json, recipe_sha256
+from converter.core.reports.card import model_card
 from converter.core.request import (
     ConversionRequest,
     check_class_names,

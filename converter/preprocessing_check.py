@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.execution import predict
-from converter.adapters.samples import SampleSet, canonical_order
+from converter.adapters.running.execution import predict
+from converter.adapters.samples.sets import SampleSet, canonical_order
 from converter.core.parity_choice import spread
 from converter.core.scoring import top1
 from edgefleet.contracts.errors import EdgeFleetError

@@ -8,15 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.execution import predict, run_all
-from converter.adapters.samples import (
+from converter.adapters.running.execution import predict, run_all
+from converter.adapters.samples.sets import (
     SampleSet,
     canonical_order,
     class_numbers,
     model_inputs,
 )
 from converter.core.canonical_npz import canonical_npz
-from converter.core.confusion import confusion
 from converter.core.parity_choice import (
     made_up_inputs,
     parity_count,
@@ -24,6 +23,7 @@ from converter.core.parity_choice import (
     reference_tolerance,
     spread,
 )
+from converter.core.reports.confusion import confusion
 from converter.core.request import ConversionRequest
 from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score, top1
 from edgefleet.contracts.canonical import sha256_hex

@@ -13,27 +13,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.activations import layer_hessians
-from converter.adapters.calibration import Calibrator, Counter, KeepingInterpreter, read_scores
-from converter.adapters.flatbuffer import (
+from converter.adapters.flatbuffers.compaction import compact
+from converter.adapters.flatbuffers.layer_weights import read_layers
+from converter.adapters.flatbuffers.patched_weights import PatchedWeights, is_modern
+from converter.adapters.flatbuffers.reading import (
     read_facts,
     with_modern_operator_codes,
     with_signature_list,
     with_versions_written,
 )
-from converter.adapters.flatbuffer_compact import compact
-from converter.adapters.graph_surgery import prune
-from converter.adapters.layer_weights import read_layers
-from converter.adapters.parallel import share, worker_count
-from converter.adapters.patched_weights import PatchedWeights, is_modern
+from converter.adapters.flatbuffers.surgery import prune
 from converter.adapters.quantizer import WeightRange, load_early, quantize_model
-from converter.adapters.samples import SampleSet, canonical_order, model_inputs
-from converter.core.board_checks import check_quantizable
-from converter.core.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
+from converter.adapters.running.activations import layer_hessians
+from converter.adapters.running.calibration import Calibrator, Counter, KeepingInterpreter, read_scores
+from converter.adapters.running.parallel import share, worker_count
+from converter.adapters.samples.sets import SampleSet, canonical_order, model_inputs
+from converter.core.board.checks import check_quantizable
 from converter.core.graph import GraphFacts
+from converter.core.numerics.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
+from converter.core.numerics.range_search import choose_range
+from converter.core.numerics.ranges import Range, Statistics, tensor_ranges
+from converter.core.numerics.rounding import best_scales, round_layer
 from converter.core.parity_choice import spread
-from converter.core.range_search import choose_range
-from converter.core.ranges import Range, Statistics, tensor_ranges
 from converter.core.recipe import (
     EXPONENTS,
     Conditioning,
@@ -43,7 +44,6 @@ from converter.core.recipe import (
     has_integer_activations,
     layer_precisions,
 )
-from converter.core.rounding import best_scales, round_layer
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.manifest import Preprocessing, TensorSpec
 

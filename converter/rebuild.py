@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from converter.adapters.model_files import source_sha256
-from converter.adapters.samples import SampleSet, open_samples, sample_set_sha256
+from converter.adapters.imports.model_files import source_sha256
+from converter.adapters.samples.sets import SampleSet, open_samples, sample_set_sha256
 from converter.core.recipe import Recipe, read_recipe, recipe_sha256
 from converter.core.request import ConversionRequest
 from converter.core.scoring import Metric

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.samples import SampleSet, canonical_order
+from converter.adapters.samples.sets import SampleSet, canonical_order
 from edgefleet.contracts.errors import SampleError
 
 Array = npt.NDArray[Any]

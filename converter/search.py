@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
-from converter.adapters.execution import predict
-from converter.adapters.parallel import share, worker_count
-from converter.adapters.samples import SampleSet
-from converter.core.budget_search import (
+from converter.adapters.running.execution import predict
+from converter.adapters.running.parallel import share, worker_count
+from converter.adapters.samples.sets import SampleSet
+from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
+from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
+from converter.core.search.budgets import (
     Breach,
     Choices,
     Found,
@@ -29,9 +31,7 @@ from converter.core.budget_search import (
     Trial,
     search,
 )
-from converter.core.pareto import on_front
-from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
-from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
+from converter.core.search.pareto import on_front
 from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
 from converter.sample_parts import Parts
 from edgefleet.contracts.errors import BudgetError

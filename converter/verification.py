@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from converter.adapters.execution import predict, run_all
-from converter.adapters.samples import class_numbers, model_inputs, open_samples
+from converter.adapters.running.execution import predict, run_all
+from converter.adapters.samples.sets import class_numbers, model_inputs, open_samples
 from converter.core.scoring import Metric, check_labels, score
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError, UnsupportedModelError

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.core.graph import GraphFacts
-from converter.core.ranges import Range
+from converter.core.numerics.ranges import Range
 from converter.core.recipe import LayerPrecision, Recipe, base_precision, has_integer_activations, layer_precisions
 from edgefleet.contracts.errors import UnsupportedModelError
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.offline_plan import NPU_OPERATOR, without_plan
+from converter.adapters.flatbuffers.offline_plan import NPU_OPERATOR, without_plan
+from converter.adapters.flatbuffers.reading import read_facts
 from converter.core.graph import GraphFacts
 from edgefleet.contracts.errors import MissingProgramError, ProfileError, UnsupportedModelError, missing_extra
 from edgefleet.contracts.profile import AcceleratorFacts

@@ -81,15 +81,15 @@ def convert(
 
     Any --max-… option starts a search for the smallest model that keeps them, and the profile's own budgets.
     """
+    from converter.adapters.attestation.documents import documents
+    from converter.adapters.attestation.dsse import load_signer
     from converter.adapters.containment import contained
-    from converter.adapters.documents import documents
-    from converter.adapters.dsse import load_signer
-    from converter.adapters.metric_loading import load_metric
     from converter.adapters.output_files import write_together
     from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
-    from converter.core.budget_search import SearchBudgets
+    from converter.adapters.user_code.metrics import load_metric
+    from converter.core.reports.units import parse_bytes, parse_share, parse_us
     from converter.core.request import ConversionRequest
-    from converter.core.units import parse_bytes, parse_share, parse_us
+    from converter.core.search.budgets import SearchBudgets
     from converter.pipeline import Conversion
     from converter.pipeline import convert as run_conversion
     from edgefleet.contracts.canonical import canonical_json
@@ -176,7 +176,7 @@ def _task(text: str) -> Task:
 
 
 def _summary(document: ConversionDocument) -> str:
-    from converter.core.layer_error import layer_table
+    from converter.core.numerics.layer_error import layer_table
 
     evidence = document.evidence
     lines = [

@@ -22,7 +22,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a bundle's model on labelled samples, with the bundle's own preprocessing."""
-    from converter.adapters.metric_loading import load_metric
+    from converter.adapters.user_code.metrics import load_metric
     from converter.verification import evaluate_bundle
     from edgefleet.contracts.bundle import open_bundle
     from edgefleet.contracts.errors import InputError

@@ -33,7 +33,7 @@ def run_rebuild(
         InputError: no source is named, or the bundle's metric is its maker's own and was not named.
         EdgeFleetError: see :func:`converter.rebuild.rebuild`.
     """
-    from converter.adapters.metric_loading import load_metric
+    from converter.adapters.user_code.metrics import load_metric
     from converter.rebuild import RebuildSources, describe_difference, rebuild
     from edgefleet.contracts.bundle import open_bundle
     from firmware_profiles import load_profile

@@ -49,7 +49,7 @@ def verify(
 
 
 def _check_signature(path: Path, key: Path) -> "Check":
-    from converter.adapters.documents import check_provenance
+    from converter.adapters.attestation.documents import check_provenance
     from converter.verification import Check
     from edgefleet.contracts.bundle import open_bundle
 

@@ -44,9 +44,9 @@ class Recipe(Fact, frozen=True, kw_only=True):
     ``ranges`` chooses each activation's range on the calibration samples: its smallest and largest value; the share
     ``percentile`` of its values, in percent; the least squared error; the least loss of information (Kullback-Leibler).
     ``conditioning`` lists the rewrites of the float model to try before it is quantized (see
-    :mod:`converter.core.conditioning`; all but ``none`` correct biases); the one whose scores come closest to the
-    float model's on the calibration samples is kept, the first on a tie. ``rounding`` is how weights become integers.
-    ``prune`` removes channels that are proved to be constant.
+    :mod:`converter.core.numerics.conditioning`; all but ``none`` correct biases); the one whose scores come closest to
+    the float model's on the calibration samples is kept, the first on a tie. ``rounding`` is how weights become
+    integers. ``prune`` removes channels that are proved to be constant.
     """
 
     format_version: Literal[2] = 2

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.core.budget_search import SearchBudgets
-from converter.core.operator_versions import is_older
+from converter.core.board.operator_versions import is_older
 from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
+from converter.core.search.budgets import SearchBudgets
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task, TensorSpec
 from edgefleet.contracts.names import is_name, is_version

@@ -76,7 +76,7 @@ def check_runs_right(
 ) -> Agreement:
     """Run a model on a board's runtime and on LiteRT's reference kernels, which no runtime may leave far behind.
 
-    It sees what :mod:`converter.core.runtime_rules` has no rule for. ``inputs`` are tensors as the model takes them.
+    It sees what the converter's rules for runtimes have none for. ``inputs`` are tensors as the model takes them.
 
     Raises:
         ModelFailedError: the answers differ by more than runtimes do, or an interpreter failed.

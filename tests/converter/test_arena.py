@@ -13,9 +13,8 @@ from ai_edge_quantizer import qtyping, quantizer, recipe_manager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.adapters.flatbuffer import read_facts, read_model, with_modern_operator_codes, with_signature_list
-from converter.adapters.flatbuffer_compact import compact
-from converter.adapters.offline_plan import (
+from converter.adapters.flatbuffers.compaction import compact
+from converter.adapters.flatbuffers.offline_plan import (
     METADATA_NAME,
     carried_plan,
     embed_plan,
@@ -24,7 +23,13 @@ from converter.adapters.offline_plan import (
     tensor_offsets,
     without_plan,
 )
-from converter.core.arena import (
+from converter.adapters.flatbuffers.reading import (
+    read_facts,
+    read_model,
+    with_modern_operator_codes,
+    with_signature_list,
+)
+from converter.core.board.arena import (
     Buffer,
     Plan,
     aligned,
@@ -35,7 +40,7 @@ from converter.core.arena import (
     live_buffers,
     scratch_requests,
 )
-from converter.core.arena_optimal import optimal
+from converter.core.board.arena_optimal import optimal
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
 from edgefleet.runtimes.litert import LiteRtInterpreter

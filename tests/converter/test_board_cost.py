@@ -10,12 +10,12 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.offline_plan import embed_plan, plan_for
-from converter.core.arena import Plan, greedy, live_buffers
-from converter.core.board_cost import Interpreter, arena_memory, latency, macs, predict
+from converter.adapters.flatbuffers.offline_plan import embed_plan, plan_for
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.core.board.arena import Plan, greedy, live_buffers
+from converter.core.board.cost import Interpreter, arena_memory, latency, macs, predict
+from converter.core.board.tflm_structures import structure_bytes
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
-from converter.core.tflm_structures import structure_bytes
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.manifest import ArenaPlan
 from edgefleet.runtimes.tflm import TflmInterpreter

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec.structs import replace
 
-from converter.core.budget_search import (
+from converter.core.recipe import Recipe
+from converter.core.search.budgets import (
     Choices,
     Found,
     Measured,
@@ -17,8 +18,7 @@ from converter.core.budget_search import (
     excess,
     search,
 )
-from converter.core.recipe import Recipe
-from converter.core.sensitivity import Sensitivity, cheapest_first, most_helpful_first
+from converter.core.search.sensitivity import Sensitivity, cheapest_first, most_helpful_first
 from edgefleet.contracts.errors import UnsupportedModelError
 
 START = Recipe(precision="int8", conditioning=("none", "equalized"))

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from converter.core.card import model_card
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
+from converter.core.reports.card import model_card
 from edgefleet.contracts.manifest import (
     Accelerator,
     ArenaPlan,

@@ -10,8 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from converter.adapters.flatbuffer import read_facts, read_model
-from converter.adapters.flatbuffer_compact import compact
+from converter.adapters.flatbuffers.compaction import compact
+from converter.adapters.flatbuffers.reading import read_facts, read_model
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
 

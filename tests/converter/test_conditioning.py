@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import read_facts, with_signature_list
-from converter.adapters.layer_weights import read_layers, with_layers
+from converter.adapters.flatbuffers.layer_weights import read_layers, with_layers
+from converter.adapters.flatbuffers.reading import read_facts, with_signature_list
 from converter.adapters.quantizer import quantize_model
-from converter.core.conditioning import (
+from converter.adapters.running.calibration import Calibrator
+from converter.core.numerics.conditioning import (
     Layer,
     correct_biases,
     equalize,
     revive_silent_channels,
     rounding_error,
 )
-from converter.core.ranges import (
+from converter.core.numerics.ranges import (
     Statistics,
     channel_statistics,
     tensor_ranges,

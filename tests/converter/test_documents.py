@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from converter.adapters.documents import check_provenance, documents
-from converter.adapters.dsse import load_public_key, load_signer
-from converter.core.mlbom import ml_bom
-from converter.core.provenance import provenance_statement
+from converter.adapters.attestation.documents import check_provenance, documents
+from converter.adapters.attestation.dsse import load_public_key, load_signer
+from converter.core.reports.mlbom import ml_bom
+from converter.core.reports.provenance import provenance_statement
 from edgefleet.contracts.bundle import Bundle, describe_members, open_bundle, pack
 from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, SettingError, TrustError
 from edgefleet.contracts.evidence import (

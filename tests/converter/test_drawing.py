@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.adapters.flatbuffer import read_facts
-from converter.core.drawing import graph_svg, layers_svg, pareto_svg
+from converter.adapters.flatbuffers.reading import read_facts
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
+from converter.core.reports.drawing import graph_svg, layers_svg, pareto_svg
 from edgefleet.contracts.evidence import Candidate, Interval, LayerError
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"

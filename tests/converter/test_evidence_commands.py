@@ -12,8 +12,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from converter.adapters.documents import documents
-from converter.adapters.dsse import load_signer
+from converter.adapters.attestation.documents import documents
+from converter.adapters.attestation.dsse import load_signer
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.evidence import ConversionEvidence
 

@@ -9,11 +9,18 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 from ai_edge_quantizer import quantizer, recipe
 
-from converter.adapters.flatbuffer import read_model
-from converter.adapters.graph_surgery import prune
-from converter.adapters.layer_outputs import LayerOutputs
+from converter.adapters.flatbuffers.reading import read_model
+from converter.adapters.flatbuffers.surgery import prune
+from converter.adapters.running.layer_outputs import LayerOutputs
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
-from converter.core.layer_error import LARGEST_SQNR_DB, ErrorSums, layer_pairs, layer_precision, layer_table, short_name
+from converter.core.numerics.layer_error import (
+    LARGEST_SQNR_DB,
+    ErrorSums,
+    layer_pairs,
+    layer_precision,
+    layer_table,
+    short_name,
+)
 from converter.explain import explain
 from edgefleet.contracts.errors import SampleError, UnsupportedModelError
 from edgefleet.contracts.evidence import LayerError

@@ -12,10 +12,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
-from converter.adapters.flatbuffer import read_facts, read_model
-from converter.adapters.import_process import with_plain_names
-from converter.adapters.model_files import read_source
-from converter.adapters.torch_import import names_a_function
+from converter.adapters.flatbuffers.reading import read_facts, read_model
+from converter.adapters.imports.model_files import read_source
+from converter.adapters.imports.process import with_plain_names
+from converter.adapters.imports.torch_module import names_a_function
 from edgefleet.contracts.errors import MissingExtraError, UnsupportedModelError
 from edgefleet.runtimes.litert import LiteRtInterpreter
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from converter.core.board_checks import check_board, check_latency, check_quantizable, precision_notes
+from converter.core.board.checks import check_board, check_latency, check_quantizable, precision_notes
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
 from edgefleet.contracts.evidence import Latency

@@ -9,10 +9,10 @@ from ai_edge_quantizer import quantizer, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.adapters.flatbuffer import read_facts, with_versions_written
-from converter.core.board_checks import check_board, needed_runtime, outdated_operators
-from converter.core.operator_releases import AFTER_ALL_KNOWN, RELEASES, release_of
-from converter.core.operator_versions import is_older, minimum_runtime_version
+from converter.adapters.flatbuffers.reading import read_facts, with_versions_written
+from converter.core.board.checks import check_board, needed_runtime, outdated_operators
+from converter.core.board.operator_releases import AFTER_ALL_KNOWN, RELEASES, release_of
+from converter.core.board.operator_versions import is_older, minimum_runtime_version
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.profile import Profile, RuntimeFacts
 from firmware_profiles import load_profile

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from converter.adapters.parallel import share, worker_count
+from converter.adapters.running.parallel import share, worker_count
 
 
 def test_every_item_is_worked_on_once_and_results_keep_their_order() -> None:

@@ -4,7 +4,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.core.pareto import on_front
+from converter.core.search.pareto import on_front
 
 
 def test_what_is_larger_and_worse_is_off_the_front() -> None:

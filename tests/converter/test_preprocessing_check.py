@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from converter.adapters.samples import ArraySamples, open_samples
+from converter.adapters.samples.sets import ArraySamples, open_samples
 from converter.preprocessing_check import better_preprocessing
 from edgefleet.contracts.manifest import FeaturePreprocessing, ImagePreprocessing, Preprocessing
 

@@ -12,10 +12,10 @@ from ai_edge_litert.tools import flatbuffer_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.adapters.flatbuffer import read_facts, read_model
-from converter.adapters.graph_surgery import prune
-from converter.adapters.layer_weights import read_layers
-from converter.core.pruning import window_ranges
+from converter.adapters.flatbuffers.layer_weights import read_layers
+from converter.adapters.flatbuffers.reading import read_facts, read_model
+from converter.adapters.flatbuffers.surgery import prune
+from converter.core.numerics.pruning import window_ranges
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
 Array = np.ndarray[Any, Any]

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter import quantization
-from converter.adapters import activations
-from converter.adapters.activations import layer_hessians
-from converter.adapters.calibration import Calibrator
-from converter.adapters.flatbuffer import read_facts
-from converter.adapters.layer_weights import read_layers, with_layers
-from converter.adapters.patched_weights import PatchedWeights
-from converter.adapters.samples import ArraySamples
-from converter.core.ranges import Range, tensor_ranges
+from converter.adapters.flatbuffers.layer_weights import read_layers, with_layers
+from converter.adapters.flatbuffers.patched_weights import PatchedWeights
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.adapters.running import activations
+from converter.adapters.running.activations import layer_hessians
+from converter.adapters.running.calibration import Calibrator
+from converter.adapters.samples.sets import ArraySamples
+from converter.core.numerics.ranges import Range, tensor_ranges
 from converter.core.recipe import Recipe
 from converter.quantization import observe, quantize, quantize_observed
 from edgefleet.contracts.errors import InputError, SampleError, UnsupportedModelError

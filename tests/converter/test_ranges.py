@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from converter.core.histograms import BINS, Histogram
-from converter.core.range_search import choose_range
-from converter.core.ranges import (
+from converter.core.numerics.histograms import BINS, Histogram
+from converter.core.numerics.range_search import choose_range
+from converter.core.numerics.ranges import (
     ChannelStatistics,
     Range,
     channel_statistics,

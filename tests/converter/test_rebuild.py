@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from converter.adapters.metric_loading import load_metric
+from converter.adapters.user_code.metrics import load_metric
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.request import ConversionRequest
 from converter.pipeline import convert

@@ -7,7 +7,7 @@ from typing import get_args
 import msgspec
 import pytest
 
-from converter.adapters.flatbuffer import read_facts
+from converter.adapters.flatbuffers.reading import read_facts
 from converter.core.recipe import (
     Conditioning,
     LayerPrecision,

@@ -14,8 +14,8 @@ from ai_edge_litert.schema_py_generated import BuiltinOperator
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
-from converter.adapters.flatbuffer import read_model
-from converter.adapters.model_files import MODEL_LIMIT_BYTES
+from converter.adapters.flatbuffers.reading import read_model
+from converter.adapters.imports.model_files import MODEL_LIMIT_BYTES
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, open_bundle, pack
 from edgefleet.contracts.profile import compat_hash
 from firmware_profiles import load_profile

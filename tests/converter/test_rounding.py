@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.core.rounding import best_scales, output_errors, round_layer
+from converter.core.numerics.rounding import best_scales, output_errors, round_layer
 
 Array = np.ndarray[Any, Any]
 
@@ -139,7 +139,7 @@ def test_the_integers_do_not_depend_on_the_processor(settings_of_cpu: dict[str, 
     weights, hessian = layer(5, 24, 60)
     here = round_layer(weights, hessian, best_scales(weights, hessian, 7), 7)
     script = (
-        "import sys, numpy as np; from converter.core.rounding import *;"
+        "import sys, numpy as np; from converter.core.numerics.rounding import *;"
         "w, h = (np.frombuffer(bytes.fromhex(part)).reshape(shape) "
         "for part, shape in zip(sys.stdin.read().split(), ((24, 60), (60, 60))));"
         "sys.stdout.write(round_layer(w, h, best_scales(w, h, 7), 7).tobytes().hex())"

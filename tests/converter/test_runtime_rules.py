@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.core.board_checks import check_board
-from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
-from converter.core.operator_versions import required_version
-from converter.core.runtime_rules import (
+from converter.core.board.checks import check_board
+from converter.core.board.operator_versions import required_version
+from converter.core.board.runtime_rules import (
     MEASURED,
     RIGHT,
     RIGHT_CONSTANTS,
@@ -26,6 +25,7 @@ from converter.core.runtime_rules import (
     mode_of,
     supported_precisions,
 )
+from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.manifest import Precision, RuntimeKind
 from edgefleet.contracts.profile import Profile, RuntimeFacts

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converter.adapters.samples import open_samples
+from converter.adapters.samples.sets import open_samples
 from converter.core.request import check_preprocessing
 from converter.core.scoring import (
     Metric,

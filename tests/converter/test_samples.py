@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.adapters import samples_generator
-from converter.adapters.samples import SampleSet, canonical_order, model_inputs, open_samples, sample_set_sha256
-from converter.adapters.samples_generator import GeneratedSamples
+from converter.adapters.samples import generators
+from converter.adapters.samples.generators import GeneratedSamples
+from converter.adapters.samples.sets import SampleSet, canonical_order, model_inputs, open_samples, sample_set_sha256
 from converter.adapters.settings import read_preprocessing
 from edgefleet.contracts.errors import EdgeFleetError, InputError, SampleError, SettingError
 from edgefleet.contracts.manifest import AudioPreprocessing, Preprocessing, TensorSpec
@@ -253,7 +253,7 @@ def test_a_generator_that_cannot_run(module: str, function: str, message: str) -
 
 
 def test_a_generator_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples_generator, "MOST_SAMPLES", 50)
+    monkeypatch.setattr(generators, "MOST_SAMPLES", 50)
     with pytest.raises(SampleError) as refused:
         GeneratedSamples("m:f", itertools.repeat(np.zeros(2)), ["x"])
     assert refused.value.message == "m:f yields more than 50 samples"

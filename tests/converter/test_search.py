@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.adapters.samples import ArraySamples
-from converter.core.budget_search import Found, Nearest, SearchBudgets
+from converter.adapters.samples.sets import ArraySamples
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.scoring import default_metric
+from converter.core.search.budgets import Found, Nearest, SearchBudgets
 from converter.quantization import quantize
 from converter.sample_parts import Parts, split_samples
 from converter.search import BoardCost, SearchRequest, find_recipe, relative_error

@@ -7,8 +7,8 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
 from benchmarks.campaign_fuzz_models import mutant
-from converter.adapters.flatbuffer import read_model
-from converter.adapters.soundness import check_shapes
+from converter.adapters.flatbuffers.reading import read_model
+from converter.adapters.flatbuffers.soundness import check_shapes
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.runtimes.probe import probe_model
 

@@ -15,8 +15,8 @@ from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, 
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
-from converter.adapters.flatbuffer import read_model
-from converter.adapters.samples import canonical_order, open_samples, sample_set_sha256
+from converter.adapters.flatbuffers.reading import read_model
+from converter.adapters.samples.sets import canonical_order, open_samples, sample_set_sha256
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import SampleError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converter.core.units import parse_bytes, parse_share, parse_us
+from converter.core.reports.units import parse_bytes, parse_share, parse_us
 from edgefleet.contracts.errors import InputError
 
 SIZE = "write a size as 250kB (1000 bytes each), 64KiB (1024 each), 1MB, 1MiB or in bytes: 65536"

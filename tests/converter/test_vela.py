@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from converter.adapters import vela
-from converter.adapters.flatbuffer import read_facts, with_modern_operator_codes, with_signature_list
-from converter.adapters.offline_plan import NPU_OPERATOR, embed_plan, plan_for, read_plan
+from converter.adapters.flatbuffers.offline_plan import NPU_OPERATOR, embed_plan, plan_for, read_plan
+from converter.adapters.flatbuffers.reading import read_facts, with_modern_operator_codes, with_signature_list
 from converter.adapters.vela import PROGRAM_VARIABLE, compile_npu
-from converter.core.board_cost import predict
+from converter.core.board.cost import predict
 from edgefleet.contracts.errors import (
     EdgeFleetError,
     ExitStatus,

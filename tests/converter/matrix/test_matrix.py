@@ -11,8 +11,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from benchmarks.runtime_matrix import COLUMNS, Subject, cell
-from converter.adapters.flatbuffer import read_facts
-from converter.core.runtime_rules import MEASURED, TFLM_OPERATORS, first_refusal
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.core.board.runtime_rules import MEASURED, TFLM_OPERATORS, first_refusal
 from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import RuntimeKind
 from edgefleet.runtimes.litert import Kernels

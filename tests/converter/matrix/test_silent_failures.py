@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.runtime_matrix import Subject, answers, make_raw
-from converter.adapters.flatbuffer import read_facts
-from converter.core.board_checks import check_board
-from converter.core.runtime_rules import MEASURED, RIGHT, WRONG, Mode
+from converter.adapters.flatbuffers.reading import read_facts
+from converter.core.board.checks import check_board
+from converter.core.board.runtime_rules import MEASURED, RIGHT, WRONG, Mode
 from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import RuntimeKind
 from edgefleet.contracts.profile import Profile, RuntimeFacts

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``--metric NAME`` or ``--metric module:function``: one of the task's metrics, or a user's own."""
+
+from typing import Any
+
+import numpy.typing as npt
+
+from converter.adapters.user_code.functions import load_function
+from converter.core.scoring import Metric, default_metric, task_metrics
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.manifest import Task
+
+Array = npt.NDArray[Any]
+_HINT = "write a function(outputs, labels) -> float in a module that Python finds, or in this folder"
+
+
+def load_metric(name: str | None, task: Task) -> Metric:
+    """Return the task's own metric, one that it has by name, or the user's: ``function(outputs, labels) -> float``.
+
+    Raises:
+        InputError: the task has none of that name, or the user's cannot be imported or called.
+    """
+    if name is None:
+        return default_metric(task)
+    known = task_metrics(task)
+    for metric in known:
+        if metric.name == name:
+            return metric
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        names = ", ".join(metric.name for metric in known)
+        raise InputError(f"--metric is '{name}', expected {names} (for {task}) or module:function", hint=_HINT)
+    function = load_function(name, what="metric", hint=_HINT)
+
+    def measured(outputs: Array, labels: Array) -> float:
+        try:
+            return float(function(outputs, labels))
+        except Exception as error:  # a user's function may raise anything
+            raise InputError(f"the metric '{name}' failed: {type(error).__name__}: {error}", hint=_HINT) from error
+
+    return Metric(name, measured)
