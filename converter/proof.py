@@ -192,7 +192,7 @@ def _labels(request: ConversionRequest, samples: SampleSet, interpreter: Interpr
 
 def _predict(request: ConversionRequest, interpreter: Interpreter, samples: SampleSet) -> Array:
     inputs = model_inputs(samples, range(len(samples)), request.preprocessing, interpreter.inputs)
-    return predict(interpreter, inputs, request.task)
+    return predict(interpreter, inputs, request.task, request.roles)
 
 
 def _accept(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from converter.quantization import Observation, Quantized, observe, quantize, qu
 from converter.sample_parts import Parts
 from edgefleet.contracts.errors import BudgetError
 from edgefleet.contracts.evidence import Candidate, Interval
-from edgefleet.contracts.manifest import Precision, Preprocessing, Task
+from edgefleet.contracts.manifest import DetectionRole, Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.metrics import paired_accuracy_interval
 from edgefleet.runtimes.preprocessing import preprocess
@@ -82,6 +83,7 @@ class SearchRequest:
     task: Task
     metric: Metric
     clock: Callable[[], float]
+    roles: tuple[DetectionRole, ...] = ()
     limit_s: float = math.inf
     most: int = _MOST_TRIALS
     cost: Callable[[bytes], BoardCost] = field(default=lambda _: BoardCost())
@@ -273,6 +275,7 @@ class _Judge:
     """Compares models with the float model on one set of samples."""
 
     task: Task
+    roles: tuple[DetectionRole, ...]
     metric: Metric
     inputs: "_Inputs"
     labels: Array
@@ -282,17 +285,19 @@ class _Judge:
     def of(cls, request: SearchRequest, samples: SampleSet) -> "_Judge":
         """Ask the float model."""
         inputs = _Inputs(samples, request.preprocessing)
-        float_outputs = _answers(request.model, inputs, request.task)
+        float_outputs = _answers(request.model, inputs, request.task, request.roles)
         metric, labels = _yardstick(request, samples, float_outputs)
-        return cls(request.task, metric, inputs, labels, float_outputs)
+        return cls(request.task, request.roles, metric, inputs, labels, float_outputs)
 
     def first(self, count: int) -> "_Judge":
         """Return the judge of the first samples alone."""
-        return _Judge(self.task, self.metric, self.inputs.first(count), self.labels[:count], self.float_outputs[:count])
+        return replace_fields(
+            self, inputs=self.inputs.first(count), labels=self.labels[:count], float_outputs=self.float_outputs[:count]
+        )
 
     def judge(self, model: bytes) -> _Judged:
         """Return the drop of the metric, float minus model (the other way round for an error), and its interval."""
-        outputs = _answers(model, self.inputs, self.task)
+        outputs = _answers(model, self.inputs, self.task, self.roles)
         compared = compare(self.metric, self.float_outputs, outputs, self.labels, task=self.task)
         distance = _distance(self.float_outputs, outputs)
         sign = -1.0 if self.metric.larger_is_better else 1.0
@@ -302,7 +307,7 @@ class _Judge:
 
     def distance(self, model: bytes) -> float:
         """Return how far a model's outputs lie from the float model's."""
-        return _distance(self.float_outputs, _answers(model, self.inputs, self.task))
+        return _distance(self.float_outputs, _answers(model, self.inputs, self.task, self.roles))
 
     def _worst_drop(self, outputs: Array, interval: Interval) -> float:
         """Return the unfavourable end of the drop's interval; nothing is uncertain about equal outputs."""
@@ -336,12 +341,12 @@ class _Inputs:
         return [preprocess(value, self._how) for value in self._samples.raw(number)]
 
 
-def _answers(model: bytes, inputs: _Inputs, task: Task) -> Array:
+def _answers(model: bytes, inputs: _Inputs, task: Task, roles: tuple[DetectionRole, ...]) -> Array:
     """Return a model's answers in the order of the inputs; each thread has an interpreter of its own."""
 
     def worker() -> Callable[[list[Array]], Array]:
         interpreter = LiteRtInterpreter(model, kernels="reference")
-        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task)
+        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task, roles)
 
     return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
 

@@ -135,7 +135,8 @@ def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     check_labels(labels, classes, task=manifest.task, source=samples.source)
     model = _probed(bundle)
     inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
-    return score(metric, predict(model.interpreter, inputs, manifest.task), labels, manifest.task)
+    outputs = predict(model.interpreter, inputs, manifest.task, manifest.interface.roles)
+    return score(metric, outputs, labels, manifest.task)
 
 
 def run_bundle(path: Path, batch: Array) -> Run:

@@ -59,6 +59,14 @@ def convert(
     task: Annotated[str, typer.Option(metavar="T", help="classification, regression, anomaly or detection.")] = (
         "classification"
     ),
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLES",
+            help="For detection, where the model does not tell: what each output is, in order, of boxes, classes, "
+            "scores, count and other.",
+        ),
+    ] = None,
     metric: Annotated[str | None, typer.Option(metavar="module:function", help="Your own metric.")] = None,
     max_accuracy_drop: Annotated[str | None, typer.Option(metavar="0.5pt", help="Search: the largest drop.")] = None,
     max_flash: Annotated[str | None, typer.Option(metavar="250kB", help="Search: the largest model.")] = None,
@@ -87,6 +95,7 @@ def convert(
     from converter.adapters.output_files import write_together
     from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
     from converter.adapters.user_code.metrics import load_metric
+    from converter.core.detection import parse_roles
     from converter.core.reports.units import parse_bytes, parse_share, parse_us
     from converter.core.request import ConversionRequest
     from converter.core.search.budgets import SearchBudgets
@@ -127,6 +136,7 @@ def convert(
         metric=load_metric(metric, chosen),
         preprocessing=read_preprocessing(preprocessing),
         labels=read_labels(labels),
+        roles=parse_roles(outputs),
         recipe=read_recipe_file(recipe),
         calibration=calibration,
         evaluation=evaluation,

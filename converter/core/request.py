@@ -11,7 +11,7 @@ from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
 from converter.core.search.budgets import SearchBudgets
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task, TensorSpec
+from edgefleet.contracts.manifest import DetectionRole, Preprocessing, RuntimeRequirement, Task, TensorSpec
 from edgefleet.contracts.names import is_name, is_version
 from edgefleet.contracts.profile import Profile
 
@@ -23,6 +23,7 @@ _NO_LIMITS = SearchBudgets()
 class ConversionRequest:
     """A conversion's arguments; sample sets are paths, read once the model is known to be sound.
 
+    ``roles`` say what each output of a detector is; empty: what the model tells of itself.
     Any of ``limits`` starts a search for a model that keeps them, of about ``search_limit_s``; ``explain`` compares the
     model with its float source layer by layer.
     """
@@ -35,6 +36,7 @@ class ConversionRequest:
     metric: Metric
     preprocessing: Preprocessing = _NONE
     labels: tuple[str, ...] = ()
+    roles: tuple[DetectionRole, ...] = ()
     recipe: Recipe | None = None
     calibration: Path | None = None
     evaluation: Path | None = None
@@ -67,13 +69,13 @@ def check_request(request: ConversionRequest) -> None:
 
 
 def check_class_names(request: ConversionRequest, output: TensorSpec) -> None:
-    """Refuse class names that are more or fewer than the model's answers.
+    """Refuse class names that are more or fewer than the model's answers; a detector does not tell how many it has.
 
     Raises:
         InputError: the numbers differ.
     """
     classes = math.prod(output.shape)
-    if request.labels and len(request.labels) != classes:
+    if request.task != "detection" and request.labels and len(request.labels) != classes:
         raise InputError(
             f"--labels names {len(request.labels)} classes, the model answers with {classes}",
             hint="name each class once, in the order of the model's outputs",

@@ -2,16 +2,17 @@
 """From a model's outputs to a metric, to a comparison with the float model, and to reference histograms."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.core.detection import CLASS_COLUMN, SCORE_COLUMN
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.evidence import FloatComparison, Interval, Score
-from edgefleet.contracts.manifest import DetectionRole, ReferenceHistograms, Task
+from edgefleet.contracts.manifest import ReferenceHistograms, Task
 from edgefleet.runtimes import metrics
 from edgefleet.runtimes.answers import read_answer
 from edgefleet.runtimes.metrics import (
@@ -29,9 +30,7 @@ MetricFunction = Callable[[Array, Array], float]
 _CONFIDENCE_BINS = 20
 _RESAMPLES = 200
 _SEED = 1
-#: Columns of a detection (y0, x0, y1, x1, class, score) and of a labelled box (without the score).
-_CLASS_COLUMN = 4
-_SCORE_COLUMN = 5
+#: Columns of a labelled box: y0, x0, y1, x1, class.
 _BOX_COLUMNS = 5
 
 
@@ -39,8 +38,9 @@ _BOX_COLUMNS = 5
 class Metric:
     """A named figure: ``function(outputs, labels)``, outputs real-valued with shape (samples, …).
 
-    ``larger_is_better`` is False for errors. For detection, outputs are :func:`detections` and labels have the shape
-    (samples, boxes, 5): y0, x0, y1, x1, class, in the units of the model's boxes, class -1 in rows without a box.
+    ``larger_is_better`` is False for errors. For detection, outputs are rows as :mod:`converter.core.detection` makes
+    them, and labels have the shape (samples, boxes, 5): y0, x0, y1, x1, class, in the units of the model's boxes, class
+    -1 in rows without a box.
     """
 
     name: str
@@ -97,44 +97,19 @@ def precision_per_class(outputs: Array, labels: Array) -> tuple[float, ...]:
     Raises:
         InputError: the outputs are no detections.
     """
-    if outputs.ndim != 3 or outputs.shape[2] != _SCORE_COLUMN + 1:
+    if outputs.ndim != 3 or outputs.shape[2] != SCORE_COLUMN + 1:
         raise InputError(
             f"the model's answers have the shape {list(outputs.shape[1:])}, and detections have [rows, 6]",
             hint="name what each output is (boxes, classes, scores, count), or a metric of your own",
         )
-    classes = int(labels[:, :, _CLASS_COLUMN].max(initial=-1)) + 1
+    classes = int(labels[:, :, CLASS_COLUMN].max(initial=-1)) + 1
     return tuple(
         average_precision(
-            [rows[rows[:, _CLASS_COLUMN] == number][:, [0, 1, 2, 3, _SCORE_COLUMN]] for rows in outputs],
-            [boxes[boxes[:, _CLASS_COLUMN] == number][:, :_CLASS_COLUMN] for boxes in labels],
+            [rows[rows[:, CLASS_COLUMN] == number][:, [0, 1, 2, 3, SCORE_COLUMN]] for rows in outputs],
+            [boxes[boxes[:, CLASS_COLUMN] == number][:, :CLASS_COLUMN] for boxes in labels],
         )
         for number in range(classes)
     )
-
-
-def detections(outputs: Sequence[Array], roles: Sequence[DetectionRole]) -> Array:
-    """Return one sample's detections, shape (rows, 6): y0, x0, y1, x1, class (-1: the row says nothing), score.
-
-    ``outputs`` are the model's de-quantized outputs with their batch dimension of 1, ``roles`` what each of them is.
-    Rows beyond ``count`` and rows with NaN say nothing.
-
-    Raises:
-        InputError: boxes, classes or scores are not among the roles.
-    """
-    parts = {role: value[0] if value.ndim > 1 else value for role, value in zip(roles, outputs, strict=True)}
-    missing = [role for role in ("boxes", "classes", "scores") if role not in parts]
-    if missing:
-        raise InputError(
-            f"no output of the model is the detector's {missing[0]}",
-            hint="name what each output is, in order: boxes, classes, scores, count",
-        )
-    boxes = parts["boxes"].reshape(-1, 4).astype(np.float64)
-    columns = [parts["classes"].reshape(-1, 1), parts["scores"].reshape(-1, 1)]
-    rows = np.concatenate([boxes, *columns], axis=1)
-    told = min(int(parts["count"].reshape(-1)[0]), len(rows)) if "count" in parts else len(rows)
-    silent = ~np.isfinite(rows).all(axis=1) | (np.arange(len(rows)) >= told)
-    rows[silent] = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-    return rows
 
 
 _METRICS: dict[Task, tuple[Metric, ...]] = {
@@ -269,8 +244,8 @@ def compare(
 
 def _most_certain_class(outputs: Array) -> Array:
     """Return the class of each sample's row with the highest score; ``outputs`` are detections."""
-    best = outputs[:, :, _SCORE_COLUMN].argmax(axis=1)
-    return np.asarray(outputs[np.arange(len(outputs)), best, _CLASS_COLUMN])
+    best = outputs[:, :, SCORE_COLUMN].argmax(axis=1)
+    return np.asarray(outputs[np.arange(len(outputs)), best, CLASS_COLUMN])
 
 
 def histograms(outputs: Array) -> ReferenceHistograms:

@@ -27,8 +27,8 @@ RuntimeKind = Literal["litert", "tflite-runtime", "tflm"]
 #: ``dynamic-int8`` keeps float activations; ``int16x8`` has 8-bit weights under 16-bit activations; ``int4`` has 4-bit
 #: weights (on some layers) under 8-bit activations; ``mixed`` has layers of several of these.
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "int16x8", "int4", "mixed"]
-#: What the outputs of a detector are, in the order of the interface.
-DetectionRole = Literal["boxes", "classes", "scores", "count"]
+#: What the outputs of a detector are, in the order of the interface; ``other`` ones are no part of its answer.
+DetectionRole = Literal["boxes", "classes", "scores", "count", "other"]
 Numerics = Literal["litert/1", "tflm/1"]
 #: The largest integer that canonical JSON (RFC 8785, section 3.2.2.3) holds exactly.
 LARGEST_INTEGER = (1 << 53) - 1
