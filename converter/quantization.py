@@ -23,6 +23,7 @@ from converter.adapters.flatbuffers.reading import (
     with_versions_written,
 )
 from converter.adapters.flatbuffers.surgery import prune
+from converter.adapters.late_import import import_late
 from converter.adapters.quantizer import WeightRange, load_early, quantize_model
 from converter.adapters.running.activations import layer_hessians
 from converter.adapters.running.calibration import Calibrator, Counter, KeepingInterpreter, read_scores
@@ -61,13 +62,16 @@ _LEVELS: dict[LayerPrecision, int] = {"int8": 127, "int16x8": 127, "int4": 7, "f
 class Quantized(NamedTuple):
     """A model as the recipe wants it, and what was done to it.
 
-    ``named`` is the same model before its inner tensors lost their names: tensor numbers are equal. ``rewrites`` says
-    what was done besides quantizing, ``warnings`` what the samples could not tell.
+    ``named`` is the same model before its inner tensors lost their names: tensor numbers are equal. ``reference`` is
+    the float model that it stands for, layer by layer: pruned, its channels evened out, its biases not yet corrected,
+    as correcting brings the quantized model's answers back to these. ``rewrites`` says what was done besides
+    quantizing, ``warnings`` what the samples could not tell.
     """
 
     data: bytes
     conditioning: Conditioning | None = None
     named: bytes = b""
+    reference: bytes = b""
     rewrites: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -176,6 +180,7 @@ def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned:
     """
     if not len(calibration):
         raise SampleError(f"{calibration.source} holds no samples", hint="give 50 to 500 typical inputs")
+    import_late("scipy.linalg")  # nine tenths of the quantizer's import, for a way of rounding that is not used here
     load_early()
     prepared = prepare(model, pruned=pruned)
     calibrators = [Calibrator(prepared.data, prepared.facts) for _ in range(worker_count())]
@@ -218,7 +223,11 @@ def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
     chosen = _closest(observed, recipe)
     data = _rounded(observed, recipe, chosen) if recipe.rounding == "gptq" else chosen.quantized
     finished = _finished(observed.prepared, data)
-    return finished._replace(conditioning=chosen.conditioning, warnings=observed.warnings)
+    return finished._replace(
+        conditioning=chosen.conditioning,
+        reference=observed.patch.with_layers(chosen.layers),
+        warnings=observed.warnings,
+    )
 
 
 def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
@@ -236,12 +245,12 @@ def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
 
 def _kept_in_float(model: bytes, recipe: Recipe) -> Quantized:
     smaller, rewrites = prune(model) if recipe.prune else (model, ())
-    return Quantized(compact(smaller) if rewrites else smaller, named=smaller, rewrites=rewrites)
+    return Quantized(compact(smaller) if rewrites else smaller, named=smaller, reference=smaller, rewrites=rewrites)
 
 
 def _finished(prepared: Prepared, quantized: bytes) -> Quantized:
     named = with_versions_written(quantized, signature_list=prepared.signature_list)
-    return Quantized(compact(named), named=named, rewrites=prepared.rewrites)
+    return Quantized(compact(named), named=named, reference=prepared.data, rewrites=prepared.rewrites)
 
 
 def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Candidate:
