@@ -107,10 +107,10 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
     micro = request.profile.runtime.kind == "tflm"
     reference = production if micro else LiteRtInterpreter(model, kernels="reference")
     chosen = _parity_inputs(request, reference.inputs, calibration)
-    expected = run_all(reference, chosen)
+    expected = run_all(reference, chosen, request.roles)
     if not all(np.isfinite(output).all() for output in expected):
         raise ModelFailedError("the model answers its parity inputs with NaN or infinity", hint="correct the model")
-    got = run_all(production, chosen)
+    got = run_all(production, chosen, request.roles)
     worst = max(difference(g, e) for g, e in zip(got, expected, strict=True))
     if not math.isfinite(worst):
         raise ModelFailedError(
@@ -118,7 +118,7 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
             "reference kernels",
             hint="correct the model: some of its weights or scales are too large or damaged",
         )
-    unit: Literal["lsb", "absolute"] = "lsb" if expected[0].dtype.kind in "iu" else "absolute"
+    unit: Literal["lsb", "absolute"] = "lsb" if all(e.dtype.kind in "iu" for e in expected) else "absolute"
     tolerances = Tolerances(
         unit=unit,
         reference=reference_tolerance(unit, max(float(np.abs(e).max()) for e in expected)),

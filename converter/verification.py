@@ -158,7 +158,7 @@ def run_bundle(path: Path, batch: Array) -> Run:
     model = _probed(bundle)
     raw = batch.dtype == np.dtype(manifest.interface.inputs[0].dtype) and batch.dtype.kind != "f"
     inputs = [_as_tensor(sample, manifest) if raw else _prepared(sample, manifest) for sample in batch]
-    outputs = run_all(model.interpreter, inputs)
+    outputs = run_all(model.interpreter, inputs, manifest.interface.roles)
     if raw:
         return Run(outputs, raw=True)
     return Run([dequantize(o, s) for o, s in zip(outputs, manifest.interface.outputs, strict=True)], raw=False)

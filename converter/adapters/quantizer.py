@@ -110,6 +110,9 @@ def _integer_rules(recipe: Recipe, facts: GraphFacts) -> Any:
     rules = recipe_manager.RecipeManager()
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     rules.add_static_config(".*", every, _ACTIVATION_BITS[base_precision(recipe)], 8)
+    if facts.custom_outputs() & set(facts.outputs):  # they have no ranges, and all outputs go by one rule
+        ends = qtyping.TFLOperationName.OUTPUT
+        rules.add_quantization_config(".*", ends, None, recipe_manager.AlgorithmName.NO_QUANTIZE)
     operators = {facts.tensors[o.outputs[0]].name: o.name for o in facts.operators if o.outputs}
     for layer, precision in layer_precisions(recipe, facts).items():
         scope = f"^{re.escape(layer)};?$"

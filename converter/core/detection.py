@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
+from converter.core.graph import POST_PROCESS
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.manifest import DetectionRole, TensorSpec
 
@@ -22,7 +23,6 @@ CLASS_COLUMN = 4
 SCORE_COLUMN = 5
 COLUMNS = 6
 #: What an operator that makes detections answers with, in its order.
-POST_PROCESS = "TFLite_Detection_PostProcess"
 POST_PROCESS_ROLES: tuple[DetectionRole, ...] = ("boxes", "classes", "scores", "count")
 #: The outputs that a detector may have; without classes, scores have one column a class (or there is one class).
 _SETS: tuple[tuple[DetectionRole, ...], ...] = (

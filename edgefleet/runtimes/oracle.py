@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgefleet.contracts.errors import ModelFailedError
-from edgefleet.contracts.manifest import RuntimeKind, Task, TensorSpec, Tool
+from edgefleet.contracts.manifest import DetectionRole, RuntimeKind, Task, TensorSpec, Tool
 from edgefleet.runtimes import tflite_runtime, tflm
+from edgefleet.runtimes.answers import silenced
 from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter
 from edgefleet.runtimes.parity import top1_differs
@@ -53,16 +54,23 @@ class Agreement(NamedTuple):
     difference: float
 
 
-def compare(oracle: Interpreter, reference: Interpreter, inputs: Iterable[Sequence[Array]]) -> Agreement:
+def compare(
+    oracle: Interpreter,
+    reference: Interpreter,
+    inputs: Iterable[Sequence[Array]],
+    roles: Sequence[DetectionRole] = (),
+) -> Agreement:
     """Run both on each of the inputs, which are tensors as the model takes them.
+
+    Of a detector whose outputs have ``roles``, only the rows that its count tells are compared.
 
     Raises:
         ModelFailedError: an input does not fit, there is none, or an interpreter failed.
     """
     got, wanted = [], []
     for sample in inputs:
-        got.append(_real(oracle.invoke(sample), oracle.outputs))
-        wanted.append(_real(reference.invoke(sample), reference.outputs))
+        got.append(_real(silenced(oracle.invoke(sample), oracle.outputs, roles), oracle.outputs))
+        wanted.append(_real(silenced(reference.invoke(sample), reference.outputs, roles), reference.outputs))
     if not got:
         raise ModelFailedError("there is no sample to compare two runtimes on", hint="give at least one")
     mine, theirs = (np.concatenate([part for answer in answers for part in answer]) for answers in (got, wanted))
@@ -72,7 +80,13 @@ def compare(oracle: Interpreter, reference: Interpreter, inputs: Iterable[Sequen
 
 
 def check_runs_right(
-    model: bytes, *, kind: RuntimeKind, task: Task, inputs: Sequence[Sequence[Array]], kernels: Kernels = "production"
+    model: bytes,
+    *,
+    kind: RuntimeKind,
+    task: Task,
+    inputs: Sequence[Sequence[Array]],
+    roles: Sequence[DetectionRole] = (),
+    kernels: Kernels = "production",
 ) -> Agreement:
     """Run a model on a board's runtime and on LiteRT's reference kernels, which no runtime may leave far behind.
 
@@ -84,7 +98,7 @@ def check_runs_right(
         MissingExtraError: the runtime is not installed.
     """
     reference = LiteRtInterpreter(model, kernels="reference")
-    found = compare(open_oracle(model, kind=kind, kernels=kernels), reference, inputs)
+    found = compare(open_oracle(model, kind=kind, kernels=kernels), reference, inputs, roles)
     allowed = max(1, int(found.samples * _CHANGED_SHARE))
     changed = task == "classification" and found.top1_changed > allowed
     if not changed and found.difference <= _LARGEST_DIFFERENCE:

@@ -71,15 +71,16 @@ class KeepingInterpreter:
 
 
 class Calibrator:
-    """A float model that is observed: every float tensor that is no constant."""
+    """A float model that is observed: every float tensor that is no constant, and that no custom operator writes."""
 
     def __init__(self, model: bytes, facts: GraphFacts) -> None:
         self._model = KeepingInterpreter(model)
         self._score_tensor = facts.score_tensor()
+        untouched = facts.custom_outputs()
         self._watched = [
             (tensor.name, number)
             for number, tensor in enumerate(facts.tensors)
-            if tensor.dtype == "float32" and not tensor.constant_bytes
+            if tensor.dtype == "float32" and not tensor.constant_bytes and number not in untouched
         ]
         self._tallies: dict[str, ChannelTally] = {}
 

@@ -13,6 +13,7 @@ from converter.core.detection import detections
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.manifest import DetectionRole, Task
+from edgefleet.runtimes.answers import silenced
 from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.metrics import percentile
 from edgefleet.runtimes.tensors import dequantize
@@ -49,9 +50,14 @@ def _answer(interpreter: Interpreter, sample: Sequence[Array], task: Task, roles
     return first[0] if first.shape[:1] == (1,) else first
 
 
-def run_all(interpreter: Interpreter, inputs: Iterable[Sequence[Array]]) -> list[Array]:
-    """Return all outputs as they are, one array an output, first axis samples."""
-    per_sample = [interpreter.invoke(sample) for sample in inputs]
+def run_all(
+    interpreter: Interpreter, inputs: Iterable[Sequence[Array]], roles: Sequence[DetectionRole] = ()
+) -> list[Array]:
+    """Return all outputs as they are, one array an output, first axis samples.
+
+    Of a detector whose outputs have ``roles``, the rows beyond its count are zeros.
+    """
+    per_sample = [silenced(interpreter.invoke(sample), interpreter.outputs, roles) for sample in inputs]
     return [np.stack([outputs[position] for outputs in per_sample]) for position in range(len(interpreter.outputs))]
 
 
