@@ -16,6 +16,7 @@ from converter.adapters.samples.sets import (
     model_inputs,
 )
 from converter.core.canonical_npz import canonical_npz
+from converter.core.detection import read_as
 from converter.core.parity_choice import (
     made_up_inputs,
     parity_count,
@@ -23,7 +24,7 @@ from converter.core.parity_choice import (
     reference_tolerance,
     spread,
 )
-from converter.core.reports.confusion import confusion
+from converter.core.reports.confusion import confusion, detection_confusion
 from converter.core.request import ConversionRequest
 from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score, top1
 from edgefleet.contracts.canonical import sha256_hex
@@ -32,6 +33,7 @@ from edgefleet.contracts.evidence import Confusion, FloatComparison, Score
 from edgefleet.contracts.manifest import (
     AcceptanceExamples,
     ReferenceHistograms,
+    Task,
     TensorSpec,
     Tolerances,
 )
@@ -172,21 +174,29 @@ def assess(
         samples = sets.evaluation if reported is None else reported
         labels = _labels(request, samples, production)
         outputs = _predict(request, production, samples)
-        evaluation = score(request.metric, outputs, labels, request.task)
-        if request.task == "classification":
+        task = read_as(request.task, request.roles)
+        evaluation = score(request.metric, outputs, labels, task)
+        confused = _confusion(request, outputs, labels, task)
+        if task == "classification":
             reference = histograms(outputs if reported is None else _predict(request, production, sets.evaluation))
-            classes = int(np.prod(production.outputs[0].shape))
-            confused = confusion(top1(outputs), labels, request.labels, classes=classes)
         if float_model is not None:
             before = _predict(request, LiteRtInterpreter(float_model), samples)
-            comparison = compare(request.metric, before, outputs, labels, task=request.task)
+            comparison = compare(request.metric, before, outputs, labels, task=task)
     accepted = _accept(request, production, sets.acceptance, acceptance)
     return Quality(evaluation, confused, comparison, reference, accepted)
 
 
+def _confusion(request: ConversionRequest, outputs: Array, labels: Array, task: Task) -> Confusion | None:
+    if task == "classification":
+        classes = int(np.prod(outputs.shape[1:]))
+        return confusion(top1(outputs), labels, request.labels, classes=classes)
+    return detection_confusion(outputs, labels, request.labels) if task == "detection" else None
+
+
 def _labels(request: ConversionRequest, samples: SampleSet, interpreter: Interpreter) -> Array:
     labels = class_numbers(samples)
-    check_labels(labels, int(np.prod(interpreter.outputs[0].shape)), task=request.task, source=samples.source)
+    answers = int(np.prod(interpreter.outputs[0].shape))
+    check_labels(labels, answers, task=request.task, source=samples.source, roles=request.roles)
     return labels
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from converter.adapters.running.execution import predict, run_all
 from converter.adapters.samples.sets import class_numbers, model_inputs, open_samples
+from converter.core.detection import read_as
 from converter.core.scoring import Metric, check_labels, score
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError, UnsupportedModelError
@@ -132,11 +133,12 @@ def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     samples = open_samples(samples_path, [s.name for s in manifest.interface.inputs], manifest.interface.labels)
     labels = class_numbers(samples)
     classes = int(np.prod(manifest.interface.outputs[0].shape))
-    check_labels(labels, classes, task=manifest.task, source=samples.source)
+    roles = manifest.interface.roles
+    check_labels(labels, classes, task=manifest.task, source=samples.source, roles=roles)
     model = _probed(bundle)
     inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
-    outputs = predict(model.interpreter, inputs, manifest.task, manifest.interface.roles)
-    return score(metric, outputs, labels, manifest.task)
+    outputs = predict(model.interpreter, inputs, manifest.task, roles)
+    return score(metric, outputs, labels, read_as(manifest.task, roles))
 
 
 def run_bundle(path: Path, batch: Array) -> Run:

@@ -15,13 +15,15 @@ import numpy.typing as npt
 
 from converter.core.graph import POST_PROCESS
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.manifest import DetectionRole, TensorSpec
+from edgefleet.contracts.manifest import DetectionRole, Task, TensorSpec
 
 Array = npt.NDArray[Any]
 #: Columns of a detection.
 CLASS_COLUMN = 4
 SCORE_COLUMN = 5
 COLUMNS = 6
+#: A higher class is none: nothing would be counted that far.
+LARGEST_CLASS = 9999
 #: What an operator that makes detections answers with, in its order.
 POST_PROCESS_ROLES: tuple[DetectionRole, ...] = ("boxes", "classes", "scores", "count")
 #: The outputs that a detector may have; without classes, scores have one column a class (or there is one class).
@@ -107,12 +109,17 @@ def told_roles(outputs: Sequence[Output], operator: str | None) -> tuple[Detecti
     return named[0]
 
 
+def read_as(task: Task, roles: Sequence[DetectionRole]) -> Task:
+    """Return the task whose answers there are: a detector that does not tell its outputs apart answers plain values."""
+    return "regression" if task == "detection" and not roles else task
+
+
 def detections(outputs: Sequence[Array], roles: Sequence[DetectionRole]) -> Array:
     """Return one sample's detections, shape (rows, 6).
 
     ``outputs`` are the model's de-quantized outputs with their batch dimension of 1, ``roles`` what each of them is.
-    Without an output of classes, a row's class is the column of its highest score. Rows beyond ``count`` and rows that
-    are not finite say nothing.
+    Without an output of classes, a row's class is the column of its highest score. Rows beyond ``count``, rows
+    that are not finite and rows of no class say nothing.
 
     Raises:
         InputError: boxes or scores are not among the roles, or the numbers of boxes, classes and scores differ.
@@ -127,7 +134,9 @@ def detections(outputs: Sequence[Array], roles: Sequence[DetectionRole]) -> Arra
     classes = np.rint(parts["classes"].reshape(-1)) if "classes" in parts else np.nan_to_num(scores).argmax(axis=1)
     rows = np.column_stack([boxes, classes.astype(np.float64), scores.max(axis=1)])
     told = _count(parts["count"], len(rows)) if "count" in parts else len(rows)
-    silent = ~np.isfinite(rows).all(axis=1) | (np.arange(len(rows)) >= told)
+    with np.errstate(invalid="ignore"):
+        known = (rows[:, CLASS_COLUMN] >= 0) & (rows[:, CLASS_COLUMN] <= LARGEST_CLASS)
+    silent = ~np.isfinite(rows).all(axis=1) | ~known | (np.arange(len(rows)) >= told)
     rows[silent] = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
     return rows
 

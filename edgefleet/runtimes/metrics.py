@@ -85,12 +85,13 @@ class ClassFigures(NamedTuple):
     f1: Array
 
 
-def class_figures(counts: Array, samples: Array) -> ClassFigures:
+def class_figures(counts: Array, samples: Array, invented: Array | int = 0) -> ClassFigures:
     """Return each class's figures from ``counts[actual, predicted]`` and the number of samples that have each class.
 
-    F1 is ``2 hits / (samples + predictions)``: a sample without an answer is missed by its class.
+    F1 is ``2 hits / (samples + predictions)``: a sample without an answer is missed by its class. ``invented`` counts
+    each class's predictions that belong to no sample.
     """
-    hits, predicted = np.diagonal(counts).astype(np.float64), counts.sum(axis=0)
+    hits, predicted = np.diagonal(counts).astype(np.float64), counts.sum(axis=0) + invented
     return ClassFigures(
         precision=hits / np.maximum(predicted, 1),
         recall=hits / np.maximum(samples, 1),
@@ -139,28 +140,56 @@ def area_under_roc(positive: Array, negative: Array) -> float:
     return above / (high.size * low.size)
 
 
-def average_precision(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> float:
-    """Return one class's average precision over images.
+class Matches(NamedTuple):
+    """One class's detections over images, by falling score (ties by image, then row).
+
+    ``image`` is where each was found, ``hit`` whether it matched a wanted box, both of shape (detections,); ``wanted``
+    counts the wanted boxes of each image, shape (images,).
+    """
+
+    image: Array
+    hit: Array
+    wanted: Array
+
+
+def match_detections(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> Matches:
+    """Match one class's detections with the wanted boxes.
 
     ``found[i]``: rows (y0, x0, y1, x1, score) of image i; ``wanted[i]``: rows (y0, x0, y1, x1). All detections are
-    taken by falling score (ties by image, then row); each matches the unmatched wanted box of its image with which its
-    intersection over union is largest, if that reaches ``least_overlap``. The result is the area under the precision
-    envelope at every recall (PASCAL VOC 2010 and later). NaN without wanted boxes.
+    taken by falling score; each matches the unmatched wanted box of its image with which its intersection over union
+    is largest, if that reaches ``least_overlap``.
     """
-    total = sum(len(boxes) for boxes in wanted)
-    if not total:
-        return math.nan
     order = sorted(
         ((-float(row[4]), image, place) for image, rows in enumerate(found) for place, row in enumerate(rows))
     )
     free = [np.ones(len(boxes), bool) for boxes in wanted]
-    hits = np.array(
-        [_takes(found[image][place], wanted[image], free[image], least_overlap) for _, image, place in order]
+    hits = [_takes(found[image][place], wanted[image], free[image], least_overlap) for _, image, place in order]
+    return Matches(
+        image=np.array([image for _, image, _ in order], np.intp),
+        hit=np.array(hits, bool),
+        wanted=np.array([len(boxes) for boxes in wanted], np.int64),
     )
-    right = np.cumsum(hits)
-    precision = right / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(envelope[hits])) / total if len(hits) else 0.0
+
+
+def average_precision(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> float:
+    """Return one class's average precision over images; arguments as in :func:`match_detections`.
+
+    It is the area under the precision envelope at every recall (PASCAL VOC 2010 and later). NaN without wanted boxes.
+    """
+    matches = match_detections(found, wanted, least_overlap=least_overlap)
+    return float(weighted_precision(matches, np.ones((1, len(matches.wanted)), np.int64))[0])
+
+
+def weighted_precision(matches: Matches, weights: Array) -> Array:
+    """Return the average precision where image i counts ``weights[k, i]`` times, shape (k,); NaN without boxes."""
+    each = weights[:, matches.image]
+    hits = each * matches.hit
+    seen = np.cumsum(each, axis=1)
+    precision = np.cumsum(hits, axis=1) / np.maximum(seen, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    total = (weights * matches.wanted).sum(axis=1)
+    area = (envelope * hits).sum(axis=1)
+    return np.where(total > 0, area / np.maximum(total, 1), math.nan)
 
 
 def _takes(row: Array, boxes: Array, free: Array, least_overlap: float) -> bool:
