@@ -10,7 +10,7 @@ from converter.cli.rebuild import run_rebuild
 from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit, progress
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.evidence import Candidate, ConversionEvidence
+from edgefleet.contracts.evidence import Candidate, ConversionEvidence, FloatComparison
 from edgefleet.contracts.manifest import Fact
 
 if TYPE_CHECKING:
@@ -85,7 +85,14 @@ def convert(
     metric: Annotated[
         str | None, typer.Option(metavar="NAME|module:function", help="Another metric of the task, or your own.")
     ] = None,
-    max_accuracy_drop: Annotated[str | None, typer.Option(metavar="0.5pt", help="Search: the largest drop.")] = None,
+    max_accuracy_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0.5pt",
+            help="Search: the largest drop of the metric; of an error (mse, mae, rmse) the largest rise, as a share of "
+            "what always answering the mean of the labels would err.",
+        ),
+    ] = None,
     max_flash: Annotated[str | None, typer.Option(metavar="250kB", help="Search: the largest model.")] = None,
     max_arena: Annotated[str | None, typer.Option(metavar="64kB", help="Search: the largest arena.")] = None,
     max_latency: Annotated[
@@ -183,16 +190,22 @@ def _summary(document: ConversionDocument) -> str:
     for title, score in (("evaluation", evidence.evaluation), ("acceptance", evidence.acceptance)):
         if score is not None:
             lines.append(f"{title}: {score.metric} {score.value:.4f} on {score.samples} samples")
-    compared = evidence.comparison
-    if compared is not None:
-        lines.append(
-            f"against float: {compared.difference:+.4f} [{compared.interval.low:+.4f}, {compared.interval.high:+.4f}], "
-            f"same top-1 {compared.top1_agreement:.4f}, mean |Δ| {compared.mean_abs_delta:.5f}"
-        )
+    if evidence.comparison is not None:
+        lines.append(_comparison_line(evidence.comparison))
     lines += [_candidate_line(one) for one in evidence.candidates]
     if evidence.layers:
         lines.append(layer_table(evidence.layers))
     return "\n".join([*lines, *(f"note: {warning}" for warning in evidence.warnings)])
+
+
+def _comparison_line(compared: FloatComparison) -> str:
+    parts = [
+        f"against float: {compared.difference:+.4f} [{compared.interval.low:+.4f}, {compared.interval.high:+.4f}]",
+        "" if compared.top1_agreement is None else f"same top-1 {compared.top1_agreement:.4f}",
+        "" if compared.rank_correlation is None else f"rank correlation {compared.rank_correlation:.4f}",
+        f"mean |Δ| {compared.mean_abs_delta:.5g}",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _candidate_line(one: Candidate) -> str:
