@@ -5,6 +5,7 @@ In this order: prune, observe, condition (keeping the rewrite that comes closest
 write compactly. :func:`observe` and :func:`quantize_observed` part it in two, for those who try several recipes.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from converter.adapters.samples.sets import SampleSet, canonical_order, model_in
 from converter.core.board.checks import check_quantizable
 from converter.core.graph import GraphFacts
 from converter.core.numerics.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
+from converter.core.numerics.histograms import Histogram
 from converter.core.numerics.range_search import choose_range
 from converter.core.numerics.ranges import Range, Statistics, tensor_ranges
 from converter.core.numerics.rounding import best_scales, round_layer
@@ -98,6 +100,7 @@ class Observation:
     samples: "_Samples"
     warnings: tuple[str, ...]
     patch: PatchedWeights = field(repr=False)
+    memory: "_Memory" = field(default_factory=lambda: _Memory(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,29 @@ class _Samples:
         for number, sample in zip(order, model_inputs(self.set, order, self.how, self.specs), strict=True):
             _check_finite(self.set, number, sample)
             yield sample
+
+
+@dataclass
+class _Memory:
+    """What recipes of one observation have in common, kept from one to the next; it never changes a result.
+
+    ``histograms`` goes by the model that was counted. ``hessians`` are those of one model under one set of ranges,
+    named by ``rounded_for``; ``rounded`` has the layers rounded with them, by operator, levels, and scales for all.
+    """
+
+    histograms: dict[bytes, dict[str, Histogram]] = field(default_factory=dict)
+    rounded_for: bytes = b""
+    hessians: dict[int, Array] = field(default_factory=dict)
+    rounded: dict[tuple[int, int, bool], tuple[Array, Array]] = field(default_factory=dict)
+
+
+class _Conditioned(NamedTuple):
+    """A float model rewritten to be quantized: its layers before biases were corrected, and the model after that."""
+
+    conditioning: Conditioning
+    layers: list[Layer]
+    statistics: Statistics
+    model: bytes
 
 
 @dataclass(frozen=True)
@@ -233,11 +259,15 @@ def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
 def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
     """Return the candidate whose scores come closest to the float model's; one is judged while the next is made."""
     if len(recipe.conditioning) == 1:
-        return _candidate(observed, recipe, recipe.conditioning[0])
-    candidates, judged = [], []
+        return _candidate(observed, recipe, _conditioned(observed, recipe, recipe.conditioning[0]))
+    candidates, judged, seen = [], [], set()
     with ThreadPoolExecutor(worker_count()) as pool:
         for name in recipe.conditioning:
-            candidates.append(_candidate(observed, recipe, name))
+            conditioned = _conditioned(observed, recipe, name)
+            if conditioned.model in seen:  # there was nothing to rewrite: of equally close ones the first is taken
+                continue
+            seen.add(conditioned.model)
+            candidates.append(_candidate(observed, recipe, conditioned))
             judged.append(pool.submit(_distance, observed, KeepingInterpreter(candidates[-1].quantized)))
         distances = [future.result() for future in judged]
     return candidates[distances.index(min(distances))]
@@ -253,7 +283,7 @@ def _finished(prepared: Prepared, quantized: bytes) -> Quantized:
     return Quantized(compact(named), named=named, reference=prepared.data, rewrites=prepared.rewrites)
 
 
-def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Candidate:
+def _conditioned(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Conditioned:
     layers = _leveled(observed.layers, recipe, observed.prepared.facts)
     statistics = observed.statistics
     exponent = EXPONENTS[conditioning]
@@ -261,10 +291,13 @@ def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning
         layers, statistics = equalize(layers, statistics, exponent=exponent)
     layers = revive_silent_channels(layers, statistics)
     corrected = layers if conditioning == "none" else correct_biases(layers, statistics)
-    model = observed.patch.with_layers(corrected)
-    ranges = _ranges(observed, recipe, model, statistics)
-    quantized = quantize_model(model, observed.prepared.facts, recipe, ranges)
-    return _Candidate(conditioning, layers, statistics, ranges, quantized)
+    return _Conditioned(conditioning, layers, statistics, observed.patch.with_layers(corrected))
+
+
+def _candidate(observed: Observation, recipe: Recipe, conditioned: _Conditioned) -> _Candidate:
+    ranges = _ranges(observed, recipe, conditioned)
+    quantized = quantize_model(conditioned.model, observed.prepared.facts, recipe, ranges)
+    return _Candidate(conditioned.conditioning, conditioned.layers, conditioned.statistics, ranges, quantized)
 
 
 def _leveled(layers: Sequence[Layer], recipe: Recipe, facts: GraphFacts) -> list[Layer]:
@@ -281,22 +314,32 @@ def _leveled(layers: Sequence[Layer], recipe: Recipe, facts: GraphFacts) -> list
     ]
 
 
-def _ranges(observed: Observation, recipe: Recipe, model: bytes, statistics: Statistics) -> dict[str, Range]:
+def _ranges(observed: Observation, recipe: Recipe, conditioned: _Conditioned) -> dict[str, Range]:
     """Return the range of each tensor; those of inputs and outputs are never narrowed."""
-    ranges = tensor_ranges(statistics)
+    ranges = tensor_ranges(conditioned.statistics)
     if recipe.ranges == "minmax":
         return ranges
     facts = observed.prepared.facts
     bits = 16 if base_precision(recipe) == "int16x8" else 8
     ends = {facts.tensors[number].name for number in (*facts.inputs, *facts.outputs)}
     inner = {name: found for name, found in ranges.items() if name not in ends}
-    counters = [Counter(model, facts, inner) for _ in range(worker_count())]
-    share(observed.samples.inputs(), [counter.count for counter in counters])
     chosen = {
         name: choose_range(histogram, recipe.ranges, percentile=recipe.percentile, bits=bits)
-        for name, histogram in counters[0].histograms(counters[1:]).items()
+        for name, histogram in _histograms(observed, conditioned.layers, inner).items()
     }
     return {**ranges, **chosen}
+
+
+def _histograms(observed: Observation, layers: Sequence[Layer], ranges: dict[str, Range]) -> dict[str, Histogram]:
+    """Count the values of a model's tensors, its biases as they were: correcting them brings answers back to these."""
+    model = observed.patch.with_layers(layers)
+    key = hashlib.sha256(model).digest()
+    known = observed.memory.histograms
+    if key not in known:
+        counters = [Counter(model, observed.prepared.facts, ranges) for _ in range(worker_count())]
+        share(observed.samples.inputs(), [counter.count for counter in counters])
+        known[key] = counters[0].histograms(counters[1:])
+    return known[key]
 
 
 def _distance(observed: Observation, candidate: KeepingInterpreter) -> float:
@@ -308,15 +351,18 @@ def _distance(observed: Observation, candidate: KeepingInterpreter) -> float:
 
 def _rounded(observed: Observation, recipe: Recipe, chosen: _Candidate) -> bytes:
     """Return the candidate with weights rounded so that its layers' outputs change least, in place of its nearest."""
-    before = observed.patch.with_layers(chosen.layers)
-    samples = observed.samples.inputs(_ROUNDING_SAMPLES)
-    hessians = layer_hessians(before, _integer_layers(chosen.layers, recipe, observed), chosen.ranges, samples)
+    hessians = _hessians(observed, chosen)
+    integers = {layer.operator for layer in _integer_layers(chosen.layers, recipe, observed)}
     rounded: list[Layer] = []
     weights: list[WeightRange] = []
     for layer in chosen.layers:
-        if layer.operator in hessians:
-            changed, scales = _round(layer, hessians[layer.operator], chosen)
+        if layer.operator in integers and layer.operator in hessians:
+            told, scales = _round(observed.memory, layer)
             weights.append(_weight_range(observed.patch.weights_name(layer.operator), layer, scales))
+            changed = layer.with_rows(told)
+            if chosen.conditioning != "none":
+                error = told - layer.by_output()
+                changed = replace(changed, bias=with_mean_kept(layer, error, chosen.statistics).bias)
         else:
             [changed] = [layer] if chosen.conditioning == "none" else correct_biases([layer], chosen.statistics)
         rounded.append(changed)
@@ -329,14 +375,25 @@ def _integer_layers(layers: Sequence[Layer], recipe: Recipe, observed: Observati
     return [layer for layer in layers if named.get(layer.output) != "float32"]
 
 
-def _round(layer: Layer, hessian: Array, chosen: _Candidate) -> tuple[Layer, Array]:
-    rows = layer.by_output()
-    scales = best_scales(rows, hessian, layer.levels, one_for_all=layer.per_tensor)[:, np.newaxis]
-    told = round_layer(rows, hessian, scales[:, 0], layer.levels) * scales
-    changed = layer.with_rows(told)
-    if chosen.conditioning != "none":
-        changed = replace(changed, bias=with_mean_kept(layer, told - rows, chosen.statistics).bias)
-    return changed, scales
+def _hessians(observed: Observation, chosen: _Candidate) -> dict[int, Array]:
+    """Return what the layers' inputs look like together, and forget what was rounded for another model."""
+    before, memory = observed.patch.with_layers(chosen.layers), observed.memory
+    key = hashlib.sha256(before + repr(sorted(chosen.ranges.items())).encode()).digest()
+    if key != memory.rounded_for:
+        samples = observed.samples.inputs(_ROUNDING_SAMPLES)
+        memory.rounded_for, memory.rounded, memory.hessians = key, {}, {}  # two sets may not fit into memory
+        memory.hessians = layer_hessians(before, chosen.layers, chosen.ranges, samples)
+    return memory.hessians
+
+
+def _round(memory: _Memory, layer: Layer) -> tuple[Array, Array]:
+    """Return a layer's rounded weights in the shape of ``by_output``, real values, and their scales."""
+    key = (layer.operator, layer.levels, layer.per_tensor)
+    if key not in memory.rounded:
+        rows, hessian = layer.by_output(), memory.hessians[layer.operator]
+        scales = best_scales(rows, hessian, layer.levels, one_for_all=layer.per_tensor)[:, np.newaxis]
+        memory.rounded[key] = round_layer(rows, hessian, scales[:, 0], layer.levels) * scales, scales
+    return memory.rounded[key]
 
 
 def _weight_range(name: str, layer: Layer, scales: Array) -> WeightRange:
