@@ -361,7 +361,7 @@ class _Judge:
 
     def _as_drop(self, found: Interval) -> Interval:
         """Return the interval of a difference, model minus float, as one of the drop."""
-        low, high = sorted((self._sign * found.low / self.whole, self._sign * found.high / self.whole))
+        low, high = sorted(self._sign * end / self.whole + 0.0 for end in (found.low, found.high))
         return Interval(low=low, high=high, level=found.level, method=found.method)
 
     @property
