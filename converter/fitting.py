@@ -81,17 +81,31 @@ def board_cost(model: bytes, profile: Profile, *, npu_latency_us: float | None =
 
 
 def candidate_cost(model: bytes, profile: Profile) -> BoardCost:
-    """Predict what a candidate of a search costs on the board, once its arena is planned."""
-    cost = board_cost(planned(model, profile).data, profile)
-    return BoardCost(arena_bytes=cost.needed_arena_bytes, latency_us=cost.latency_us)
+    """Predict what a candidate of a search costs on the board, once its arena is planned or it is compiled.
+
+    Raises:
+        EdgeFleetError: see :func:`compiled`.
+    """
+    if profile.accelerator is None:
+        data = planned(model, profile).data
+        cost = board_cost(data, profile)
+    else:
+        data, _, cost, *_ = compiled(model, profile, profile.accelerator)
+    return BoardCost(model_bytes=len(data), arena_bytes=cost.needed_arena_bytes, latency_us=cost.latency_us)
 
 
-def check_arena(cost: Cost, profile: Profile) -> None:
-    """Refuse a model whose arena is larger than the profile allows.
+def check_cost(model: bytes, cost: Cost, profile: Profile) -> None:
+    """Refuse a model that is larger, as the bundle has it, or whose arena is larger than the profile allows.
 
     Raises:
         BudgetError: it is.
     """
+    most_bytes = profile.budgets.model_bytes
+    if most_bytes is not None and len(model) > most_bytes:
+        raise BudgetError(
+            f"the model has {len(model)} bytes; profile '{profile.id}' allows {most_bytes} (budgets.model_bytes)",
+            hint="train a smaller model, or raise the budget in the profile if the board has room",
+        )
     limit = profile.budgets.arena_bytes
     if cost.needed_arena_bytes is not None and limit is not None and cost.needed_arena_bytes > limit:
         raise BudgetError(

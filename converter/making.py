@@ -17,7 +17,7 @@ from converter.core.graph import GraphFacts
 from converter.core.recipe import Recipe, default_recipe
 from converter.core.request import ConversionRequest
 from converter.core.search.budgets import SearchBudgets
-from converter.fitting import board_cost, candidate_cost, check_arena, compiled, planned
+from converter.fitting import board_cost, candidate_cost, check_cost, compiled, planned
 from converter.proof import SampleSets
 from converter.quantization import Quantized, quantize
 from converter.sample_parts import Parts, calibration_part, split_samples
@@ -95,7 +95,7 @@ def make_model(
     check_board(made.facts, profile)
     if profile.accelerator is not None:
         made = _compiled(made, profile, profile.accelerator)
-    check_arena(made.cost, profile)
+    check_cost(made.data, made.cost, profile)
     return made
 
 

@@ -64,8 +64,12 @@ _KEPT_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True)
 class BoardCost:
-    """What a candidate costs on the board, where that can be told."""
+    """What a candidate costs on the board, where that can be told.
 
+    ``model_bytes`` is its size as the bundle has it, with an arena plan or compiled for an NPU; absent: as it is.
+    """
+
+    model_bytes: int | None = None
     arena_bytes: int | None = None
     latency_us: float | None = None
 
@@ -219,10 +223,11 @@ class _Bench:
         ended_s = self._request.clock()
         self._longest_s = max(self._longest_s, ended_s - started_s)
         self._judging_s, self._measured = ended_s - made_s, self._measured + 1
-        self._request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
+        size_bytes = len(quantized.data) if cost.model_bytes is None else cost.model_bytes
+        self._request.progress(f"{size_bytes} bytes, drop {100.0 * judged.drop:.2f} points")
         return Measured(
             recipe=settled,
-            model_bytes=len(quantized.data),
+            model_bytes=size_bytes,
             arena_bytes=cost.arena_bytes,
             latency_us=cost.latency_us,
             drop=judged.drop,
