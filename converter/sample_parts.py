@@ -11,6 +11,7 @@ import numpy.typing as npt
 from converter.adapters.samples.sets import SampleSet, canonical_order
 from converter.core.recipe import CalibrationPart
 from edgefleet.contracts.errors import SampleError
+from edgefleet.contracts.manifest import Preprocessing
 
 Array = npt.NDArray[Any]
 _FEWEST_SAMPLES = 20
@@ -66,6 +67,12 @@ class Part:
     def raw(self, number: int) -> list[Array]:
         """Return one sample, one array an input, before preprocessing."""
         return self._whole.raw(self._numbers[number])
+
+    def check_rate(self, number: int, how: Preprocessing) -> None:
+        """Refuse a clip of another rate than the preprocessing reckons with; other samples have none."""
+        check = getattr(self._whole, "check_rate", None)
+        if check is not None:
+            check(self._numbers[number], how)
 
     def digest(self, number: int) -> bytes:
         """Return the digest of one sample's content."""

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from converter.adapters.running.execution import predict
 from converter.adapters.running.parallel import share, worker_count
-from converter.adapters.samples.sets import SampleSet
+from converter.adapters.samples.sets import SampleSet, prepared
 from converter.core.detection import read_as
 from converter.core.detection_metrics import (
     detection_distance,
@@ -39,7 +39,6 @@ from edgefleet.contracts.evidence import Candidate, Interval
 from edgefleet.contracts.manifest import DetectionRole, Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.metrics import rank_correlation
-from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
@@ -393,7 +392,7 @@ class _Inputs:
             yield self._prepared(number) if self._kept is None else self._kept[number]
 
     def _prepared(self, number: int) -> list[Array]:
-        return [preprocess(value, self._how) for value in self._samples.raw(number)]
+        return prepared(self._samples, number, self._how)
 
 
 def _answers(model: bytes, inputs: _Inputs, task: Task, roles: tuple[DetectionRole, ...]) -> Array:
