@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.flatbuffers.compaction import compact
+from converter.adapters.flatbuffers.end_names import with_end_names
 from converter.adapters.flatbuffers.layer_weights import read_layers
 from converter.adapters.flatbuffers.patched_weights import PatchedWeights, is_modern
 from converter.adapters.flatbuffers.reading import (
@@ -280,7 +281,8 @@ def _kept_in_float(model: bytes, recipe: Recipe) -> Quantized:
 
 def _finished(prepared: Prepared, quantized: bytes) -> Quantized:
     named = with_versions_written(quantized, signature_list=prepared.signature_list)
-    return Quantized(compact(named), named=named, reference=prepared.data, rewrites=prepared.rewrites)
+    data = compact(with_end_names(named, prepared.facts))
+    return Quantized(data, named=named, reference=prepared.data, rewrites=prepared.rewrites)
 
 
 def _conditioned(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Conditioned:
