@@ -32,7 +32,8 @@ from converter.core.scoring import Metric, check_labels, compare, interval, top1
 from converter.core.search.budgets import Breach, Choices, Found, Measured, Nearest, SearchBudgets, Trial
 from converter.core.search.pareto import on_front
 from converter.core.search.stages import search
-from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
+from converter.observation import Observation, observe
+from converter.quantization import Quantized, quantize, quantize_observed
 from converter.sample_parts import Parts
 from edgefleet.contracts.errors import BudgetError, InputError
 from edgefleet.contracts.evidence import Candidate, Interval

@@ -12,7 +12,8 @@ from converter.adapters.samples.sets import ArraySamples
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.scoring import default_metric
 from converter.core.search.budgets import Found, Nearest, SearchBudgets
-from converter.quantization import observe, quantize, quantize_observed
+from converter.observation import observe
+from converter.quantization import quantize, quantize_observed
 from converter.sample_parts import Parts, split_samples
 from converter.search import BoardCost, SearchRequest, find_recipe, relative_error
 from edgefleet.contracts.errors import InputError, SampleError, UnsupportedModelError
