@@ -186,8 +186,8 @@ def convert(
     began = started.isoformat(timespec="seconds")
     file_name = Path(bundle_file_name(name, version, request.profile.id))
     beside = documents(done.bundle, done.manifest, done.evidence, started_at=began, signer=signer, recipe=done.recipe)
+    beside = {".evidence.json": canonical_json(done.evidence), **beside}
     files = {file_name.with_suffix(suffix).name: data for suffix, data in beside.items()}
-    files[file_name.with_suffix(".evidence.json").name] = canonical_json(done.evidence)
     return Converted(done.bundle, done.manifest, done.evidence, done.recipe, files)
 
 
