@@ -127,6 +127,7 @@ def _prove(request: ConversionRequest, made: MadeModel, sets: SampleSets) -> Pro
         request,
         production,
         sets,
+        reference=proof.reference,
         float_model=made.source.data if changed else None,
         acceptance=acceptance,
         reported=made.reported,

@@ -2,7 +2,7 @@
 """Prove a model and score it: parity vectors with measured tolerances, evaluation, acceptance examples."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -21,13 +21,22 @@ from converter.core.detection import read_as
 from converter.core.parity_choice import (
     made_up_inputs,
     parity_count,
-    production_tolerance,
     reference_tolerance,
     spread,
 )
 from converter.core.reports.confusion import confusion, detection_confusion
 from converter.core.request import ConversionRequest
-from converter.core.scoring import Metric, check_labels, compare, default_metric, histograms, score, top1
+from converter.core.scoring import (
+    CONFIDENCE_BINS,
+    Metric,
+    check_labels,
+    compare,
+    default_metric,
+    histograms,
+    score,
+    top1,
+)
+from converter.core.steadiness import SWAY_OF_FLOATS, SWAY_OF_INTEGERS, production_tolerance, swayed, unclear
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import ModelFailedError, SampleError
 from edgefleet.contracts.evidence import Confusion, FloatComparison, Score
@@ -62,11 +71,12 @@ class SampleSets:
 
 @dataclass(frozen=True)
 class Proof:
-    """Parity vectors and tolerances, measured."""
+    """Parity vectors and tolerances, and the interpreter that they come from: the same on every processor."""
 
     inputs: list[Array]
     outputs: list[Array]
     tolerances: Tolerances
+    reference: Interpreter = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,11 @@ def acceptance_npz(samples: SampleSet, input_names: list[str]) -> bytes:
 
 
 def prove(request: ConversionRequest, model: bytes, production: Interpreter, calibration: SampleSet | None) -> Proof:
-    """Choose parity inputs, answer them with the reference, and measure how far the board's own runtime differs.
+    """Choose parity inputs, answer them with the reference, and tell how far the board's own runtime may differ.
 
     The reference is LiteRT's reference kernels; for a microcontroller it is TFLM, which rounds by rules of its own.
+    Production kernels differ from processor to processor, so that the reference tells their tolerance, by what it
+    makes of inputs that are moved a little; they are asked whether they keep it.
 
     Raises:
         ModelFailedError: an answer is not finite, or the interpreter failed.
@@ -127,17 +139,39 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
             hint="correct the model: some of its weights or scales are too large or damaged",
         )
     unit: Literal["lsb", "absolute"] = "lsb" if all(e.dtype.kind in "iu" for e in expected) else "absolute"
+    in_floats = read_facts(model).precision() in ("float32", "float16")
+    allowed = reference_tolerance(unit, max(float(np.abs(e).max()) for e in expected))
     tolerances = Tolerances(
         unit=unit,
-        reference=reference_tolerance(unit, max(float(np.abs(e).max()) for e in expected)),
-        production=production_tolerance(max(worst, _elsewhere(model, expected, request.roles)), unit),
+        reference=allowed,
+        production=production_tolerance(
+            unit,
+            swayed_by=0.0 if micro else _swayed_by(reference, chosen, expected, request.roles, in_floats=in_floats),
+            measured=worst,
+            least=max(allowed, _elsewhere(expected, request.roles, in_floats=in_floats)),
+        ),
     )
     inputs = [np.stack([sample[position] for sample in chosen]) for position in range(len(reference.inputs))]
-    return Proof(inputs, expected, tolerances)
+    return Proof(inputs, expected, tolerances, reference)
 
 
-def _elsewhere(model: bytes, expected: list[Array], roles: tuple[DetectionRole, ...]) -> float:
-    """Return how far the production kernels of another processor may lie from the reference, whatever this one's do.
+def _swayed_by(
+    reference: Interpreter,
+    chosen: list[list[Array]],
+    expected: list[Array],
+    roles: tuple[DetectionRole, ...],
+    *,
+    in_floats: bool,
+) -> float:
+    """Return the largest difference that moving the parity inputs a little makes; other rounding makes hardly more."""
+    sway = SWAY_OF_FLOATS if in_floats else SWAY_OF_INTEGERS
+    moved = [swayed(sample, reference.inputs, number, sway) for number, sample in enumerate(chosen)]
+    differences = [difference(g, e) for g, e in zip(run_all(reference, moved, roles), expected, strict=True)]
+    return max((apart for apart in differences if math.isfinite(apart)), default=0.0)
+
+
+def _elsewhere(expected: list[Array], roles: tuple[DetectionRole, ...], *, in_floats: bool) -> float:
+    """Return how far the production kernels of another processor may lie from the reference, whatever the inputs are.
 
     One step of an integer inside can bring a detector's rows into another order, or another class: all that its outputs
     span. Float answers of integers inside move by such steps.
@@ -145,8 +179,8 @@ def _elsewhere(model: bytes, expected: list[Array], roles: tuple[DetectionRole, 
     span = max(float(np.ptp(output.astype(np.float64))) for output in expected)
     if {"classes", "count"} & set(roles):
         return span
-    in_floats = any(output.dtype.kind == "f" for output in expected)
-    return _STEPS * span if in_floats and read_facts(model).precision() == "mixed" else 0.0
+    answers_in_floats = any(output.dtype.kind == "f" for output in expected)
+    return _STEPS * span if answers_in_floats and not in_floats else 0.0
 
 
 def _parity_inputs(
@@ -177,6 +211,7 @@ def assess(
     production: Interpreter,
     sets: SampleSets,
     *,
+    reference: Interpreter,
     float_model: bytes | None,
     acceptance: bytes | None,
     reported: SampleSet | None = None,
@@ -184,11 +219,13 @@ def assess(
     """Score the model on the evaluation and acceptance samples, beside ``float_model`` where it came from one.
 
     Where a search has looked at some of the evaluation samples, figures come from the others, which are ``reported``.
+    What goes into the bundle (reference histograms, the acceptance value) is the same on every processor: where the
+    board's runtime is in doubt between two answers, the ``reference`` decides.
 
     Raises:
         SampleError: samples or labels do not fit.
     """
-    evaluation, confused, comparison, reference = None, None, None, None
+    evaluation, confused, comparison, counted = None, None, None, None
     if sets.evaluation is not None:
         samples = sets.evaluation if reported is None else reported
         labels = _labels(request, samples, production)
@@ -197,12 +234,26 @@ def assess(
         evaluation = score(request.metric, outputs, labels, task)
         confused = _confusion(request, outputs, labels, task)
         if task == "classification":
-            reference = histograms(outputs if reported is None else _predict(request, production, sets.evaluation))
+            every = outputs if reported is None else _predict(request, production, sets.evaluation)
+            counted = histograms(_steady(request, every, sets.evaluation, reference, bins=CONFIDENCE_BINS))
         if float_model is not None:
             before = _predict(request, LiteRtInterpreter(float_model), samples)
             comparison = compare(request.metric, before, outputs, labels, task=task)
-    accepted = _accept(request, production, sets.acceptance, acceptance)
-    return Quality(evaluation, confused, comparison, reference, accepted)
+    accepted = _accept(request, production, sets.acceptance, acceptance, reference)
+    return Quality(evaluation, confused, comparison, counted, accepted)
+
+
+def _steady(
+    request: ConversionRequest, outputs: Array, samples: SampleSet, reference: Interpreter, *, bins: int = 0
+) -> Array:
+    """Return the outputs with the reference's wherever another processor's kernels may answer otherwise."""
+    doubtful = unclear(outputs, reference.outputs[0].scale or 0.0, bins=bins)
+    if not doubtful:
+        return outputs
+    inputs = model_inputs(samples, doubtful, request.preprocessing, reference.inputs)
+    steady = outputs.copy()
+    steady[doubtful] = predict(reference, inputs, request.task, request.roles)
+    return steady
 
 
 def _confusion(request: ConversionRequest, outputs: Array, labels: Array, task: Task) -> Confusion | None:
@@ -225,12 +276,18 @@ def _predict(request: ConversionRequest, interpreter: Interpreter, samples: Samp
 
 
 def _accept(
-    request: ConversionRequest, production: Interpreter, samples: SampleSet | None, stored: bytes | None
+    request: ConversionRequest,
+    production: Interpreter,
+    samples: SampleSet | None,
+    stored: bytes | None,
+    reference: Interpreter,
 ) -> AcceptanceExamples | None:
     if samples is None or stored is None:
         return None
     metric: Metric = default_metric("classification")
-    value = metric.function(_predict(request, production, samples), _labels(request, samples, production))
+    labels = _labels(request, samples, production)
+    outputs = _steady(request, _predict(request, production, samples), samples, reference)
+    value = metric.function(outputs, labels)
     return AcceptanceExamples(
         path="golden/acceptance.npz",
         sha256=sha256_hex(stored),

@@ -37,7 +37,8 @@ MetricFunction = Callable[[Array, Array], float]
 Resampled = Callable[[Array, Array, Array], Array]
 #: The level of the intervals that are reported.
 LEVEL = 0.95
-_CONFIDENCE_BINS = 20
+#: Of the reference histograms.
+CONFIDENCE_BINS = 20
 _RESAMPLES = 200
 _SEED = 1
 #: Columns of a labelled box: y0, x0, y1, x1, class.
@@ -306,8 +307,8 @@ def histograms(outputs: Array) -> ReferenceHistograms:
     answers = [read_answer([sample]) for sample in outputs]
     finite = [answer for answer in answers if answer.finite]
     classes = np.bincount([a.top for a in finite], minlength=outputs[0].size)
-    bins = np.minimum((np.array([a.confidence for a in finite]) * _CONFIDENCE_BINS).astype(int), _CONFIDENCE_BINS - 1)
-    confidence = np.bincount(bins, minlength=_CONFIDENCE_BINS)
+    bins = np.minimum((np.array([a.confidence for a in finite]) * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    confidence = np.bincount(bins, minlength=CONFIDENCE_BINS)
     return ReferenceHistograms(classes=tuple(map(int, classes)), confidence=tuple(map(int, confidence)))
 
 

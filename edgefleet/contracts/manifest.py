@@ -161,8 +161,9 @@ class Tolerances(Fact, frozen=True, kw_only=True):
     """How far outputs may lie from the parity vectors.
 
     ``unit`` is ``lsb`` for integer outputs, ``absolute`` for float outputs. ``reference`` bounds the reference
-    kernels (0 for integers), ``production`` the production kernels, as measured at conversion. Where the top two
-    expected outputs lie further apart than twice the tolerance, the top-1 class must be the same.
+    kernels (0 for integers), ``production`` the production kernels, as told at conversion from what small changes of
+    the inputs do, so that it does not depend on the processor that converts. Where the top two expected outputs lie
+    further apart than twice the tolerance, the top-1 class must be the same.
     """
 
     unit: Literal["lsb", "absolute"]
@@ -184,8 +185,8 @@ class ParityVectors(Fact, frozen=True, kw_only=True):
 class AcceptanceExamples(Fact, frozen=True, kw_only=True):
     """The labelled examples that the bundle carries a copy of (``x`` raw, before preprocessing; ``y`` labels).
 
-    ``value`` is what the model scored on them at conversion with production kernels; the minimum is not here:
-    the release policy pins it, and the hash.
+    ``value`` is what the model scored on them at conversion, with the reference kernels where others are in doubt; the
+    minimum is not here: the release policy pins it, and the hash.
     """
 
     path: Literal["golden/acceptance.npz"]
