@@ -33,13 +33,17 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """One operator: name as TFLite's schema writes it (a custom one by its own name), version, tensor numbers."""
+    """One operator: name as TFLite's schema writes it (a custom one by its own name), version, tensor numbers.
+
+    ``flags`` are the names of its options that are switched on (``adjY``, ``keepDims``).
+    """
 
     name: str
     version: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     custom: bool = False
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
