@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small models of each task whose weights are written by hand, so that they really do it, and samples for them."""
 
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,3 +219,158 @@ def detection_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labelled = scenes(120, 2)
     folder.save("labelled.npz", x=labelled.x, y=labelled.y)
     return folder.path
+
+
+@pytest.fixture(scope="session")
+def plain_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that is quick to try: int8, without rewrites of the float model."""
+    text = 'format_version = 2\nprecision = "int8"\nprune = false\nconditioning = ["none"]\n'
+    return Folder(tmp_path_factory.mktemp("recipe")).write("plain.toml", text)
+
+
+@pytest.fixture(scope="session")
+def float_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that leaves the model as it is."""
+    text = 'format_version = 2\nprecision = "float32"\nprune = false\n'
+    return Folder(tmp_path_factory.mktemp("recipe")).write("float.toml", text)
+
+
+def autoencoder() -> bytes:
+    """Return a model that keeps the first 4 of 16 directions of its input, and so reconstructs what lies in them."""
+    graph = Graph()
+    basis = np.linalg.qr(np.random.default_rng(3).normal(size=(16, 16)))[0][:4]
+    window = graph.input("window", 1, 16)
+    code = graph.dense(window, "code", basis, np.zeros(4))
+    return graph.finish(graph.dense(code, "window_again", basis.T, np.zeros(16)))
+
+
+def windows(count: int, seed: int, *, anomalous: bool) -> Array:
+    """Draw inputs of :func:`autoencoder`; anomalies leave its directions."""
+    chance = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(3).normal(size=(16, 16)))[0]
+    inside = chance.normal(0.0, 1.0, (count, 4)) @ basis[:4]
+    strength = chance.uniform(0.4, 1.2, (count, 1)) if anomalous else chance.uniform(0.0, 0.5, (count, 1))
+    return (inside + strength * chance.normal(0.0, 1.0, (count, 12)) @ basis[4:]).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def anomaly_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder (model.tflite) with calibration.npz (normal) and labelled.npz (100 normal, 100 anomalies)."""
+    folder = Folder(tmp_path_factory.mktemp("anomaly"))
+    folder.write("model.tflite", autoencoder())
+    folder.save("calibration.npz", x=windows(60, 1, anomalous=False))
+    x = np.concatenate([windows(100, 2, anomalous=False), windows(100, 3, anomalous=True)])
+    folder.save("labelled.npz", x=x, y=np.repeat([0, 1], 100))
+    return folder.path
+
+
+def regressor() -> bytes:
+    """Return a small network of two inputs, 'column' [1, 5] and 'extra' [1, 2], with answers 'value' and 'spare'."""
+    chance, graph = np.random.default_rng(11), Graph()
+    column, extra = graph.input("column", 1, 5), graph.input("extra", 1, 2)
+    join = schema.ConcatenationOptionsT()
+    join.axis = 1
+    both = graph.one("CONCATENATION", [column, extra], "both", [1, 7], join)
+    hidden = graph.dense(both, "hidden", chance.normal(0, 0.6, (12, 7)), chance.normal(0, 0.3, 12), RELU)
+    value = graph.dense(hidden, "value", chance.normal(0, 0.6, (1, 12)), np.zeros(1))
+    return graph.finish(value, graph.dense(hidden, "spare", chance.normal(0, 0.6, (3, 12)), np.zeros(3)))
+
+
+def table_model() -> bytes:
+    """Return a regressor of a row of five columns, [1, 5]."""
+    chance, graph = np.random.default_rng(12), Graph()
+    row = graph.input("row", 1, 5)
+    hidden = graph.dense(row, "hidden", chance.normal(0, 0.6, (12, 5)), chance.normal(0, 0.3, 12), RELU)
+    return graph.finish(graph.dense(hidden, "value", chance.normal(0, 0.6, (1, 12)), np.zeros(1)))
+
+
+def answers_of(model: bytes, *inputs: Array) -> list[Array]:
+    """Return each output for all samples."""
+    from edgefleet.runtimes.litert import LiteRtInterpreter
+
+    interpreter = LiteRtInterpreter(model, kernels="reference")
+    each = [interpreter.invoke([value[number][np.newaxis] for value in inputs]) for number in range(len(inputs[0]))]
+    return [np.concatenate([outputs[place] for outputs in each]) for place in range(len(interpreter.outputs))]
+
+
+@pytest.fixture(scope="session")
+def regression_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """regressor.tflite with by_name.npz and labelled_by_name.npz; table.tflite with rows.csv and labelled.csv."""
+    folder, chance = Folder(tmp_path_factory.mktemp("regression")), np.random.default_rng(5)
+    folder.write("regressor.tflite", regressor())
+    columns, extra = (chance.normal(size=(160, n)).astype(np.float32) for n in (5, 2))
+    value = answers_of(regressor(), columns, extra)[0] + chance.normal(0, 0.05, (160, 1)).astype(np.float32)
+    folder.save("by_name.npz", column=columns[:60], extra=extra[:60])
+    folder.save("labelled_by_name.npz", column=columns[60:], extra=extra[60:], y=value[60:])
+    folder.write("table.tflite", table_model())
+    raw = (columns * [1, 10, 100, 2, 5] + [0, 5, 50, 3, -4]).astype(np.float32)
+    target = answers_of(table_model(), ((raw - [0, 5, 50, 3, -4]) / [1, 10, 100, 2, 5]).astype(np.float32))[0]
+    folder.write("rows.csv", "a,b,c,d,e\n" + "".join(",".join(map(repr, row.tolist())) + "\n" for row in raw[:60]))
+    rows = np.column_stack([raw, target + chance.normal(0, 0.05, (160, 1))])[60:]
+    folder.write("labelled.csv", "a,b,c,d,e,y\n" + "".join(",".join(map(repr, r.tolist())) + "\n" for r in rows))
+    folder.write(
+        "columns.toml", "[features]\nmean = [0.0, 5.0, 50.0, 3.0, -4.0]\ndeviation = [1.0, 10.0, 100.0, 2.0, 5.0]\n"
+    )
+    return folder.path
+
+
+RATE_HZ, CLIP = 8000, 4000
+
+
+def sound_model() -> bytes:
+    """Return a classifier of log-mel pictures [1, 24, 16, 1]: a low tone (0) or a high one (1)."""
+    graph, chance = Graph(), np.random.default_rng(4)
+    picture = graph.input("bands", 1, 24, 16, 1)
+    filters = chance.normal(0.0, 0.05, (4, 3, 4, 1)) + 0.05
+    kept = graph.convolve(picture, "kept", filters, np.full(4, 1.0), stride=2, activation=RELU)
+    flat = graph.reshape(kept, "flat", 1, 11 * 7 * 4)
+    band = np.tile(np.repeat(np.linspace(-1.0, 1.0, 7), 4), 11) / 40.0
+    logits = graph.dense(flat, "logits", np.stack([-band, band]), np.zeros(2))
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    return graph.finish(graph.one("SOFTMAX", [logits], "probabilities", [1, 2], options))
+
+
+def write_clip(path: Path, samples: Array, rate_hz: int = RATE_HZ) -> None:
+    with wave.open(str(path), "wb") as stream:
+        stream.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        stream.writeframes(samples.astype("<i2").tobytes())
+
+
+def tones(folder: Path, count: int, seed: int) -> None:
+    """Write clips of low and high tones in noise, and labels.csv with their names."""
+    folder.mkdir()
+    chance, lines = np.random.default_rng(seed), ["file,label"]
+    for number in range(count):
+        kind = number % 2
+        pitch_hz = chance.uniform(200, 500) if kind == 0 else chance.uniform(2200, 3200)
+        time_s = np.arange(chance.integers(CLIP - 300, CLIP + 300)) / RATE_HZ
+        sound = 6000 * np.sin(2 * np.pi * pitch_hz * time_s) + chance.normal(0, 200, len(time_s))
+        write_clip(folder / f"{number}.wav", sound)
+        lines.append(f"{number}.wav,{('low', 'high')[kind]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """model.tflite, mel.toml, names.txt, and folders of clips: calibration (30) and labelled (60)."""
+    folder = Folder(tmp_path_factory.mktemp("sounds"))
+    folder.write("model.tflite", sound_model())
+    folder.write("names.txt", "low\nhigh\n")
+    folder.write("mel.toml", MEL)
+    tones(folder.path / "calibration", 30, 1)
+    tones(folder.path / "labelled", 60, 2)
+    return folder.path
+
+
+MEL = f"""[audio]
+kind = "log-mel"
+sample_rate_hz = {RATE_HZ}
+clip_samples = {CLIP}
+frame_samples = 256
+stride_samples = 160
+fft_samples = 256
+mel_bins = 16
+low_hz = 60.0
+high_hz = 3800.0
+"""
