@@ -41,7 +41,7 @@ class MadeModel:
     ``runnable`` is what an interpreter on this machine can run: the same model, or the one before an NPU's compiler.
     ``quantized`` is what the recipe made of a float source, before anything was fitted to the board. ``reported`` are
     the samples that decided nothing, where a search parted the evaluation set; ``cost`` is what the model needs on the
-    board.
+    board. ``notes`` go into the bundle, and so depend on nothing but what it is made from; ``remarks`` do not.
     """
 
     data: bytes
@@ -56,6 +56,7 @@ class MadeModel:
     candidates: tuple[Candidate, ...] = ()
     reported: SampleSet | None = None
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class _Chosen:
     recipe: Recipe
     candidates: tuple[Candidate, ...] = ()
     reported: SampleSet | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def make_model(
@@ -147,7 +149,13 @@ def _searched(
     refusal = found.refusal()
     if refusal is not None:
         raise refusal
-    return _Chosen(found.quantized, found.recipe, found.candidates, None if sets.evaluation is None else parts.report)
+    return _Chosen(
+        found.quantized,
+        found.recipe,
+        found.candidates,
+        reported=None if sets.evaluation is None else parts.report,
+        remarks=found.remarks,
+    )
 
 
 def _start(request: ConversionRequest, sets: SampleSets) -> tuple[Recipe, Parts]:
@@ -194,6 +202,7 @@ def _fitted(chosen: _Chosen, source: SourceModel, profile: Profile) -> MadeModel
         candidates=chosen.candidates,
         reported=chosen.reported,
         notes=chosen.quantized.warnings,
+        remarks=chosen.remarks,
     )
 
 

@@ -198,5 +198,5 @@ def _evidence(
         else PredictedLatency(microseconds=predicted_us, method=made.cost.method),
         candidates=made.candidates,
         layers=proved.layers,
-        warnings=(*notes, *proved.advice),
+        warnings=(*notes, *made.remarks, *proved.advice),
     )

@@ -101,13 +101,18 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The verdict, the recipe of the chosen or nearest candidate, and the candidates on samples never seen before."""
+    """The verdict, the recipe of the chosen or nearest candidate, and the candidates on samples never seen before.
+
+    ``remarks`` tell of the search, not of the model: they are for the evidence, never for the bundle, which the recipe
+    alone makes again.
+    """
 
     outcome: Found | Nearest
     recipe: Recipe
     quantized: Quantized
     candidates: tuple[Candidate, ...]
     measurements: int
+    remarks: tuple[str, ...] = ()
 
     def refusal(self) -> BudgetError | None:
         """Return the sentence that tells which budget nothing keeps, or None where one candidate keeps all."""
@@ -147,9 +152,8 @@ def find_recipe(request: SearchRequest) -> SearchResult:
     outcome = _confirmed(outcome, next(one for one in candidates if one.chosen), request.budgets)
     recipe = chosen.measured.recipe
     made = bench.made[recipe_sha256(recipe)]
-    if outcome.hurried:
-        made = made._replace(warnings=(*made.warnings, _HURRIED.format(request.limit_s, len(outcome.trials))))
-    return SearchResult(outcome, recipe, made, candidates, len(outcome.trials))
+    remarks = (_HURRIED.format(request.limit_s, len(outcome.trials)),) if outcome.hurried else ()
+    return SearchResult(outcome, recipe, made, candidates, len(outcome.trials), remarks)
 
 
 def _confirmed(outcome: Found | Nearest, chosen: Candidate, budgets: SearchBudgets) -> Found | Nearest:
