@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from converter.core.detection import CLASS_COLUMN, COLUMNS, SCORE_COLUMN
 from edgefleet.contracts.errors import InputError
-from edgefleet.runtimes.metrics import Matches, match_detections, overlap, weighted_precision
+from edgefleet.runtimes.metrics import Matches, match_detections, overlap, pairwise_overlap, weighted_precision
 
 Array = npt.NDArray[Any]
 #: From this score on a detection is taken for one, where something has to be said or not: confusion, float's own boxes.
@@ -124,7 +124,7 @@ def _apart(first: Array, second: Array) -> tuple[float, float]:
     weight = float(one[:, SCORE_COLUMN].sum() + other[:, SCORE_COLUMN].sum())
     if not len(one) or not len(other):
         return weight, weight
-    overlaps = np.stack([overlap(row[:4], other[:, :4]) for row in one])
+    overlaps = pairwise_overlap(one[:, :4], other[:, :4])
     near = 1.0 - np.abs(one[:, SCORE_COLUMN, np.newaxis] - other[:, SCORE_COLUMN])
     same = one[:, CLASS_COLUMN, np.newaxis] == other[:, CLASS_COLUMN]
     found = np.where(same, overlaps * np.maximum(near, 0.0), 0.0)

@@ -159,14 +159,13 @@ def match_detections(found: Sequence[Array], wanted: Sequence[Array], *, least_o
     taken by falling score; each matches the unmatched wanted box of its image with which its intersection over union
     is largest, if that reaches ``least_overlap``.
     """
-    order = sorted(
-        ((-float(row[4]), image, place) for image, rows in enumerate(found) for place, row in enumerate(rows))
-    )
-    free = [np.ones(len(boxes), bool) for boxes in wanted]
-    hits = [_takes(found[image][place], wanted[image], free[image], least_overlap) for _, image, place in order]
+    hits = [_hits(rows, boxes, least_overlap) for rows, boxes in zip(found, wanted, strict=True)]
+    image = np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+    scores = np.concatenate([np.zeros(0), *(np.asarray(rows, np.float64)[:, 4] for rows in found)])
+    order = np.argsort(-scores, kind="stable")
     return Matches(
-        image=np.array([image for _, image, _ in order], np.intp),
-        hit=np.array(hits, bool),
+        image=image[order],
+        hit=np.concatenate([np.zeros(0, bool), *hits])[order],
         wanted=np.array([len(boxes) for boxes in wanted], np.int64),
     )
 
@@ -192,23 +191,32 @@ def weighted_precision(matches: Matches, weights: Array) -> Array:
     return np.where(total > 0, area / np.maximum(total, 1), math.nan)
 
 
-def _takes(row: Array, boxes: Array, free: Array, least_overlap: float) -> bool:
-    """Match one detection to a free box, which it takes; tell whether there was one."""
-    if not free.any():
-        return False
-    overlaps = np.where(free, overlap(row[:4], boxes), -1.0)
-    best = int(overlaps.argmax())
-    if overlaps[best] < least_overlap:
-        return False
-    free[best] = False
-    return True
+def _hits(rows: Array, boxes: Array, least_overlap: float) -> Array:
+    """Return which of one image's detections match a wanted box; each box is taken once."""
+    hits = np.zeros(len(rows), bool)
+    if not len(rows) or not len(boxes):
+        return hits
+    overlaps = pairwise_overlap(rows[:, :4], boxes)
+    near = np.flatnonzero(overlaps.max(axis=1) >= least_overlap)
+    for place in near[np.argsort(-rows[near, 4], kind="stable")]:
+        best = int(overlaps[place].argmax())
+        if overlaps[place, best] >= least_overlap:
+            hits[place] = True
+            overlaps[:, best] = -1.0
+    return hits
 
 
 def overlap(box: Array, boxes: Array) -> Array:
     """Return the intersection over union of one box (y0, x0, y1, x1) with each of ``boxes``, shape (boxes, 4)."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:4])
-    shared = np.prod(np.maximum(high - low, 0.0), axis=1)
-    union = _area(box[np.newaxis]) + _area(boxes) - shared
+    return np.asarray(pairwise_overlap(box[np.newaxis], boxes)[0])
+
+
+def pairwise_overlap(first: Array, second: Array) -> Array:
+    """Return the intersection over union of boxes (n, 4) with boxes (m, 4), shape (n, m)."""
+    low = np.maximum(first[:, np.newaxis, :2], second[:, :2])
+    high = np.minimum(first[:, np.newaxis, 2:4], second[:, 2:4])
+    shared = np.prod(np.maximum(high - low, 0.0), axis=2)
+    union = _area(first)[:, np.newaxis] + _area(second) - shared
     return np.where(union > 0.0, shared / np.where(union > 0.0, union, 1.0), 0.0)
 
 
