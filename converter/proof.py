@@ -146,7 +146,7 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
         reference=allowed,
         production=production_tolerance(
             unit,
-            swayed_by=0.0 if micro else _swayed_by(reference, chosen, expected, request.roles, in_floats=in_floats),
+            swayed_by=0.0 if micro else _swayed_by(model, chosen, expected, request.roles, in_floats=in_floats),
             measured=worst,
             least=max(allowed, _elsewhere(expected, request.roles, in_floats=in_floats)),
         ),
@@ -156,7 +156,7 @@ def prove(request: ConversionRequest, model: bytes, production: Interpreter, cal
 
 
 def _swayed_by(
-    reference: Interpreter,
+    model: bytes,
     chosen: list[list[Array]],
     expected: list[Array],
     roles: tuple[DetectionRole, ...],
@@ -164,6 +164,7 @@ def _swayed_by(
     in_floats: bool,
 ) -> float:
     """Return the largest difference that moving the parity inputs a little makes; other rounding makes hardly more."""
+    reference = LiteRtInterpreter(model, kernels="reference")  # a new one, as the other's state has moved on
     sway = SWAY_OF_FLOATS if in_floats else SWAY_OF_INTEGERS
     moved = [swayed(sample, reference.inputs, number, sway) for number, sample in enumerate(chosen)]
     differences = [difference(g, e) for g, e in zip(run_all(reference, moved, roles), expected, strict=True)]

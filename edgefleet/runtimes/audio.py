@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.manifest import AudioPreprocessing
+from edgefleet.runtimes.elementary import logarithm
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -99,7 +100,7 @@ def _features(clip: Doubles, how: AudioPreprocessing) -> Doubles:
     bands = _filtered(
         magnitudes, _mel_filters(how.fft_samples, how.mel_bins, how.sample_rate_hz, how.low_hz, how.high_hz)
     )
-    logarithms = _logarithm(bands + how.log_offset)
+    logarithms = logarithm(bands + how.log_offset)
     if how.kind == "log-mel":
         return logarithms
     return _filtered(logarithms, _cosines(how.mel_bins, how.coefficients))
@@ -154,16 +155,3 @@ def _filtered(rows: Doubles, weights: Doubles) -> Doubles:
     for n in np.flatnonzero(weights.any(axis=1)):
         filtered += rows[:, n, np.newaxis] * weights[n]
     return filtered
-
-
-def _logarithm(values: Doubles) -> Doubles:
-    """Return natural logarithms of positive values, by ``2 atanh((m - 1) / (m + 1))`` of the mantissa ``m``."""
-    mantissa, exponent = np.frexp(values)
-    below = mantissa < math.sqrt(0.5)
-    mantissa, exponent = np.where(below, mantissa * 2.0, mantissa), exponent - below
-    ratio = (mantissa - 1.0) / (mantissa + 1.0)
-    square, series = ratio * ratio, np.zeros_like(ratio)
-    for power in range(21, 0, -2):
-        series = series * square + 1.0 / power
-    logarithms: Doubles = exponent * math.log(2.0) + 2.0 * ratio * series
-    return logarithms

@@ -40,12 +40,13 @@ class KeepingInterpreter:
         return tuple(_spec(self._details[number]) for number in self._inputs)
 
     def invoke(self, sample: Sequence[Array]) -> None:
-        """Run one inference on arrays as the model takes them.
+        """Run one inference on arrays as the model takes them; its state, if it has any, starts anew.
 
         Raises:
             ModelFailedError: the interpreter failed.
         """
         try:
+            self._interpreter.reset_all_variables()  # or threads would share samples and state by chance
             for number, value in zip(self._inputs, sample, strict=True):
                 self._interpreter.set_tensor(number, value)
             self._interpreter.invoke()
