@@ -35,9 +35,7 @@ def read_model(data: bytes) -> Model:
     if not model.subgraphs or not model.subgraphs[0].operators:
         raise UnsupportedModelError("the model has no operators", hint="export the model again")
     for buffer in model.buffers or ():
-        if isinstance(
-            buffer.data, bytes | bytearray
-        ):  # it lay behind the flatbuffer; an array is written a thousand times faster
+        if isinstance(buffer.data, bytes | bytearray):  # it lay behind the flatbuffer; arrays are written much faster
             buffer.data = np.frombuffer(buffer.data, dtype=np.uint8)
     for what in ("inputs", "outputs"):
         if not _numbers(getattr(model.subgraphs[0], what)):
