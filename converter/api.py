@@ -114,7 +114,7 @@ def convert(
     max_flash: int | str | None = None,
     max_arena: int | str | None = None,
     max_latency: float | str | None = None,
-    search_limit_s: float = 60.0,
+    search_limit: float | str = 60.0,
     explain: bool = False,
     signing_key: AnyPath | None = None,
     progress: Callable[[str], None] | None = None,
@@ -146,7 +146,7 @@ def convert(
         max_flash: Search for a model of no more bytes: a number or a text such as ``"250kB"``.
         max_arena: The same for the arena of a microcontroller, in bytes.
         max_latency: The same for an inference as predicted for the board: microseconds, or a text such as ``"10ms"``.
-        search_limit_s: About how many seconds a search may take.
+        search_limit: About how long a search may take: seconds, or a text such as ``"60s"``.
         explain: Compare with the float model layer by layer.
         signing_key: The path of a private key (PEM) that signs the provenance.
         progress: Is told each candidate of a search in a line of text.
@@ -178,7 +178,7 @@ def convert(
             arena_bytes=_limit(max_arena, parse_bytes),
             latency_us=_limit(max_latency, parse_us, unit="us"),
         ),
-        search_limit_s=search_limit_s,
+        search_limit_s=_seconds(search_limit),
         explain=explain,
         **named,
     )
@@ -328,6 +328,10 @@ def _limit(given: float | str | None, parse: Callable[[str], T], unit: str = "")
     if given is None or isinstance(given, str):
         return None if given is None else parse(given)
     return parse(f"{given:.12f}".rstrip("0").rstrip(".") + unit)
+
+
+def _seconds(given: float | str) -> float:
+    return parse_us(given) / 1e6 if isinstance(given, str) else given
 
 
 def _be_silent(_: str) -> None:

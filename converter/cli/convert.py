@@ -98,6 +98,9 @@ def convert(
     max_latency: Annotated[
         str | None, typer.Option(metavar="10ms", help="Search: the longest inference, as predicted for the board.")
     ] = None,
+    search_limit: Annotated[
+        str | None, typer.Option(metavar="60s", help="Search: about how long it may take; 60s unless given.")
+    ] = None,
     signing_key: Annotated[
         Path | None, typer.Option(metavar="PEM", help="Sign the provenance with this private key.")
     ] = None,
@@ -128,7 +131,8 @@ def convert(
     if rebuild is not None:
         useless = {
             "--out": out, "--max-accuracy-drop": max_accuracy_drop, "--max-flash": max_flash, "--max-arena": max_arena,
-            "--max-latency": max_latency, "--signing-key": signing_key, "--explain": explain or None,
+            "--max-latency": max_latency, "--search-limit": search_limit, "--signing-key": signing_key,
+            "--explain": explain or None,
         }  # fmt: skip
         run_rebuild(rebuild, source=source or model, labels=labels, useless=useless, as_json=as_json, **given)
         return
@@ -148,6 +152,7 @@ def convert(
         max_flash=max_flash,
         max_arena=max_arena,
         max_latency=max_latency,
+        search_limit="60s" if search_limit is None else search_limit,
         signing_key=signing_key,
         explain=explain,
         **given,

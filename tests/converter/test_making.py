@@ -133,7 +133,7 @@ def test_there_is_nothing_to_search_for_or_explain_in_a_quantized_model(
 
 def test_a_search_that_time_ended_says_so_in_the_evidence_and_not_in_the_bundle(calibration: np.ndarray) -> None:
     samples = np.tile(calibration, (2, 1, 1, 1))
-    made = convert(calibration=samples, max_accuracy_drop="50pt", search_limit_s=1e-9)
+    made = convert(calibration=samples, max_accuracy_drop="50pt", search_limit=1e-9)
     assert made.evidence.warnings[-1].startswith(
         "the search was ended by its time limit of 1e-09 s, after 1 candidates"
     )

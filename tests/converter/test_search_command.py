@@ -48,7 +48,7 @@ def searched(
     out, evaluated = tmp_path_factory.mktemp("dist"), bool(request.param)
     done = converter_command(
         *arguments(sources, out, evaluated=evaluated), "--recipe", sources / "start.toml",
-        "--max-accuracy-drop", "10pt", "--json",
+        "--max-accuracy-drop", "10pt", "--search-limit", "50s", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "candidate" not in done.stderr  # no terminal: no progress
