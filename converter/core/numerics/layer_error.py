@@ -129,7 +129,8 @@ def short_name(name: str) -> str:
 
 
 def _working(facts: GraphFacts) -> list[OperatorFacts]:
-    return [operator for operator in facts.operators if operator.name not in _CASTS and operator.outputs]
+    """Return the operators that are compared: a post-process of detections orders rows, and leaves some unwritten."""
+    return [o for o in facts.operators if o.name not in _CASTS and o.outputs and not o.custom]
 
 
 def _pair(mine: OperatorFacts, its: OperatorFacts, before: GraphFacts, after: GraphFacts) -> LayerPair:

@@ -175,7 +175,8 @@ def test_confusion_of_boxes_counts_missed_and_invented_ones() -> None:
 def test_a_post_processed_detector_becomes_a_sound_bundle(
     detection_folder: Path, front_door: Command, tmp_path: Path
 ) -> None:
-    evidence = evidence_of(front_door(*convert(detection_folder, "ssd.tflite", tmp_path)))
+    evidence = evidence_of(front_door(*convert(detection_folder, "ssd.tflite", tmp_path, "--explain")))
+    assert {layer.operator for layer in evidence.layers} == {"CONV_2D", "LOGISTIC"}
     path = tmp_path / "squares-1.0.0-linux-x86_64.bundle"
     manifest = open_bundle(path).manifest
     assert (manifest.task, manifest.metric, manifest.precision) == ("detection", "map50", "mixed")
