@@ -74,7 +74,11 @@ class Slots(Protocol):
         """Return the bundles noted as bad."""
 
     def keep_only(self, bundle_sha256s: Sequence[str]) -> None:
-        """Delete the other bundles."""
+        """Delete the other bundles.
+
+        Raises:
+            StorageError: one cannot be deleted; the next call tries again.
+        """
 
 
 class Outbox(Protocol):

@@ -70,6 +70,16 @@ def test_a_child_that_is_killed_at_rest_is_replaced(start, device_side):
     assert child not in children()
 
 
+def test_ctrl_c_is_left_to_the_agent(start, device_side):
+    device_side.assign(None)
+    repositories = start()
+    order = repositories.check(0)
+    (child,) = children()
+    os.kill(child, signal.SIGINT)
+    assert repositories.check(0) == order
+    assert list(children()) == [child]
+
+
 def test_a_child_that_dies_twice_over_a_call_is_one_sentence(start, device_side, monkeypatch, tmp_path):
     device_side.assign(None)
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif '-m' in sys.orig_argv: os.kill(os.getpid(), 11)\n")
