@@ -105,7 +105,12 @@ class Outbox(Protocol):
 
 
 class Messenger(Protocol):
-    """A connection to the broker that comes and goes; nothing here blocks."""
+    """A connection to the broker that comes and goes; nothing here blocks.
+
+    ``on_news`` is called, from any thread, when there is something to take, or the connection came or went.
+    """
+
+    on_news: Callable[[], None]
 
     def incoming(self) -> list[Watermark | Hint]:
         """Return what came since the last call."""
