@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Damaged models through the whole converter: each ends in a sentence, or in a bundle that was proved.
 
-    python -m benchmarks.campaign_fuzz_models [--count 10000] [--first 0] [--seed 1] [--model FILE.tflite]
-        [--quantize-every 2] [--inspect] [--print-only]
+    python -m benchmarks.campaign_fuzz_models [--count 10000] [--first 0] [--seed 1] [--model FILE.tflite ...]
+        [--profile linux-x86_64] [--quantize-every 2] [--inspect] [--print-only]
 
-Mutants of a float model go through ``converter.pipeline.convert``, every Nth one to int8 with calibration samples.
-Each runs in a fork of its own, as on the command line; the probe forks again instead of starting a Python. Counted:
+Mutants, in turn of each model, go through ``converter.pipeline.convert``, every Nth one of a float model to int8 with
+calibration samples. Half of them are damaged bytes, half are well-formed files that lie (benchmarks.model_mutations).
+Each runs in a fork of its own, as on the command line. Counted:
 
 refused    one of EdgeFleet's errors, nothing written
 contained  the same, but only because the conversion runs in a fork: the model killed it past the probe, or made it
            raise something else (each is listed: a place that could refuse better)
 done       the damage left a sound model (other weights, another name), which was proved and packed
 crash      something else than an error of EdgeFleet's came out: a fault
+many lines a refusal is no single sentence: a fault
 hang       it took longer than ten seconds: a fault
 
 Exits with 1 if there was a fault. A mutant is made again from the seed and its number.
@@ -26,7 +28,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.model_mutations import mutant
 from benchmarks.record import ROOT, write
 from converter import pipeline
 from converter.adapters.containment import contained
@@ -43,7 +47,6 @@ from converter.core.scoring import default_metric
 from converter.inspection import inspect_and_draw
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.manifest import TensorSpec
-from edgefleet.runtimes import probe
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from firmware_profiles import load_profile
 
@@ -54,19 +57,23 @@ _CALIBRATION_SAMPLES = 8
 _MOST_FAULTS = 50
 _CONTAINED = ("the model killed the converter", "the converter cannot make sense of the model")
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
-_EXTREMES = (0, 1, -1, 2**31 - 1, -(2**31), 255, 65535, 2**16, 4, 8)
+_FAULTS = ("crash", "hang", "many lines")
 
 
 def main() -> int:
     options = _options()
-    model = options.model.read_bytes()
+    models = [path.read_bytes() for path in options.model]
     with tempfile.TemporaryDirectory(prefix="edgefleet-fuzz-") as name:
-        calibration = _write_calibration(Path(name), options.model)
-        found = [
-            _try(mutant(model, options.seed, number), _work(options, number, calibration), number, Path(name))
-            for number in range(options.first, options.first + options.count)
-        ]
-    faults = [each for each in found if each["outcome"] in ("crash", "hang")]
+        samples = [_write_calibration(Path(name) / f"{place}.npz", model) for place, model in enumerate(models)]
+
+        def attempt(number: int) -> dict[str, Any]:
+            place = number % len(models)
+            damaged = mutant(models[place], options.seed, number, structure=is_lie(number, len(models)))
+            return _try(damaged, _work(options, number, samples[place]), number, Path(name))
+
+        numbers = range(options.first, options.first + options.count)
+        found = [attempt(number) for number in numbers] if options.workers == 1 else _shared_out(attempt, numbers)
+    faults = [each for each in found if each["outcome"] in _FAULTS]
     summary = _summary(options, found, faults)
     if options.print_only:
         print(json.dumps(summary))
@@ -75,41 +82,29 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def mutant(model: bytes, seed: int, number: int) -> bytes:
-    """Return a damaged copy: one to four of flipped bits, bytes, words, copied blocks, or a cut."""
-    chance = np.random.default_rng([seed, number])
-    data = bytearray(model)
-    for _ in range(int(chance.integers(1, 5))):
-        _damage(data, chance)
-    while data == model:
-        _damage(data, chance)
-    return bytes(data)
+def _shared_out(attempt: Callable[[int], dict[str, Any]], numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """Let forks of this process take every Nth mutant each, and return what all of them found."""
+    answers = []
+    for worker in range(_options().workers):
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            with os.fdopen(writing, "w") as stream:
+                json.dump([attempt(number) for number in numbers[worker :: _options().workers]], stream)
+            os._exit(0)
+        os.close(writing)
+        answers.append(os.fdopen(reading))
+    return [each for stream in answers for each in json.load(stream)]
 
 
-def _damage(data: bytearray, chance: np.random.Generator) -> None:
-    # Tables and offsets lie at the ends of the file, weights in its middle; four of five hits go where the tables are.
-    table = min(len(data) - 8, 4096)
-    at = int(chance.integers(8, table)) if chance.random() < 0.4 else int(chance.integers(8, len(data) - 8))
-    if chance.random() < 0.4:
-        at = len(data) - 8 - int(chance.integers(0, table - 8))
-    kind = chance.integers(0, 6)
-    if kind <= 1:
-        data[at] ^= 1 << int(chance.integers(0, 8))
-    elif kind == 2:
-        data[at] = int(chance.integers(0, 256))
-    elif kind == 3:
-        data[at & ~3 : (at & ~3) + 4] = int(chance.choice(_EXTREMES)).to_bytes(4, "little", signed=True)
-    elif kind == 4:
-        start, length = int(chance.integers(8, len(data) - 64)), int(chance.integers(4, 33))
-        data[at : at + length] = data[start : start + length]
-    elif chance.random() < 0.2:
-        del data[max(at, 64) :]
+def is_lie(number: int, models: int) -> bool:
+    """Tell whether a mutant is of the second kind: every other one of each model."""
+    return number // models % 2 == 1
 
 
-def _write_calibration(folder: Path, model: Path) -> Path:
-    specs = LiteRtInterpreter(model.read_bytes(), kernels="reference").inputs
-    np.savez(folder / "calibration.npz", **{_key(specs, spec): _samples(spec) for spec in specs})
-    return folder / "calibration.npz"
+def _write_calibration(path: Path, model: bytes) -> Path:
+    specs = LiteRtInterpreter(model, kernels="reference").inputs
+    np.savez(path, **{_key(specs, spec): _samples(spec) for spec in specs})
+    return path
 
 
 def _key(specs: tuple[TensorSpec, ...], spec: TensorSpec) -> str:
@@ -125,13 +120,14 @@ def _work(options: argparse.Namespace, number: int, calibration: Path) -> Work:
     """Return what is done with a mutant's file: it is inspected or converted, to floats or to int8."""
     if options.inspect:
         return lambda path: inspect_and_draw(path)[0].model.precision
-    samples = None if number % options.quantize_every else calibration
-    return lambda path: pipeline.convert(_request(path, samples), now=_NOW).manifest.precision
+    samples = None if number // (2 * len(options.model)) % options.quantize_every else calibration
+    request = _request(samples, options.profile)
+    return lambda path: pipeline.convert(replace(request, model=path), now=_NOW).manifest.precision
 
 
 def _try(model: bytes, work: Work, number: int, folder: Path) -> dict[str, Any]:
     """Do as the command line does with one mutant, and return its outcome."""
-    path = folder / "mutant.tflite"
+    path = folder / f"{os.getpid()}.tflite"
     path.write_bytes(model)
     started = time.monotonic()
     outcome = _outcome(lambda: _quietly(work, path))
@@ -143,6 +139,8 @@ def _outcome(work: Callable[[], str]) -> dict[str, str]:
     try:
         return {"outcome": "done", "what": contained(work)}
     except EdgeFleetError as error:
+        if len(error.message.splitlines()) != 1 or not error.hint:
+            return {"outcome": "many lines", "what": error.message}
         caught = error.message.startswith(_CONTAINED)
         return {"outcome": "contained" if caught else "refused", "what": error.message if caught else error.code}
     except Exception as error:  # noqa: BLE001  # this is what is looked for
@@ -158,30 +156,24 @@ def _quietly(work: Work, path: Path) -> str:
     return work(path)
 
 
-def _request(path: Path, calibration: Path | None) -> ConversionRequest:
+def _request(calibration: Path | None, profile: str) -> ConversionRequest:
     return ConversionRequest(
-        model=path, profile=load_profile("linux-x86_64"), name="mutant", version="1.0.0", task="classification",
+        model=_DIGITS, profile=load_profile(profile), name="mutant", version="1.0.0", task="classification",
         metric=default_metric("classification"), calibration=calibration,
         recipe=Recipe(precision="float32") if calibration is None else None,
     )  # fmt: skip
 
 
-def _probe_by_forking() -> None:
-    """Let every module that probes models fork instead of starting a Python: the same checks, a tenth of the time.
-
-    What a conversion imports late is imported here, once for all forks.
-    """
+def _import_early() -> None:
+    """Import here, once for all forks, what a conversion imports late."""
     for late in ("ai_edge_litert.interpreter", "ai_edge_quantizer.quantizer", "ai_edge_quantizer.recipe_manager"):
         importlib.import_module(late)
-    original = probe.probe_model
-    for module in list(sys.modules.values()):
-        if getattr(module, "probe_model", None) is original:
-            module.probe_model = probe.probe_in_fork  # type: ignore[attr-defined]
 
 
 def _summary(options: argparse.Namespace, found: list[dict[str, Any]], faults: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "model": options.model.name,
+        "models": [path.name for path in options.model],
+        "profile": options.profile,
         "seed": options.seed,
         "first": options.first,
         "mutants": len(found),
@@ -202,10 +194,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--inspect", action="store_true", help="read and draw the mutants instead of converting them")
     parser.add_argument("--quantize-every", type=int, default=2, metavar="N")
     parser.add_argument("--print-only", action="store_true", help="keep no result")
-    parser.add_argument("--model", type=Path, default=_DIGITS)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--profile", default="linux-x86_64")
+    parser.add_argument("--model", type=Path, nargs="+", default=[_DIGITS])
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    _probe_by_forking()
+    _import_early()
     sys.exit(main())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from converter.adapters.flatbuffers.reading import read_facts
 from converter.adapters.flatbuffers.surgery import prune
 from converter.adapters.running.layer_outputs import LayerOutputs
 from converter.core.numerics.layer_error import ErrorSums, layer_errors, layer_pairs
@@ -18,10 +19,10 @@ Array = npt.NDArray[Any]
 def explain(float_model: bytes, quantized: bytes, samples: Iterable[Sequence[Array]]) -> tuple[LayerError, ...]:
     """Run both models on the same samples and compare layer by layer; the worst comes first.
 
-    ``samples`` hold one array an input, as the float model takes them. ``float_model`` is best the very model that was
-    quantized: a layer whose channels were evened out differs from the original's for that reason alone. Where channels
-    were removed, those that are proved constant are taken out of the float model too; a layer that still has another
-    shape is left out.
+    ``samples`` hold one array an input, as the float model takes them. ``float_model`` is best the one that the
+    quantized model stands for (:attr:`converter.quantization.Quantized.reference`): a layer whose channels were evened
+    out differs from the source's for that reason alone. Where channels were removed, those that are proved constant are
+    taken out of the float model too; a layer that still has another shape is left out.
 
     Raises:
         UnsupportedModelError: the models have no layer in common, or the reference kernels cannot load one.
@@ -30,9 +31,9 @@ def explain(float_model: bytes, quantized: bytes, samples: Iterable[Sequence[Arr
     """
     before, after = LayerOutputs(float_model), LayerOutputs(quantized)
     pairs = layer_pairs(before.facts, after.facts)
-    smaller = LayerOutputs(prune(float_model)[0])
-    if len(pruned := layer_pairs(smaller.facts, after.facts)) > len(pairs):
-        before, pairs = smaller, pruned
+    smaller, removed = prune(float_model)
+    if removed and len(pruned := layer_pairs(read_facts(smaller), after.facts)) > len(pairs):
+        before, pairs = LayerOutputs(smaller), pruned
     if not pairs:
         raise UnsupportedModelError(
             "the two models have no layer in common",

@@ -5,36 +5,32 @@ In this order: prune, observe, condition (keeping the rewrite that comes closest
 write compactly. :func:`observe` and :func:`quantize_observed` part it in two, for those who try several recipes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.flatbuffers.compaction import compact
-from converter.adapters.flatbuffers.layer_weights import read_layers
-from converter.adapters.flatbuffers.patched_weights import PatchedWeights, is_modern
+from converter.adapters.flatbuffers.end_names import with_end_names
 from converter.adapters.flatbuffers.reading import (
-    read_facts,
-    with_modern_operator_codes,
-    with_signature_list,
     with_versions_written,
 )
 from converter.adapters.flatbuffers.surgery import prune
-from converter.adapters.quantizer import WeightRange, load_early, quantize_model
+from converter.adapters.quantizer import WeightRange, quantize_model
 from converter.adapters.running.activations import layer_hessians
-from converter.adapters.running.calibration import Calibrator, Counter, KeepingInterpreter, read_scores
+from converter.adapters.running.calibration import Counter, KeepingInterpreter, read_scores
 from converter.adapters.running.parallel import share, worker_count
-from converter.adapters.samples.sets import SampleSet, canonical_order, model_inputs
-from converter.core.board.checks import check_quantizable
+from converter.adapters.samples.sets import SampleSet
 from converter.core.graph import GraphFacts
 from converter.core.numerics.conditioning import Layer, correct_biases, equalize, revive_silent_channels, with_mean_kept
+from converter.core.numerics.histograms import Histogram
 from converter.core.numerics.range_search import choose_range
 from converter.core.numerics.ranges import Range, Statistics, tensor_ranges
 from converter.core.numerics.rounding import best_scales, round_layer
-from converter.core.parity_choice import spread
 from converter.core.recipe import (
     EXPONENTS,
     Conditioning,
@@ -44,79 +40,40 @@ from converter.core.recipe import (
     has_integer_activations,
     layer_precisions,
 )
-from edgefleet.contracts.errors import InputError, SampleError
-from edgefleet.contracts.manifest import Preprocessing, TensorSpec
+from converter.observation import Memory, Observation, Prepared, observe, prepare
+from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.manifest import Preprocessing
 
 Array = npt.NDArray[Any]
-#: How many calibration samples decide between candidates.
-_JUDGES = 16
 #: How many calibration samples GPTQ looks at.
 _ROUNDING_SAMPLES = 32
-#: Inputs below this are nothing that a sensor tells: their scale would be too small for any bias.
-_SMALLEST_INPUT = 1e-20
-_MOST_NAMED = 3
 _LEVELS: dict[LayerPrecision, int] = {"int8": 127, "int16x8": 127, "int4": 7, "float32": 127}
 
 
 class Quantized(NamedTuple):
     """A model as the recipe wants it, and what was done to it.
 
-    ``named`` is the same model before its inner tensors lost their names: tensor numbers are equal. ``rewrites`` says
-    what was done besides quantizing, ``warnings`` what the samples could not tell.
+    ``named`` is the same model before its inner tensors lost their names: tensor numbers are equal. ``reference`` is
+    the float model that it stands for, layer by layer: pruned, its channels evened out, its biases not yet corrected,
+    as correcting brings the quantized model's answers back to these. ``rewrites`` says what was done besides
+    quantizing, ``warnings`` what the samples could not tell.
     """
 
     data: bytes
     conditioning: Conditioning | None = None
     named: bytes = b""
+    reference: bytes = b""
     rewrites: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A float model as the quantizer reads it: operator codes in their newer field, a list of signatures, pruned."""
+class _Conditioned(NamedTuple):
+    """A float model rewritten to be quantized: its layers before biases were corrected, and the model after that."""
 
-    data: bytes
-    facts: GraphFacts
-    signature_list: bool
-    rewrites: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """A float model, what the calibration samples made of its tensors, and its scores for some of them."""
-
-    prepared: Prepared
-    layers: tuple[Layer, ...]
+    conditioning: Conditioning
+    layers: list[Layer]
     statistics: Statistics
-    judges: tuple[list[Array], ...]
-    scores: tuple[Array, ...]
-    samples: "_Samples"
-    warnings: tuple[str, ...]
-    patch: PatchedWeights = field(repr=False)
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Calibration samples as the model takes them, in their canonical order, as often as they are asked for."""
-
-    set: SampleSet
-    order: tuple[int, ...]
-    how: Preprocessing
-    specs: tuple[TensorSpec, ...]
-
-    def inputs(self, most: int | None = None) -> Iterator[list[Array]]:
-        """Yield all samples, or ``most`` of them spread over the set.
-
-        Raises:
-            SampleError: one does not fit, or is not finite.
-        """
-        order = self.order
-        if most is not None and most < len(order):
-            order = tuple(order[place] for place in spread(most, len(order)))
-        for number, sample in zip(order, model_inputs(self.set, order, self.how, self.specs), strict=True):
-            _check_finite(self.set, number, sample)
-            yield sample
+    model: bytes
 
 
 @dataclass(frozen=True)
@@ -151,64 +108,6 @@ def quantize(model: bytes, recipe: Recipe, calibration: SampleSet | None, how: P
     return _finished(prepared, quantize_model(prepared.data, prepared.facts, recipe, {}))
 
 
-def prepare(model: bytes, *, pruned: bool) -> Prepared:
-    """Return a float model in the form that the quantizer reads.
-
-    Raises:
-        UnsupportedModelError: its flatbuffer is damaged, or it has operators whose inner graphs cannot be reached.
-    """
-    smaller, rewrites = prune(model) if pruned else (model, ())
-    facts = read_facts(smaller)
-    check_quantizable(facts)
-    if is_modern(smaller):
-        return Prepared(smaller, facts, signature_list=True, rewrites=rewrites)
-    modern = with_modern_operator_codes(smaller)
-    listed = with_signature_list(modern)
-    return Prepared(listed, facts, signature_list=listed is modern, rewrites=rewrites)
-
-
-def observe(model: bytes, calibration: SampleSet, how: Preprocessing, *, pruned: bool = True) -> Observation:
-    """Run all calibration samples through the float model once; recipes with the same ``prune`` can share the result.
-
-    Raises:
-        SampleError: the samples do not fit, tell nothing, or make the model answer NaN.
-        UnsupportedModelError: the quantizer could not handle the model.
-    """
-    if not len(calibration):
-        raise SampleError(f"{calibration.source} holds no samples", hint="give 50 to 500 typical inputs")
-    load_early()
-    prepared = prepare(model, pruned=pruned)
-    calibrators = [Calibrator(prepared.data, prepared.facts) for _ in range(worker_count())]
-    samples = _Samples(calibration, tuple(canonical_order(calibration)), how, calibrators[0].input_specs)
-    judging = set(spread(min(_JUDGES, len(samples.order)), len(samples.order)))
-    work = ((place in judging, sample) for place, sample in enumerate(samples.inputs()))
-    judged = [found for found in share(work, [_observer(calibrator) for calibrator in calibrators]) if found]
-    statistics = calibrators[0].statistics(calibrators[1:])
-    tensor_ranges(statistics)
-    _check_inputs(prepared.facts, statistics, calibration.source)
-    return Observation(
-        prepared=prepared,
-        layers=tuple(read_layers(prepared.data)),
-        statistics=statistics,
-        judges=tuple(sample for sample, _ in judged),
-        scores=tuple(scores for _, scores in judged),
-        samples=samples,
-        warnings=_constant_tensors(statistics),
-        patch=PatchedWeights(prepared.data),
-    )
-
-
-def _observer(calibrator: Calibrator) -> Callable[[tuple[bool, list[Array]]], tuple[list[Array], Array] | None]:
-    """Return what observes one sample, and returns it with its scores where it is one of the judges."""
-
-    def observe_one(work: tuple[bool, list[Array]]) -> tuple[list[Array], Array] | None:
-        judge, sample = work
-        scores = calibrator.observe(sample)
-        return (sample, scores) if judge else None
-
-    return observe_one
-
-
 def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
     """Quantize an observed model as a recipe with integer activations says.
 
@@ -218,17 +117,25 @@ def quantize_observed(observed: Observation, recipe: Recipe) -> Quantized:
     chosen = _closest(observed, recipe)
     data = _rounded(observed, recipe, chosen) if recipe.rounding == "gptq" else chosen.quantized
     finished = _finished(observed.prepared, data)
-    return finished._replace(conditioning=chosen.conditioning, warnings=observed.warnings)
+    return finished._replace(
+        conditioning=chosen.conditioning,
+        reference=observed.patch.with_layers(chosen.layers),
+        warnings=observed.warnings,
+    )
 
 
 def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
     """Return the candidate whose scores come closest to the float model's; one is judged while the next is made."""
     if len(recipe.conditioning) == 1:
-        return _candidate(observed, recipe, recipe.conditioning[0])
-    candidates, judged = [], []
+        return _candidate(observed, recipe, _conditioned(observed, recipe, recipe.conditioning[0]))
+    candidates, judged, seen = [], [], set()
     with ThreadPoolExecutor(worker_count()) as pool:
         for name in recipe.conditioning:
-            candidates.append(_candidate(observed, recipe, name))
+            conditioned = _conditioned(observed, recipe, name)
+            if conditioned.model in seen:  # there was nothing to rewrite: of equally close ones the first is taken
+                continue
+            seen.add(conditioned.model)
+            candidates.append(_candidate(observed, recipe, conditioned))
             judged.append(pool.submit(_distance, observed, KeepingInterpreter(candidates[-1].quantized)))
         distances = [future.result() for future in judged]
     return candidates[distances.index(min(distances))]
@@ -236,15 +143,16 @@ def _closest(observed: Observation, recipe: Recipe) -> _Candidate:
 
 def _kept_in_float(model: bytes, recipe: Recipe) -> Quantized:
     smaller, rewrites = prune(model) if recipe.prune else (model, ())
-    return Quantized(compact(smaller) if rewrites else smaller, named=smaller, rewrites=rewrites)
+    return Quantized(compact(smaller) if rewrites else smaller, named=smaller, reference=smaller, rewrites=rewrites)
 
 
 def _finished(prepared: Prepared, quantized: bytes) -> Quantized:
     named = with_versions_written(quantized, signature_list=prepared.signature_list)
-    return Quantized(compact(named), named=named, rewrites=prepared.rewrites)
+    data = compact(with_end_names(named, prepared.facts))
+    return Quantized(data, named=named, reference=prepared.data, rewrites=prepared.rewrites)
 
 
-def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Candidate:
+def _conditioned(observed: Observation, recipe: Recipe, conditioning: Conditioning) -> _Conditioned:
     layers = _leveled(observed.layers, recipe, observed.prepared.facts)
     statistics = observed.statistics
     exponent = EXPONENTS[conditioning]
@@ -252,10 +160,13 @@ def _candidate(observed: Observation, recipe: Recipe, conditioning: Conditioning
         layers, statistics = equalize(layers, statistics, exponent=exponent)
     layers = revive_silent_channels(layers, statistics)
     corrected = layers if conditioning == "none" else correct_biases(layers, statistics)
-    model = observed.patch.with_layers(corrected)
-    ranges = _ranges(observed, recipe, model, statistics)
-    quantized = quantize_model(model, observed.prepared.facts, recipe, ranges)
-    return _Candidate(conditioning, layers, statistics, ranges, quantized)
+    return _Conditioned(conditioning, layers, statistics, observed.patch.with_layers(corrected))
+
+
+def _candidate(observed: Observation, recipe: Recipe, conditioned: _Conditioned) -> _Candidate:
+    ranges = _ranges(observed, recipe, conditioned)
+    quantized = quantize_model(conditioned.model, observed.prepared.facts, recipe, ranges)
+    return _Candidate(conditioned.conditioning, conditioned.layers, conditioned.statistics, ranges, quantized)
 
 
 def _leveled(layers: Sequence[Layer], recipe: Recipe, facts: GraphFacts) -> list[Layer]:
@@ -272,22 +183,32 @@ def _leveled(layers: Sequence[Layer], recipe: Recipe, facts: GraphFacts) -> list
     ]
 
 
-def _ranges(observed: Observation, recipe: Recipe, model: bytes, statistics: Statistics) -> dict[str, Range]:
+def _ranges(observed: Observation, recipe: Recipe, conditioned: _Conditioned) -> dict[str, Range]:
     """Return the range of each tensor; those of inputs and outputs are never narrowed."""
-    ranges = tensor_ranges(statistics)
+    ranges = tensor_ranges(conditioned.statistics)
     if recipe.ranges == "minmax":
         return ranges
     facts = observed.prepared.facts
     bits = 16 if base_precision(recipe) == "int16x8" else 8
     ends = {facts.tensors[number].name for number in (*facts.inputs, *facts.outputs)}
     inner = {name: found for name, found in ranges.items() if name not in ends}
-    counters = [Counter(model, facts, inner) for _ in range(worker_count())]
-    share(observed.samples.inputs(), [counter.count for counter in counters])
     chosen = {
         name: choose_range(histogram, recipe.ranges, percentile=recipe.percentile, bits=bits)
-        for name, histogram in counters[0].histograms(counters[1:]).items()
+        for name, histogram in _histograms(observed, conditioned.layers, inner).items()
     }
     return {**ranges, **chosen}
+
+
+def _histograms(observed: Observation, layers: Sequence[Layer], ranges: dict[str, Range]) -> dict[str, Histogram]:
+    """Count the values of a model's tensors, its biases as they were: correcting them brings answers back to these."""
+    model = observed.patch.with_layers(layers)
+    key = hashlib.sha256(model).digest()
+    known = observed.memory.histograms
+    if key not in known:
+        counters = [Counter(model, observed.prepared.facts, ranges) for _ in range(worker_count())]
+        share(observed.samples.inputs(), [counter.count for counter in counters])
+        known[key] = counters[0].histograms(counters[1:])
+    return known[key]
 
 
 def _distance(observed: Observation, candidate: KeepingInterpreter) -> float:
@@ -299,15 +220,18 @@ def _distance(observed: Observation, candidate: KeepingInterpreter) -> float:
 
 def _rounded(observed: Observation, recipe: Recipe, chosen: _Candidate) -> bytes:
     """Return the candidate with weights rounded so that its layers' outputs change least, in place of its nearest."""
-    before = observed.patch.with_layers(chosen.layers)
-    samples = observed.samples.inputs(_ROUNDING_SAMPLES)
-    hessians = layer_hessians(before, _integer_layers(chosen.layers, recipe, observed), chosen.ranges, samples)
+    hessians = _hessians(observed, chosen)
+    integers = {layer.operator for layer in _integer_layers(chosen.layers, recipe, observed)}
     rounded: list[Layer] = []
     weights: list[WeightRange] = []
     for layer in chosen.layers:
-        if layer.operator in hessians:
-            changed, scales = _round(layer, hessians[layer.operator], chosen)
+        if layer.operator in integers and layer.operator in hessians:
+            told, scales = _round(observed.memory, layer)
             weights.append(_weight_range(observed.patch.weights_name(layer.operator), layer, scales))
+            changed = layer.with_rows(told)
+            if chosen.conditioning != "none":
+                error = told - layer.by_output()
+                changed = replace(changed, bias=with_mean_kept(layer, error, chosen.statistics).bias)
         else:
             [changed] = [layer] if chosen.conditioning == "none" else correct_biases([layer], chosen.statistics)
         rounded.append(changed)
@@ -320,60 +244,28 @@ def _integer_layers(layers: Sequence[Layer], recipe: Recipe, observed: Observati
     return [layer for layer in layers if named.get(layer.output) != "float32"]
 
 
-def _round(layer: Layer, hessian: Array, chosen: _Candidate) -> tuple[Layer, Array]:
-    rows = layer.by_output()
-    scales = best_scales(rows, hessian, layer.levels, one_for_all=layer.per_tensor)[:, np.newaxis]
-    told = round_layer(rows, hessian, scales[:, 0], layer.levels) * scales
-    changed = layer.with_rows(told)
-    if chosen.conditioning != "none":
-        changed = replace(changed, bias=with_mean_kept(layer, told - rows, chosen.statistics).bias)
-    return changed, scales
+def _hessians(observed: Observation, chosen: _Candidate) -> dict[int, Array]:
+    """Return what the layers' inputs look like together, and forget what was rounded for another model."""
+    before, memory = observed.patch.with_layers(chosen.layers), observed.memory
+    key = hashlib.sha256(before + repr(sorted(chosen.ranges.items())).encode()).digest()
+    if key != memory.rounded_for:
+        samples = observed.samples.inputs(_ROUNDING_SAMPLES)
+        memory.rounded_for, memory.rounded, memory.hessians = key, {}, {}  # two sets may not fit into memory
+        memory.hessians = layer_hessians(before, chosen.layers, chosen.ranges, samples)
+    return memory.hessians
+
+
+def _round(memory: Memory, layer: Layer) -> tuple[Array, Array]:
+    """Return a layer's rounded weights in the shape of ``by_output``, real values, and their scales."""
+    key = (layer.operator, layer.levels, layer.per_tensor)
+    if key not in memory.rounded:
+        rows, hessian = layer.by_output(), memory.hessians[layer.operator]
+        scales = best_scales(rows, hessian, layer.levels, one_for_all=layer.per_tensor)[:, np.newaxis]
+        memory.rounded[key] = round_layer(rows, hessian, scales[:, 0], layer.levels) * scales, scales
+    return memory.rounded[key]
 
 
 def _weight_range(name: str, layer: Layer, scales: Array) -> WeightRange:
     """Return the range from which the quantizer makes exactly these scales."""
     largest = scales.astype(np.float32) * np.float32(layer.levels)
     return WeightRange(name, largest.reshape([-1] + [1] * (layer.weights.ndim - 1)))
-
-
-def _check_finite(samples: SampleSet, number: int, sample: Sequence[Array]) -> None:
-    for values in sample:
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise SampleError(
-                f"{samples.source}: sample {number} has NaN or infinity",
-                hint="leave it out, or correct what it was made from, or the preprocessing",
-            )
-
-
-def _check_inputs(facts: GraphFacts, statistics: Statistics, source: str) -> None:
-    """Refuse samples from which no scale can be learned: all zero, or all one constant."""
-    names = [facts.tensors[number].name for number in facts.inputs]
-    found = [(name, statistics[name].range) for name in names if name in statistics]
-    for name, (low, high) in found:
-        if max(abs(low), abs(high)) < _SMALLEST_INPUT:
-            raise SampleError(
-                f"the calibration samples of input '{name}' are all 0, so that no scale can be made from them",
-                hint="give typical inputs; check the preprocessing if these are",
-            )
-    if found and all(low == high for _, (low, high) in found):
-        raise SampleError(
-            f"{source} holds nothing but the value {found[0][1].low:g}, so that no range can be learned for "
-            f"{_listed(sorted(statistics))}",
-            hint="give 50 to 500 typical inputs that differ from each other",
-        )
-
-
-def _constant_tensors(statistics: Statistics) -> tuple[str, ...]:
-    constant = sorted(name for name, found in statistics.items() if found.range.low == found.range.high)
-    if not constant:
-        return ()
-    return (f"the calibration samples never change {_listed(constant)}: give samples that differ more",)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
-    first = ", ".join(f"'{name}'" for name in names[:_MOST_NAMED])
-    if len(names) == 1:
-        return f"the tensor {first}"
-    more = len(names) - _MOST_NAMED
-    return f"the tensors {first}" + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.samples.sets import SampleSet, canonical_order
+from converter.core.recipe import CalibrationPart
 from edgefleet.contracts.errors import SampleError
+from edgefleet.contracts.manifest import Preprocessing
 
 Array = npt.NDArray[Any]
 _FEWEST_SAMPLES = 20
@@ -41,12 +43,14 @@ def split_samples(calibration: SampleSet, evaluation: SampleSet | None) -> Parts
         cut = round(_COMPARING_SHARE * len(unseen))
         parts = Parts(calibration, Part(evaluation, unseen[:cut]), Part(evaluation, unseen[cut:]))
     else:
-        order = canonical_order(calibration)
-        third = len(order) // 3
-        thirds = (order[:third], order[third : 2 * third], order[2 * third :])
-        parts = Parts(*(Part(calibration, numbers) for numbers in thirds))
+        parts = Parts(*_thirds(calibration))
     _check_size(parts)
     return parts
+
+
+def calibration_part(samples: SampleSet, which: CalibrationPart) -> SampleSet:
+    """Return what a recipe wants a model to be calibrated on."""
+    return samples if which == "all" else _thirds(samples)[0]
 
 
 class Part:
@@ -64,9 +68,26 @@ class Part:
         """Return one sample, one array an input, before preprocessing."""
         return self._whole.raw(self._numbers[number])
 
+    def check_rate(self, number: int, how: Preprocessing) -> None:
+        """Refuse a clip of another rate than the preprocessing reckons with; other samples have none."""
+        check = getattr(self._whole, "check_rate", None)
+        if check is not None:
+            check(self._numbers[number], how)
+
     def digest(self, number: int) -> bytes:
         """Return the digest of one sample's content."""
         return self._whole.digest(self._numbers[number])
+
+
+def _thirds(samples: SampleSet) -> tuple[Part, Part, Part]:
+    """Part a set in three; the last third has what is left over."""
+    order = canonical_order(samples)
+    third = len(order) // 3
+    return (
+        Part(samples, order[:third]),
+        Part(samples, order[third : 2 * third]),
+        Part(samples, order[2 * third :]),
+    )
 
 
 def _check_size(parts: Parts) -> None:

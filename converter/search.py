@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import Any
 
 import numpy as np
@@ -18,28 +19,27 @@ from msgspec.structs import replace
 
 from converter.adapters.running.execution import predict
 from converter.adapters.running.parallel import share, worker_count
-from converter.adapters.samples.sets import SampleSet
-from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
-from converter.core.scoring import Metric, check_labels, compare, top1, top1_accuracy
-from converter.core.search.budgets import (
-    Breach,
-    Choices,
-    Found,
-    Measured,
-    Nearest,
-    SearchBudgets,
-    Trial,
-    search,
+from converter.adapters.samples.sets import SampleSet, prepared
+from converter.core.detection import read_as
+from converter.core.detection_metrics import (
+    detection_distance,
+    mean_average_precision,
+    own_boxes,
+    resampled_precision,
 )
+from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
+from converter.core.scoring import Metric, check_labels, compare, interval, top1, top1_accuracy, whole_drop
+from converter.core.search.budgets import Breach, Choices, Found, Measured, Nearest, SearchBudgets, Trial
 from converter.core.search.pareto import on_front
-from converter.quantization import Observation, Quantized, observe, quantize, quantize_observed
+from converter.core.search.stages import search
+from converter.observation import Observation, observe
+from converter.quantization import Quantized, quantize, quantize_observed
 from converter.sample_parts import Parts
-from edgefleet.contracts.errors import BudgetError
+from edgefleet.contracts.errors import BudgetError, InputError
 from edgefleet.contracts.evidence import Candidate, Interval
-from edgefleet.contracts.manifest import Precision, Preprocessing, Task
+from edgefleet.contracts.manifest import DetectionRole, Precision, Preprocessing, Task
 from edgefleet.runtimes.litert import LiteRtInterpreter
-from edgefleet.runtimes.metrics import paired_accuracy_interval
-from edgefleet.runtimes.preprocessing import preprocess
+from edgefleet.runtimes.metrics import rank_correlation
 from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
@@ -51,6 +51,11 @@ _MOST_REPORTED = 6
 _ROUNDING = 1e-9
 #: How many times longer than the longest so far a measurement may take: rounding by gptq, a busy machine.
 _SLOWER = 1.5
+#: Told in the evidence, for another machine may find another model; the recipe that was found makes the same bytes.
+_HURRIED = (
+    "the search was ended by its time limit of {:g} s, after {} candidates: with more time or on a faster machine it "
+    "may find a smaller model; the bundle carries the recipe that was found, which makes the same bytes anywhere"
+)
 #: How many samples gauge the sensitivity of a layer.
 _GAUGING_SAMPLES = 64
 #: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
@@ -59,8 +64,12 @@ _KEPT_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True)
 class BoardCost:
-    """What a candidate costs on the board, where that can be told."""
+    """What a candidate costs on the board, where that can be told.
 
+    ``model_bytes`` is its size as the bundle has it, with an arena plan or compiled for an NPU; absent: as it is.
+    """
+
+    model_bytes: int | None = None
     arena_bytes: int | None = None
     latency_us: float | None = None
 
@@ -82,6 +91,7 @@ class SearchRequest:
     task: Task
     metric: Metric
     clock: Callable[[], float]
+    roles: tuple[DetectionRole, ...] = ()
     limit_s: float = math.inf
     most: int = _MOST_TRIALS
     cost: Callable[[bytes], BoardCost] = field(default=lambda _: BoardCost())
@@ -91,13 +101,18 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The verdict, the recipe of the chosen or nearest candidate, and the candidates on samples never seen before."""
+    """The verdict, the recipe of the chosen or nearest candidate, and the candidates on samples never seen before.
+
+    ``remarks`` tell of the search, not of the model: they are for the evidence, never for the bundle, which the recipe
+    alone makes again.
+    """
 
     outcome: Found | Nearest
     recipe: Recipe
     quantized: Quantized
     candidates: tuple[Candidate, ...]
     measurements: int
+    remarks: tuple[str, ...] = ()
 
     def refusal(self) -> BudgetError | None:
         """Return the sentence that tells which budget nothing keeps, or None where one candidate keeps all."""
@@ -105,8 +120,9 @@ class SearchResult:
             return None
         nearest = self.outcome.nearest
         broken = "; ".join(str(breach) for breach in self.outcome.broken)
+        tried = f"{self.measurements} candidates" + (" that there was time for" if self.outcome.hurried else "")
         return BudgetError(
-            f"none of {self.measurements} candidates keeps all budgets; the nearest, '{nearest.title}' with "
+            f"none of {tried} keeps all budgets; the nearest, '{nearest.title}' with "
             f"{nearest.measured.model_bytes} bytes, breaks {len(self.outcome.broken)}: {broken}",
             hint="raise that budget, train a smaller or better model, or give more evaluation samples, which make "
             "the interval of the drop narrower",
@@ -129,12 +145,15 @@ def find_recipe(request: SearchRequest) -> SearchResult:
         most=request.most,
         in_time=bench.in_time,
         gauge=bench.gauge,
+        unseen_drop=bench.unseen_drop,
     )
     chosen = outcome.chosen if isinstance(outcome, Found) else outcome.nearest
     candidates = bench.report(outcome, chosen)
     outcome = _confirmed(outcome, next(one for one in candidates if one.chosen), request.budgets)
     recipe = chosen.measured.recipe
-    return SearchResult(outcome, recipe, bench.made[recipe_sha256(recipe)], candidates, len(outcome.trials))
+    made = bench.made[recipe_sha256(recipe)]
+    remarks = (_HURRIED.format(request.limit_s, len(outcome.trials)),) if outcome.hurried else ()
+    return SearchResult(outcome, recipe, made, candidates, len(outcome.trials), remarks)
 
 
 def _confirmed(outcome: Found | Nearest, chosen: Candidate, budgets: SearchBudgets) -> Found | Nearest:
@@ -145,7 +164,25 @@ def _confirmed(outcome: Found | Nearest, chosen: Candidate, budgets: SearchBudge
         f"{100.0 * share:.2f} points" for share in (budgets.drop, chosen.drop, chosen.drop - budgets.drop)
     )
     breach = Breach("the drop on samples that the search never saw", allowed, got, by)
-    return Nearest(outcome.chosen, (breach,), outcome.trials, outcome.refused)
+    return Nearest(outcome.chosen, (breach,), outcome.trials, outcome.refused, outcome.hurried)
+
+
+def _check_told(cost: BoardCost, budgets: SearchBudgets) -> None:
+    """Refuse a budget that nothing can be compared with: it would be kept by silence.
+
+    Raises:
+        InputError: the board's arena or latency cannot be predicted, and has a limit.
+    """
+    for budget, limit, told, option in (
+        ("arena", budgets.arena_bytes, cost.arena_bytes, "--max-arena"),
+        ("latency", budgets.latency_us, cost.latency_us, "--max-latency"),
+    ):
+        if limit is not None and told is None:
+            raise InputError(
+                f"the {budget} has a budget, and what a model needs of it cannot be predicted for this board",
+                hint=f"leave {option} (or the profile's budget) out; arenas are microcontrollers', and times need "
+                "cpu.clock_hz in the profile",
+            )
 
 
 class _Bench:
@@ -157,8 +194,10 @@ class _Bench:
         self._longest_s = self._judging_s = 0.0
         self._measured = 0
         self.made: dict[str, Quantized] = {}
+        self._reported: dict[str, _Judged] = {}
         self._observation: Observation | None = None
         self._searching = _Judge.of(request, request.samples.search)
+        self._reporting = _Judge.of(request, request.samples.report)
         self._gauging = self._searching.first(_GAUGING_SAMPLES)
 
     def choices(self) -> Choices:
@@ -182,15 +221,17 @@ class _Bench:
         started_s = self._request.clock()
         settled, quantized = self._made(recipe)
         cost = self._request.cost(quantized.data)
+        _check_told(cost, self._request.budgets)
         made_s = self._request.clock()
         judged = self._searching.judge(quantized.data)
         ended_s = self._request.clock()
         self._longest_s = max(self._longest_s, ended_s - started_s)
         self._judging_s, self._measured = ended_s - made_s, self._measured + 1
-        self._request.progress(f"{len(quantized.data)} bytes, drop {100.0 * judged.drop:.2f} points")
+        size_bytes = len(quantized.data) if cost.model_bytes is None else cost.model_bytes
+        self._request.progress(f"{size_bytes} bytes, drop {100.0 * judged.drop:.2f} points")
         return Measured(
             recipe=settled,
-            model_bytes=len(quantized.data),
+            model_bytes=size_bytes,
             arena_bytes=cost.arena_bytes,
             latency_us=cost.latency_us,
             drop=judged.drop,
@@ -202,7 +243,8 @@ class _Bench:
         """Tell whether another measurement and the report still fit into the time."""
         parts = self._request.samples
         judging_s = self._judging_s * len(parts.report) / len(parts.search)
-        needed_s = _SLOWER * self._longest_s + judging_s * (min(self._measured, _MOST_REPORTED) + 1)
+        left = max(min(self._measured, _MOST_REPORTED) + 1 - len(self._reported), 1)
+        needed_s = _SLOWER * self._longest_s + judging_s * left
         return self._request.clock() - self._started_s + needed_s < self._request.limit_s
 
     def gauge(self, recipe: Recipe) -> Measured:
@@ -223,9 +265,8 @@ class _Bench:
 
     def report(self, outcome: Found | Nearest, chosen: Trial) -> tuple[Candidate, ...]:
         """Judge the chosen candidate and those that nothing beats on the samples that decided nothing."""
-        reporting = _Judge.of(self._request, self._request.samples.report)
         reported = _worth_reporting(outcome.trials, chosen)
-        judged = [reporting.judge(self.made[recipe_sha256(trial.measured.recipe)].data) for trial in reported]
+        judged = [self._unseen(trial.measured) for trial in reported]
         front = on_front(
             [(trial.measured.model_bytes, one.drop, one.distance) for trial, one in zip(reported, judged, strict=True)]
         )
@@ -243,6 +284,16 @@ class _Bench:
             )
             for trial, one, is_on_front in zip(reported, judged, front, strict=True)
         )
+
+    def unseen_drop(self, measured: Measured) -> float:
+        """Return a candidate's drop on the samples that decide nothing else."""
+        return self._unseen(measured).drop
+
+    def _unseen(self, measured: Measured) -> "_Judged":
+        key = recipe_sha256(measured.recipe)
+        if key not in self._reported:
+            self._reported[key] = self._reporting.judge(self.made[key].data)
+        return self._reported[key]
 
     def _make(self, recipe: Recipe) -> Quantized:
         if has_integer_activations(recipe) and recipe.prune == self._request.start.prune:
@@ -270,48 +321,61 @@ class _Judged:
 
 @dataclass(frozen=True)
 class _Judge:
-    """Compares models with the float model on one set of samples."""
+    """Compares models with the float model on one set of samples; ``whole`` is what counts as a drop of 1."""
 
     task: Task
+    roles: tuple[DetectionRole, ...]
     metric: Metric
     inputs: "_Inputs"
     labels: Array
     float_outputs: Array
+    whole: float
 
     @classmethod
     def of(cls, request: SearchRequest, samples: SampleSet) -> "_Judge":
         """Ask the float model."""
         inputs = _Inputs(samples, request.preprocessing)
-        float_outputs = _answers(request.model, inputs, request.task)
+        float_outputs = _answers(request.model, inputs, request.task, request.roles)
         metric, labels = _yardstick(request, samples, float_outputs)
-        return cls(request.task, metric, inputs, labels, float_outputs)
+        whole = whole_drop(metric, labels)
+        return cls(request.task, request.roles, metric, inputs, labels, float_outputs, whole)
 
     def first(self, count: int) -> "_Judge":
         """Return the judge of the first samples alone."""
-        return _Judge(self.task, self.metric, self.inputs.first(count), self.labels[:count], self.float_outputs[:count])
+        return replace_fields(
+            self, inputs=self.inputs.first(count), labels=self.labels[:count], float_outputs=self.float_outputs[:count]
+        )
 
     def judge(self, model: bytes) -> _Judged:
         """Return the drop of the metric, float minus model (the other way round for an error), and its interval."""
-        outputs = _answers(model, self.inputs, self.task)
-        compared = compare(self.metric, self.float_outputs, outputs, self.labels, task=self.task)
-        distance = _distance(self.float_outputs, outputs)
-        sign = -1.0 if self.metric.larger_is_better else 1.0
-        interval = _as_drop(compared.interval, sign)
-        drop = sign * compared.difference + 0.0  # never minus zero
-        return _Judged(drop, self._worst_drop(outputs, interval), distance, interval)
+        outputs = _answers(model, self.inputs, self.task, self.roles)
+        compared = compare(self.metric, self.float_outputs, outputs, self.labels, task=read_as(self.task, self.roles))
+        drop = self._sign * compared.difference / self.whole + 0.0  # never minus zero
+        return _Judged(drop, self._worst_drop(outputs), self._apart(outputs), self._as_drop(compared.interval))
 
     def distance(self, model: bytes) -> float:
         """Return how far a model's outputs lie from the float model's."""
-        return _distance(self.float_outputs, _answers(model, self.inputs, self.task))
+        return self._apart(_answers(model, self.inputs, self.task, self.roles))
 
-    def _worst_drop(self, outputs: Array, interval: Interval) -> float:
+    def _apart(self, outputs: Array) -> float:
+        if self.roles:
+            return detection_distance(self.float_outputs, outputs)
+        return _distance(self.float_outputs, outputs)
+
+    def _worst_drop(self, outputs: Array) -> float:
         """Return the unfavourable end of the drop's interval; nothing is uncertain about equal outputs."""
         if np.array_equal(outputs, self.float_outputs):
             return 0.0
-        if self.metric.function is not top1_accuracy:
-            return interval.high
-        before, after = (top1(answers) == self.labels for answers in (self.float_outputs, outputs))
-        return -paired_accuracy_interval(before, after, level=GATE_LEVEL).low
+        return self._as_drop(interval(self.metric, self.float_outputs, outputs, self.labels, level=GATE_LEVEL)).high
+
+    def _as_drop(self, found: Interval) -> Interval:
+        """Return the interval of a difference, model minus float, as one of the drop."""
+        low, high = sorted(self._sign * end / self.whole + 0.0 for end in (found.low, found.high))
+        return Interval(low=low, high=high, level=found.level, method=found.method)
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.metric.larger_is_better else 1.0
 
 
 class _Inputs:
@@ -333,15 +397,15 @@ class _Inputs:
             yield self._prepared(number) if self._kept is None else self._kept[number]
 
     def _prepared(self, number: int) -> list[Array]:
-        return [preprocess(value, self._how) for value in self._samples.raw(number)]
+        return prepared(self._samples, number, self._how)
 
 
-def _answers(model: bytes, inputs: _Inputs, task: Task) -> Array:
+def _answers(model: bytes, inputs: _Inputs, task: Task, roles: tuple[DetectionRole, ...]) -> Array:
     """Return a model's answers in the order of the inputs; each thread has an interpreter of its own."""
 
     def worker() -> Callable[[list[Array]], Array]:
         interpreter = LiteRtInterpreter(model, kernels="reference")
-        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task)
+        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task, roles)
 
     return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
 
@@ -357,10 +421,15 @@ def _yardstick(request: SearchRequest, samples: SampleSet, float_outputs: Array)
     """Return the metric and its labels; without labels, how far answers are from the float model's own."""
     if samples.labels is not None:
         answers = float_outputs.size // len(float_outputs)
-        check_labels(samples.labels, answers, task=request.task, source=samples.source)
+        check_labels(samples.labels, answers, task=request.task, source=samples.source, roles=request.roles)
         return request.metric, samples.labels
     if request.task == "classification":
         return Metric("agreement with float", top1_accuracy), top1(float_outputs)
+    if request.task == "anomaly":
+        return Metric("rank correlation with float", rank_correlation), float_outputs
+    if request.roles:
+        metric = Metric("map50 against float's own", mean_average_precision, resampled=resampled_precision)
+        return metric, own_boxes(float_outputs)
     return Metric("squared error relative to float", relative_error, larger_is_better=False), float_outputs
 
 
@@ -372,11 +441,6 @@ def _worth_reporting(trials: Sequence[Trial], chosen: Trial) -> list[Trial]:
         key=lambda trial: trial.measured.model_bytes,
     )
     return sorted([chosen, *best[: _MOST_REPORTED - 1]], key=lambda trial: trial.measured.model_bytes)
-
-
-def _as_drop(found: Interval, sign: float) -> Interval:
-    low, high = sorted((sign * found.low, sign * found.high))
-    return Interval(low=low, high=high, level=found.level, method=found.method)
 
 
 def _distance(float_outputs: Array, outputs: Array) -> float:

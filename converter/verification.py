@@ -8,11 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from converter.adapters.containment import contained
+from converter.adapters.flatbuffers.reading import read_facts
 from converter.adapters.running.execution import predict, run_all
 from converter.adapters.samples.sets import class_numbers, model_inputs, open_samples
+from converter.core.detection import read_as
 from converter.core.scoring import Metric, check_labels, score
 from edgefleet.contracts.bundle import Bundle, open_bundle
-from edgefleet.contracts.errors import IncompatibleError, ModelFailedError, SampleError, UnsupportedModelError
+from edgefleet.contracts.errors import (
+    BundleError,
+    IncompatibleError,
+    ModelFailedError,
+    SampleError,
+    UnsupportedModelError,
+)
 from edgefleet.contracts.evidence import Score
 from edgefleet.contracts.manifest import Fact, Manifest
 from edgefleet.contracts.profile import Profile, compat_hash
@@ -20,7 +29,7 @@ from edgefleet.runtimes.examples import score_acceptance
 from edgefleet.runtimes.litert import Kernels
 from edgefleet.runtimes.loaded_model import LoadedModel
 from edgefleet.runtimes.oracle import open_oracle
-from edgefleet.runtimes.parity import check_parity
+from edgefleet.runtimes.parity import check_parity, read_vectors
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.probe import probe_model
 from edgefleet.runtimes.tensors import dequantize, to_model_inputs
@@ -28,6 +37,8 @@ from edgefleet.runtimes.tensors import dequantize, to_model_inputs
 Array = npt.NDArray[Any]
 #: Another processor's production kernels may decide a few close examples the other way.
 _ACCEPTANCE_SLACK = 0.02
+#: Answers below this are nothing that a tolerance would have to tell apart.
+_SMALLEST_ANSWER = 1e-3
 
 
 _RUNTIMES = {"litert": "the production kernels", "tflm": "TFLM", "tflite-runtime": "tflite-runtime"}
@@ -74,6 +85,7 @@ def verify_bundle(path: Path, profile: Profile | None) -> Verification:
     if profile is not None:
         check_compatible(manifest, profile)
         checks.append(Check(name="board", result=f"made for what '{profile.id}' is"))
+    check_consistent(bundle)
     checks += _run_checks(bundle) if manifest.execution == "proved" else [_NOT_RUN]
     return Verification(
         bundle=path.name,
@@ -88,7 +100,6 @@ def verify_bundle(path: Path, profile: Profile | None) -> Verification:
 def _run_checks(bundle: Bundle) -> Iterator[Check]:
     """Check what can be seen by running the model: as the board does, and with LiteRT's reference kernels besides."""
     manifest = bundle.manifest
-    probe_model(bundle.read(manifest.model), kernels="reference")
     board = _on_board(bundle)
     if manifest.runtime.kind == "tflm":  # the reference of its own vectors
         yield _check_parity(bundle, board, "reference", _RUNTIMES["tflm"])
@@ -121,6 +132,57 @@ def check_compatible(manifest: Manifest, profile: Profile) -> None:
         )
 
 
+def check_consistent(bundle: Bundle) -> None:
+    """Refuse a manifest whose tolerances let every answer pass, or that belie its model; nobody need have signed it.
+
+    Raises:
+        BundleError: the first thing that contradicts another.
+    """
+    manifest = bundle.manifest
+    tolerances, dtypes = manifest.tolerances, sorted({spec.dtype for spec in manifest.interface.outputs})
+    integers = all(np.dtype(dtype).kind in "iu" for dtype in dtypes)
+    if integers != (tolerances.unit == "lsb"):
+        raise _contradiction(bundle, f"tolerances in {tolerances.unit} for outputs of {', '.join(dtypes)}")
+    for name, value in (("reference", tolerances.reference), ("production", tolerances.production)):
+        most = _largest_tolerance(bundle, name)
+        if not 0.0 <= value <= most:  # NaN is in no range
+            raise _contradiction(bundle, f"a {name} tolerance of {value:g}, expected from 0 to {most:g}")
+    if manifest.execution == "proved":
+        _check_precision(bundle)
+
+
+def _largest_tolerance(bundle: Bundle, kernels: str) -> float:
+    """Return the tolerance beyond which any answer would pass: none for integers of the reference, else see below.
+
+    For production kernels that is half of an integer's range, or twice the largest answer that is expected. A
+    detector's rows may come in another order there, and lie as far apart as its answers span, rounded up.
+    """
+    manifest = bundle.manifest
+    further = 3.0 if manifest.interface.roles else 1.0
+    limits = [np.iinfo(spec.dtype) for spec in manifest.interface.outputs if np.dtype(spec.dtype).kind in "iu"]
+    if manifest.tolerances.unit == "lsb":
+        half = max((float(limit.max) for limit in limits), default=0.0)
+        return 0.0 if kernels == "reference" else half * further
+    _, expected = read_vectors(bundle)
+    largest = max(float(np.abs(output.astype(np.float64)).max(initial=0.0)) for output in expected)
+    return 2.0 * max(largest, _SMALLEST_ANSWER) * further
+
+
+def _check_precision(bundle: Bundle) -> None:
+    model = bundle.read(bundle.manifest.model)
+    probe_model(model, kernels="reference")
+    found = read_facts(model).precision()
+    if found != bundle.manifest.precision:
+        raise _contradiction(bundle, f"the precision {bundle.manifest.precision}, and a model that computes in {found}")
+
+
+def _contradiction(bundle: Bundle, what: str) -> BundleError:
+    return BundleError(
+        f"'{bundle.path.name}' contradicts itself: its manifest has {what}",
+        hint="do not install it; convert the model again",
+    )
+
+
 def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     """Score a bundle's model on labelled samples.
 
@@ -132,10 +194,14 @@ def evaluate_bundle(path: Path, samples_path: Path, metric: Metric) -> Score:
     samples = open_samples(samples_path, [s.name for s in manifest.interface.inputs], manifest.interface.labels)
     labels = class_numbers(samples)
     classes = int(np.prod(manifest.interface.outputs[0].shape))
-    check_labels(labels, classes, task=manifest.task, source=samples.source)
-    model = _probed(bundle)
-    inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
-    return score(metric, predict(model.interpreter, inputs, manifest.task), labels, manifest.task)
+    roles = manifest.interface.roles
+    check_labels(labels, classes, task=manifest.task, source=samples.source, roles=roles)
+
+    def answers() -> Array:
+        inputs = model_inputs(samples, range(len(samples)), manifest.preprocessing, manifest.interface.inputs)
+        return predict(_probed(bundle).interpreter, inputs, manifest.task, roles)
+
+    return score(metric, contained(answers), labels, read_as(manifest.task, roles))
 
 
 def run_bundle(path: Path, batch: Array) -> Run:
@@ -154,10 +220,9 @@ def run_bundle(path: Path, batch: Array) -> Run:
             f"the model has {len(manifest.interface.inputs)} inputs, and an .npy file holds one",
             hint="use 'edgefleet evaluate' with an .npz of one array an input",
         )
-    model = _probed(bundle)
     raw = batch.dtype == np.dtype(manifest.interface.inputs[0].dtype) and batch.dtype.kind != "f"
     inputs = [_as_tensor(sample, manifest) if raw else _prepared(sample, manifest) for sample in batch]
-    outputs = run_all(model.interpreter, inputs)
+    outputs = contained(lambda: run_all(_probed(bundle).interpreter, inputs, manifest.interface.roles))
     if raw:
         return Run(outputs, raw=True)
     return Run([dequantize(o, s) for o, s in zip(outputs, manifest.interface.outputs, strict=True)], raw=False)

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from ai_edge_litert.tools import flatbuffer_utils
 
+from converter.adapters.flatbuffers.reading import graph_facts, read_model
 from converter.core.graph import GraphFacts
 from converter.core.numerics.ranges import Range
 from converter.core.recipe import LayerPrecision, Recipe, base_precision, has_integer_activations, layer_precisions
@@ -21,6 +23,8 @@ from edgefleet.contracts.errors import UnsupportedModelError
 
 Array = npt.NDArray[Any]
 _ACTIVATION_BITS: Mapping[LayerPrecision, int] = {"int8": 8, "int16x8": 16, "int4": 8}
+#: Operators that hand on parts of their input as they are.
+_PARTING = ("SPLIT", "SPLIT_V", "UNPACK")
 _STAY_FLOAT = 'keep it float with a recipe (precision = "float32"), or change the operator that is named'
 
 
@@ -57,7 +61,7 @@ def quantize_model(
     rules = _integer_rules(recipe, facts) if has_integer_activations(recipe) else _float_rules(recipe)
     statistics = _statistics(facts, ranges, weights) if has_integer_activations(recipe) else None
     try:
-        return _run(model, rules, statistics)
+        quantized = _run(model, rules, statistics)
     except RuntimeWarning as error:
         raise UnsupportedModelError(
             f"the model cannot be quantized to {recipe.precision}: "
@@ -68,6 +72,33 @@ def quantize_model(
         raise UnsupportedModelError(
             f"the model cannot be quantized to {recipe.precision}: {_first_line(error)}", hint=_STAY_FLOAT
         ) from error
+    return _with_unread_outputs(quantized) if _unread_outputs(facts) else quantized
+
+
+def _unread_outputs(facts: GraphFacts) -> set[int]:
+    """Return the numbers of float tensors that an operator makes beside others, and that nobody reads."""
+    read = {number for operator in facts.operators for number in operator.inputs} | set(facts.outputs)
+    made = {number for operator in facts.operators if len(operator.outputs) > 1 for number in operator.outputs}
+    return {number for number in made - read if facts.tensors[number].dtype == "float32"}
+
+
+def _with_unread_outputs(model: bytes) -> bytes:
+    """Return the model with all outputs of an operator in one type, where the operator only moves its data.
+
+    The quantizer leaves a tensor that nobody reads in float (half of an LSTM's SPLIT in its first step), and then
+    XNNPACK does not load the model.
+    """
+    tree = read_model(model)
+    facts = graph_facts(tree, len(model))
+    tensors = tree.subgraphs[0].tensors
+    for operator in facts.operators:
+        kept = [number for number in operator.inputs if number >= 0 and facts.tensors[number].quantized]
+        if operator.name in _PARTING and kept:
+            for number in operator.outputs:
+                if facts.tensors[number].dtype == "float32":
+                    tensors[number].type = tensors[kept[0]].type
+                    tensors[number].quantization = tensors[kept[0]].quantization
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(tree))
 
 
 def _run(model: bytes, rules: Any, statistics: dict[str, dict[str, Array]] | None) -> bytes:
@@ -110,6 +141,9 @@ def _integer_rules(recipe: Recipe, facts: GraphFacts) -> Any:
     rules = recipe_manager.RecipeManager()
     every = qtyping.TFLOperationName.ALL_SUPPORTED
     rules.add_static_config(".*", every, _ACTIVATION_BITS[base_precision(recipe)], 8)
+    if facts.custom_outputs() & set(facts.outputs):  # they have no ranges, and all outputs go by one rule
+        ends = qtyping.TFLOperationName.OUTPUT
+        rules.add_quantization_config(".*", ends, None, recipe_manager.AlgorithmName.NO_QUANTIZE)
     operators = {facts.tensors[o.outputs[0]].name: o.name for o in facts.operators if o.outputs}
     for layer, precision in layer_precisions(recipe, facts).items():
         scope = f"^{re.escape(layer)};?$"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small files that a user names on the command line: preprocessing, recipe, class names, arrays."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.preprocessing import check_parts
 
 Array = npt.NDArray[Any]
+_LIMIT_BYTES = 1 << 30
 
 
 def read_preprocessing(path: Path | None) -> Preprocessing:
@@ -69,9 +71,9 @@ def read_batch(path: Path) -> Array:
         FileMissingError: there is no such file.
         SampleError: it is no .npy file, or holds nothing.
     """
-    _read(path, "batch")
+    data = io.BytesIO(_read(path, "batch"))
     try:
-        batch: Array = np.load(path, allow_pickle=False)
+        batch: Array = np.lib.format.read_array(data, allow_pickle=False)  # not np.load: that takes zip files as well
     except Exception as error:  # numpy raises several types for damaged files
         raise SampleError(f"'{path.name}' is not a readable .npy file", hint="write it with numpy.save") from error
     if batch.ndim == 0 or not len(batch):
@@ -81,8 +83,14 @@ def read_batch(path: Path) -> Array:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(_LIMIT_BYTES + 1)  # a device file has no size and no end
     except OSError as error:
         raise FileMissingError(
             f"cannot read the {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
         ) from error
+    if len(data) > _LIMIT_BYTES:
+        raise InputError(
+            f"the {what} '{path.name}' has more than {_LIMIT_BYTES} bytes", hint="check that it is this file"
+        )
+    return data

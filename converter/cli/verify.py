@@ -2,16 +2,12 @@
 """``edgefleet verify``: check a bundle as a device would."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import msgspec
 import typer
 
 from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit
-
-if TYPE_CHECKING:
-    from converter.verification import Check
 
 app = typer.Typer()
 
@@ -28,14 +24,9 @@ def verify(
 ) -> None:
     """Check a bundle: format and hashes, board, parity vectors with both kernel sets, acceptance, provenance."""
     from converter.adapters.containment import contained
-    from converter.verification import verify_bundle
-    from firmware_profiles import load_profile
+    from converter.api import verify as run_verification
 
-    board = None if profile is None else load_profile(profile)
-    signed = None if provenance_key is None else _check_signature(bundle, provenance_key)
-    done = contained(lambda: verify_bundle(bundle, board))
-    if signed is not None:
-        done = msgspec.structs.replace(done, checks=(*done.checks, signed))
+    done = contained(lambda: run_verification(bundle, profile=profile, provenance_key=provenance_key))
     emit(
         done,
         as_json=as_json,
@@ -46,11 +37,3 @@ def verify(
             ]
         ),
     )
-
-
-def _check_signature(path: Path, key: Path) -> "Check":
-    from converter.adapters.attestation.documents import check_provenance
-    from converter.verification import Check
-    from edgefleet.contracts.bundle import open_bundle
-
-    return Check(name="provenance", result=check_provenance(open_bundle(path), key))

@@ -7,6 +7,9 @@ _BITS = {"int2": 2, "int4": 4, "int8": 8, "uint8": 8, "int16": 16}
 QUANTIZED_DTYPES = frozenset(_BITS)
 #: What turns scores into probabilities, and makes most differences between scores vanish.
 _SQUASHING = frozenset({"SOFTMAX", "LOGISTIC"})
+#: The one custom operator that every runtime has: boxes, scores and anchors in; boxes, classes, scores and count out.
+POST_PROCESS = "TFLite_Detection_PostProcess"
+_SCORES_INPUT = 1
 #: Operators that only change the representation; a graph of nothing else computes nothing.
 _CASTS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 
@@ -30,13 +33,17 @@ class TensorFacts:
 
 @dataclass(frozen=True)
 class OperatorFacts:
-    """One operator: name as TFLite's schema writes it (a custom one by its own name), version, tensor numbers."""
+    """One operator: name as TFLite's schema writes it (a custom one by its own name), version, tensor numbers.
+
+    ``flags`` are the names of its options that are switched on (``adjY``, ``keepDims``).
+    """
 
     name: str
     version: int
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     custom: bool = False
+    flags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,24 @@ class GraphFacts:
         )
 
     def score_tensor(self) -> int:
-        """Return the number of the tensor that the first output's squashing operator reads, or of that output."""
+        """Return the number of the tensor that the first output's squashing operator reads, or of that output.
+
+        Of a detector that ends in a post-process, it is the scores that this reads.
+        """
         output = self.outputs[0]
         producers = [operator for operator in self.operators if output in operator.outputs]
+        if producers and producers[0].name == POST_PROCESS:
+            output = producers[0].inputs[_SCORES_INPUT]
         if producers and producers[0].name in _SQUASHING:
             return producers[0].inputs[0]
         return output
+
+    def custom_outputs(self) -> frozenset[int]:
+        """Return the numbers of tensors that custom operators write: no quantizer reaches them.
+
+        The rows of detections that a post-process leaves out hold whatever was in the memory.
+        """
+        return frozenset(number for operator in self.operators if operator.custom for number in operator.outputs)
 
     def _weight_bits(self) -> set[int]:
         return {_BITS[t.dtype] for t in self.tensors if t.quantized and t.constant_bytes}

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which inputs become parity vectors, and which tolerance a measured difference becomes. Nothing is drawn by chance."""
+"""Which inputs become parity vectors, and how far the reference kernels may differ. Nothing is drawn by chance."""
 
 import hashlib
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.core.steadiness import power_of_two
 from edgefleet.contracts.manifest import TensorSpec
 
 Array = npt.NDArray[Any]
 _MOST = 8
 _FEWEST = 2
 _LIMIT_BYTES = 1 << 18
-#: No smaller tolerance for integers is claimed: other processors' production kernels differ by that on most models.
-_SMALLEST_LSB = 2.0
 
 
 def parity_count(sample_bytes: int, available: int | None) -> int:
@@ -49,19 +47,9 @@ def _made_up(spec: TensorSpec, seed: str) -> Array:
     return np.frombuffer(raw, dtype).reshape(spec.shape)
 
 
-def production_tolerance(worst: float, unit: str) -> float:
-    """Return the tolerance for the production kernels from the worst difference that was measured.
-
-    Rounded up to a power of two, so that a bundle does not depend on the last bit of one processor.
-    """
-    if unit == "lsb":
-        return max(_SMALLEST_LSB, 2.0 ** math.ceil(math.log2(worst)) if worst > 0.0 else 0.0)
-    return 2.0 ** math.ceil(math.log2(max(worst, 2.0**-20)))
-
-
 def reference_tolerance(unit: str, largest: float) -> float:
     """Return the tolerance for the reference kernels: none for integers, rounding of sums for floats.
 
     ``largest`` is the largest absolute output; compilers may fuse multiply and add, so floats agree to about 2^-16.
     """
-    return 0.0 if unit == "lsb" else 2.0 ** math.ceil(math.log2(max(largest, 1.0) * 2.0**-16))
+    return 0.0 if unit == "lsb" else power_of_two(max(largest, 1.0) * 2.0**-16)

@@ -17,6 +17,7 @@ LayerPrecision = Literal["float32", "int8", "int16x8", "int4"]
 RangeMethod = Literal["minmax", "percentile", "mse", "entropy"]
 Rounding = Literal["nearest", "gptq"]
 Conditioning = Literal["none", "bias-corrected", "equalized-depthwise", "equalized"]
+CalibrationPart = Literal["all", "first-third"]
 #: The exponent of equalization into layers that are not depthwise; None: no equalization.
 EXPONENTS: dict[Conditioning, float | None] = {
     "none": None,
@@ -46,7 +47,9 @@ class Recipe(Fact, frozen=True, kw_only=True):
     ``conditioning`` lists the rewrites of the float model to try before it is quantized (see
     :mod:`converter.core.numerics.conditioning`; all but ``none`` correct biases); the one whose scores come closest to
     the float model's on the calibration samples is kept, the first on a tie. ``rounding`` is how weights become
-    integers. ``prune`` removes channels that are proved to be constant.
+    integers. ``prune`` removes channels that are proved to be constant. ``calibrate_on`` says which of the calibration
+    samples are used: all, or the first third in the order of their digests, as a search does that has to compare and
+    report on the others.
     """
 
     format_version: Literal[2] = 2
@@ -57,6 +60,7 @@ class Recipe(Fact, frozen=True, kw_only=True):
     conditioning: _Conditionings = _EVERY_CONDITIONING
     rounding: Rounding = "nearest"
     prune: bool = True
+    calibrate_on: CalibrationPart = "all"
 
 
 class _FirstRecipe(Fact, frozen=True, kw_only=True):

@@ -11,9 +11,10 @@ from converter.core.recipe import Recipe
 from converter.core.scoring import Metric
 from converter.core.search.budgets import SearchBudgets
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.manifest import Preprocessing, RuntimeRequirement, Task, TensorSpec
+from edgefleet.contracts.manifest import DetectionRole, Preprocessing, RuntimeRequirement, Task, TensorSpec
 from edgefleet.contracts.names import is_name, is_version
 from edgefleet.contracts.profile import Profile
+from edgefleet.runtimes.preprocessing import made_shape
 
 _NONE = Preprocessing()
 _NO_LIMITS = SearchBudgets()
@@ -23,6 +24,7 @@ _NO_LIMITS = SearchBudgets()
 class ConversionRequest:
     """A conversion's arguments; sample sets are paths, read once the model is known to be sound.
 
+    ``roles`` say what each output of a detector is; empty: what the model tells of itself.
     Any of ``limits`` starts a search for a model that keeps them, of about ``search_limit_s``; ``explain`` compares the
     model with its float source layer by layer.
     """
@@ -35,6 +37,7 @@ class ConversionRequest:
     metric: Metric
     preprocessing: Preprocessing = _NONE
     labels: tuple[str, ...] = ()
+    roles: tuple[DetectionRole, ...] = ()
     recipe: Recipe | None = None
     calibration: Path | None = None
     evaluation: Path | None = None
@@ -67,13 +70,13 @@ def check_request(request: ConversionRequest) -> None:
 
 
 def check_class_names(request: ConversionRequest, output: TensorSpec) -> None:
-    """Refuse class names that are more or fewer than the model's answers.
+    """Refuse class names that are more or fewer than the model's answers; a detector does not tell how many it has.
 
     Raises:
         InputError: the numbers differ.
     """
     classes = math.prod(output.shape)
-    if request.labels and len(request.labels) != classes:
+    if request.task != "detection" and request.labels and len(request.labels) != classes:
         raise InputError(
             f"--labels names {len(request.labels)} classes, the model answers with {classes}",
             hint="name each class once, in the order of the model's outputs",
@@ -81,27 +84,38 @@ def check_class_names(request: ConversionRequest, output: TensorSpec) -> None:
 
 
 def check_preprocessing(how: Preprocessing, inputs: Sequence[TensorSpec]) -> None:
-    """Refuse a preprocessing whose pictures the model cannot take, before one is made.
+    """Refuse a preprocessing whose results the model cannot take, before one is made.
 
     Raises:
         InputError: a scale or offset is not finite, or the shape is not that of each input.
     """
     image = how.image
-    if image is None:
-        return
-    if not (math.isfinite(image.scale) and math.isfinite(image.offset)) or image.scale == 0.0:
+    if image is not None and (not (math.isfinite(image.scale) and math.isfinite(image.offset)) or image.scale == 0.0):
         raise InputError(
             f"the preprocessing takes pixel × {image.scale} + {image.offset}",
             hint="give finite numbers, and a scale that is not 0",
         )
-    made = (1, *image.size, 1 if image.channels == "GRAY" else 3)
+    made = made_shape(how)
+    if made is None:
+        return
     for spec in inputs:
-        if spec.shape != made:
+        if made not in (spec.shape[1:], spec.shape, tuple(size for size in spec.shape if size != 1)):
             raise InputError(
-                f"the preprocessing makes inputs of shape {list(made)}, "
+                f"the preprocessing makes inputs of shape {[1, *made]}, "
                 f"the model's input '{spec.name}' has {list(spec.shape)}",
-                hint="correct size and channels in the preprocessing file",
+                hint=_shape_hint(how),
             )
+
+
+def _shape_hint(how: Preprocessing) -> str:
+    if how.image is not None:
+        return "correct size and channels in the preprocessing file"
+    if how.features is not None:
+        return "give one mean and one deviation for each column that the model takes"
+    return (
+        "frames are (clip_samples - frame_samples) / stride_samples + 1, each of mel_bins (log-mel) or coefficients "
+        "(mfcc) numbers; a waveform has clip_samples: correct these in the preprocessing file"
+    )
 
 
 def runtime_requirement(profile: Profile, *, proved_with: str, oldest_tflite: str) -> RuntimeRequirement:

@@ -9,29 +9,39 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgefleet.contracts.errors import InputError, SampleError
+from converter.core.detection import CLASS_COLUMN, LARGEST_CLASS, read_as
+from converter.core.detection_metrics import (
+    mean_average_precision,
+    most_certain_class,
+    ordered_scores,
+    precision_per_class,
+    resampled_precision,
+)
+from edgefleet.contracts.errors import ModelFailedError, SampleError
 from edgefleet.contracts.evidence import FloatComparison, Interval, Score
 from edgefleet.contracts.manifest import DetectionRole, ReferenceHistograms, Task
 from edgefleet.runtimes import metrics
 from edgefleet.runtimes.answers import read_answer
 from edgefleet.runtimes.metrics import (
     accuracy,
-    average_precision,
     coefficient_of_determination,
     mean_absolute_error,
     mean_squared_error,
     paired_accuracy_interval,
+    rank_correlation,
     recall_per_class,
 )
 
 Array = npt.NDArray[Any]
 MetricFunction = Callable[[Array, Array], float]
-_CONFIDENCE_BINS = 20
+Resampled = Callable[[Array, Array, Array], Array]
+#: The level of the intervals that are reported.
+LEVEL = 0.95
+#: Of the reference histograms.
+CONFIDENCE_BINS = 20
 _RESAMPLES = 200
 _SEED = 1
-#: Columns of a detection (y0, x0, y1, x1, class, score) and of a labelled box (without the score).
-_CLASS_COLUMN = 4
-_SCORE_COLUMN = 5
+#: Columns of a labelled box: y0, x0, y1, x1, class.
 _BOX_COLUMNS = 5
 
 
@@ -39,13 +49,20 @@ _BOX_COLUMNS = 5
 class Metric:
     """A named figure: ``function(outputs, labels)``, outputs real-valued with shape (samples, …).
 
-    ``larger_is_better`` is False for errors. For detection, outputs are :func:`detections` and labels have the shape
-    (samples, boxes, 5): y0, x0, y1, x1, class, in the units of the model's boxes, class -1 in rows without a box.
+    ``larger_is_better`` is False for errors. For detection, outputs are rows as :mod:`converter.core.detection` makes
+    them, and labels have the shape (samples, boxes, 5): y0, x0, y1, x1, class, in the units of the model's boxes, class
+    -1 in rows without a box.
+
+    ``is_error`` marks errors against targets, which have the targets' unit: a drop of 1 is that of always answering
+    their mean. ``resampled(outputs, labels, picks)`` returns the values of samples drawn anew, where there is a faster
+    way than to call ``function`` for each draw.
     """
 
     name: str
     function: MetricFunction
     larger_is_better: bool = True
+    is_error: bool = False
+    resampled: Resampled | None = None
 
 
 def top1_accuracy(outputs: Array, labels: Array) -> float:
@@ -83,70 +100,16 @@ def area_under_roc(scores: Array, labels: Array) -> float:
     return metrics.area_under_roc(scores[labels == 1], scores[labels == 0])
 
 
-def mean_average_precision(outputs: Array, labels: Array) -> float:
-    """Return mAP@0.5: the mean of :func:`edgefleet.runtimes.metrics.average_precision` over the labelled classes."""
-    found = [value for value in precision_per_class(outputs, labels) if not math.isnan(value)]
-    return float(np.mean(found)) if found else math.nan
-
-
-def precision_per_class(outputs: Array, labels: Array) -> tuple[float, ...]:
-    """Return each class's average precision at an overlap of 0.5, NaN for a class without labelled boxes.
-
-    ``outputs`` has the shape (samples, rows, 6), ``labels`` (samples, boxes, 5); see :class:`Metric`.
-
-    Raises:
-        InputError: the outputs are no detections.
-    """
-    if outputs.ndim != 3 or outputs.shape[2] != _SCORE_COLUMN + 1:
-        raise InputError(
-            f"the model's answers have the shape {list(outputs.shape[1:])}, and detections have [rows, 6]",
-            hint="name what each output is (boxes, classes, scores, count), or a metric of your own",
-        )
-    classes = int(labels[:, :, _CLASS_COLUMN].max(initial=-1)) + 1
-    return tuple(
-        average_precision(
-            [rows[rows[:, _CLASS_COLUMN] == number][:, [0, 1, 2, 3, _SCORE_COLUMN]] for rows in outputs],
-            [boxes[boxes[:, _CLASS_COLUMN] == number][:, :_CLASS_COLUMN] for boxes in labels],
-        )
-        for number in range(classes)
-    )
-
-
-def detections(outputs: Sequence[Array], roles: Sequence[DetectionRole]) -> Array:
-    """Return one sample's detections, shape (rows, 6): y0, x0, y1, x1, class (-1: the row says nothing), score.
-
-    ``outputs`` are the model's de-quantized outputs with their batch dimension of 1, ``roles`` what each of them is.
-    Rows beyond ``count`` and rows with NaN say nothing.
-
-    Raises:
-        InputError: boxes, classes or scores are not among the roles.
-    """
-    parts = {role: value[0] if value.ndim > 1 else value for role, value in zip(roles, outputs, strict=True)}
-    missing = [role for role in ("boxes", "classes", "scores") if role not in parts]
-    if missing:
-        raise InputError(
-            f"no output of the model is the detector's {missing[0]}",
-            hint="name what each output is, in order: boxes, classes, scores, count",
-        )
-    boxes = parts["boxes"].reshape(-1, 4).astype(np.float64)
-    columns = [parts["classes"].reshape(-1, 1), parts["scores"].reshape(-1, 1)]
-    rows = np.concatenate([boxes, *columns], axis=1)
-    told = min(int(parts["count"].reshape(-1)[0]), len(rows)) if "count" in parts else len(rows)
-    silent = ~np.isfinite(rows).all(axis=1) | (np.arange(len(rows)) >= told)
-    rows[silent] = (0.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-    return rows
-
-
 _METRICS: dict[Task, tuple[Metric, ...]] = {
     "classification": (Metric("accuracy", top1_accuracy), Metric("macro-f1", macro_f1)),
     "regression": (
-        Metric("mse", squared_error, larger_is_better=False),
-        Metric("mae", absolute_error, larger_is_better=False),
-        Metric("rmse", root_squared_error, larger_is_better=False),
+        Metric("mse", squared_error, larger_is_better=False, is_error=True),
+        Metric("mae", absolute_error, larger_is_better=False, is_error=True),
+        Metric("rmse", root_squared_error, larger_is_better=False, is_error=True),
         Metric("r2", explained_variance),
     ),
     "anomaly": (Metric("auc", area_under_roc),),
-    "detection": (Metric("map50", mean_average_precision),),
+    "detection": (Metric("map50", mean_average_precision, resampled=resampled_precision),),
 }
 
 
@@ -166,13 +129,19 @@ def top1(outputs: Array) -> Array:
     return np.where(np.isfinite(flat).all(axis=1), np.nan_to_num(flat).argmax(axis=1), -1)
 
 
-def check_labels(labels: Array, answers: int, *, task: Task, source: str) -> None:
+def check_labels(
+    labels: Array, answers: int, *, task: Task, source: str, roles: Sequence[DetectionRole] | None = None
+) -> None:
     """Refuse labels that do not fit the task; ``answers`` is the number of values in the model's first output.
+
+    A detector without ``roles`` is scored by a metric of the user's own, which takes any labels.
 
     Raises:
         SampleError: they are no class numbers (classification), no numbers of the answer's size (regression), not 0
             and 1 (anomaly), or no boxes (detection).
     """
+    if roles is not None and read_as(task, roles) != task:
+        return
     checks = {
         "classification": _check_classes,
         "regression": _check_targets,
@@ -214,6 +183,19 @@ def _check_boxes(labels: Array, _: int, source: str) -> None:
             "expected boxes [samples, boxes, 5]",
             hint="store 'y' as rows of y0, x0, y1, x1 and class, with class -1 in rows that are no box",
         )
+    classes = labels[:, :, CLASS_COLUMN]
+    if not np.isin(classes, np.arange(-1, LARGEST_CLASS + 1)).all():
+        raise SampleError(
+            f"{source} has boxes whose last column is no class, expected whole numbers from -1 to {LARGEST_CLASS}",
+            hint="number the classes from 0 as the model does, and give rows that are no box the class -1",
+        )
+    boxes = labels[classes >= 0]
+    if not (np.isfinite(boxes).all() and (boxes[:, 0] <= boxes[:, 2]).all() and (boxes[:, 1] <= boxes[:, 3]).all()):
+        raise SampleError(
+            f"{source} has boxes that end before they begin",
+            hint="store 'y' as rows of y0, x0, y1, x1 (top, left, bottom, right) and class, in the units of the "
+            "model's boxes",
+        )
 
 
 def score(metric: Metric, outputs: Array, labels: Array, task: Task) -> Score:
@@ -248,7 +230,8 @@ def compare(
     ``top1_agreement`` of detections is the share of samples whose most certain row has the same class.
 
     Raises:
-        SampleError: the float model answers a sample with NaN or infinity.
+        SampleError: the float model answers a sample with NaN or infinity, or the metric is no number on the samples.
+        ModelFailedError: the converted model answers a sample with NaN or infinity.
     """
     wrong = int((~np.isfinite(float_outputs.reshape(len(labels), -1))).any(axis=1).sum())
     if wrong:
@@ -256,21 +239,67 @@ def compare(
             f"the float model answers {wrong} of {len(labels)} evaluation samples with NaN or infinity",
             hint="leave these samples out, or correct the model",
         )
+    broken = int((~np.isfinite(outputs.reshape(len(labels), -1))).any(axis=1).sum())
+    if broken:
+        raise ModelFailedError(
+            f"the converted model answers {broken} of {len(labels)} evaluation samples with NaN or infinity, "
+            "and the float model does not",
+            hint="convert it in another precision",
+        )
     before, after = metric.function(float_outputs, labels), metric.function(outputs, labels)
-    first = _most_certain_class if task == "detection" else top1
+    if not (math.isfinite(before) and math.isfinite(after)):
+        raise SampleError(
+            f"the metric '{metric.name}' is {before} of the float model and {after} of the converted one, "
+            "which cannot be compared",
+            hint="give enough samples of each kind: 'auc' needs both labels, 'map50' labelled boxes, 'r2' targets that "
+            "vary",
+        )
     return FloatComparison(
         float_value=before,
         difference=after - before,
-        interval=_interval(metric, float_outputs, outputs, labels),
-        top1_agreement=accuracy(first(outputs), first(float_outputs)),
-        mean_abs_delta=float(np.abs(outputs.astype(np.float64) - float_outputs).mean()),
+        interval=interval(metric, float_outputs, outputs, labels),
+        top1_agreement=_top1_agreement(float_outputs, outputs, task),
+        rank_correlation=_rank_correlation(float_outputs, outputs, task),
+        mean_abs_delta=_mean_abs_delta(float_outputs, outputs, task),
     )
 
 
-def _most_certain_class(outputs: Array) -> Array:
-    """Return the class of each sample's row with the highest score; ``outputs`` are detections."""
-    best = outputs[:, :, _SCORE_COLUMN].argmax(axis=1)
-    return np.asarray(outputs[np.arange(len(outputs)), best, _CLASS_COLUMN])
+def _top1_agreement(float_outputs: Array, outputs: Array, task: Task) -> float | None:
+    if task == "classification":
+        return accuracy(top1(outputs), top1(float_outputs))
+    if task == "detection":
+        return accuracy(most_certain_class(outputs), most_certain_class(float_outputs))
+    return None
+
+
+def _rank_correlation(float_outputs: Array, outputs: Array, task: Task) -> float | None:
+    """Return Spearman's of scores of anomalies; None where one model gives all samples the same score."""
+    found = rank_correlation(outputs, float_outputs) if task == "anomaly" else math.nan
+    return found if math.isfinite(found) else None
+
+
+def _mean_abs_delta(float_outputs: Array, outputs: Array, task: Task) -> float:
+    if task == "detection":
+        float_outputs, outputs = ordered_scores(float_outputs), ordered_scores(outputs)
+    return float(np.abs(outputs.astype(np.float64) - float_outputs).mean())
+
+
+def whole_drop(metric: Metric, labels: Array) -> float:
+    """Return what counts as a drop of 1 (100 points): for errors that of always answering the mean of the targets.
+
+    Raises:
+        SampleError: the targets do not vary, so that an error has nothing to be compared with.
+    """
+    if not metric.is_error:
+        return 1.0
+    targets = labels.reshape(len(labels), -1).astype(np.float64)
+    whole = metric.function(np.broadcast_to(targets.mean(axis=0), targets.shape), targets)
+    if not whole > 0.0:
+        raise SampleError(
+            f"the targets do not vary, so that no drop of '{metric.name}' can be told from them",
+            hint="give evaluation samples with different targets",
+        )
+    return whole
 
 
 def histograms(outputs: Array) -> ReferenceHistograms:
@@ -278,19 +307,36 @@ def histograms(outputs: Array) -> ReferenceHistograms:
     answers = [read_answer([sample]) for sample in outputs]
     finite = [answer for answer in answers if answer.finite]
     classes = np.bincount([a.top for a in finite], minlength=outputs[0].size)
-    bins = np.minimum((np.array([a.confidence for a in finite]) * _CONFIDENCE_BINS).astype(int), _CONFIDENCE_BINS - 1)
-    confidence = np.bincount(bins, minlength=_CONFIDENCE_BINS)
+    bins = np.minimum((np.array([a.confidence for a in finite]) * CONFIDENCE_BINS).astype(int), CONFIDENCE_BINS - 1)
+    confidence = np.bincount(bins, minlength=CONFIDENCE_BINS)
     return ReferenceHistograms(classes=tuple(map(int, classes)), confidence=tuple(map(int, confidence)))
 
 
-def _interval(metric: Metric, float_outputs: Array, outputs: Array, labels: Array) -> Interval:
+def interval(metric: Metric, float_outputs: Array, outputs: Array, labels: Array, *, level: float = LEVEL) -> Interval:
+    """Return the paired interval of the metric's difference, converted minus float.
+
+    Raises:
+        SampleError: no draw of the samples has what the metric needs.
+    """
     if metric.function is top1_accuracy:
-        paired = paired_accuracy_interval(top1(float_outputs) == labels, top1(outputs) == labels)
+        paired = paired_accuracy_interval(top1(float_outputs) == labels, top1(outputs) == labels, level=level)
         return Interval(low=paired.low, high=paired.high, level=paired.level, method=paired.method)
     chance = np.random.default_rng(_SEED)
-    picks = [chance.integers(0, len(labels), len(labels)) for _ in range(_RESAMPLES)]
-    changes = [metric.function(outputs[p], labels[p]) - metric.function(float_outputs[p], labels[p]) for p in picks]
-    low, high = np.nanquantile(changes, [0.025, 0.975])
+    picks = np.stack([chance.integers(0, len(labels), len(labels)) for _ in range(_RESAMPLES)])
+    changes = _resampled(metric, outputs, labels, picks) - _resampled(metric, float_outputs, labels, picks)
+    known = changes[np.isfinite(changes)]
+    if not known.size:
+        raise SampleError(
+            f"the {len(labels)} samples are too few of a kind to tell how certain '{metric.name}' is",
+            hint="give more evaluation samples",
+        )
+    low, high = np.quantile(known, [0.5 - level / 2.0, 0.5 + level / 2.0])
     return Interval(
-        low=float(low), high=float(high), level=0.95, method=f"paired bootstrap, {_RESAMPLES} resamples, percentile"
+        low=float(low), high=float(high), level=level, method=f"paired bootstrap, {_RESAMPLES} resamples, percentile"
     )
+
+
+def _resampled(metric: Metric, outputs: Array, labels: Array, picks: Array) -> Array:
+    if metric.resampled is not None:
+        return metric.resampled(outputs, labels, picks)
+    return np.array([metric.function(outputs[pick], labels[pick]) for pick in picks])

@@ -5,17 +5,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from edgefleet.contracts.errors import EdgeFleetError, StorageError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 
 class Advance(Protocol):
-    """Report that ``steps`` more of the work is done."""
+    """Report that ``steps`` more of the work is done, or say a line about it that stays."""
 
     def __call__(self, steps: int = 1) -> None: ...  # noqa: D102
+
+    def say(self, line: str) -> None: ...  # noqa: D102
 
 
 def emit(document: object, *, as_json: bool, human: Callable[[], str] | str) -> None:
@@ -88,19 +93,34 @@ def progress(description: str, total: int | None = None) -> Iterator[Advance]:
     ``total`` is the number of steps, or None where it is not known.
     """
     if sys.stderr is None or not sys.stderr.isatty():
-        yield _stand_still
+        yield _Unseen()
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-
-        def advance(steps: int = 1) -> None:
-            bar.advance(task, steps)
-
-        yield advance
+        yield _Shown(bar, bar.add_task(description, total=total))
 
 
-def _stand_still(steps: int = 1) -> None:
-    """Take no notice: nobody is looking."""
+class _Shown:
+    """Moves a bar, and writes lines above it."""
+
+    def __init__(self, bar: "Progress", task: "TaskID") -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, steps: int = 1) -> None:
+        self._bar.advance(self._task, steps)
+
+    def say(self, line: str) -> None:
+        """Write a line as it is: what it quotes is no markup."""
+        self._bar.console.print(_one_line(line), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Unseen:
+    """Takes no notice: nobody is looking."""
+
+    def __call__(self, steps: int = 1) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        """Keep silent."""

@@ -40,17 +40,20 @@ class Confusion(Fact, frozen=True, kw_only=True):
     classes: tuple[ClassScore, ...]
 
 
-class FloatComparison(Fact, frozen=True, kw_only=True):
+class FloatComparison(Fact, frozen=True, kw_only=True, omit_defaults=True):
     """The converted model against its float source, on the same samples.
 
-    ``difference`` is converted minus float, with its paired interval; ``mean_abs_delta`` is the mean absolute
-    difference of the de-quantized outputs.
+    ``difference`` is converted minus float, in the metric's unit, with its paired interval. ``mean_abs_delta`` is the
+    mean absolute difference of the de-quantized answers (of detections: of each sample's scores, the highest first).
+    ``top1_agreement`` is there where an answer is a class (of detections: that of the most certain one),
+    ``rank_correlation`` (Spearman's) where it is the score of an anomaly; neither for regression.
     """
 
     float_value: float
     difference: float
     interval: Interval
-    top1_agreement: float
+    top1_agreement: float | None = None
+    rank_correlation: float | None = None
     mean_abs_delta: float
 
 
@@ -73,7 +76,8 @@ class PredictedLatency(Fact, frozen=True, kw_only=True):
 class Candidate(Fact, frozen=True, kw_only=True):
     """One point of the search for a model within budgets, judged on samples that decided nothing before.
 
-    ``drop`` is float minus candidate of the metric, with its paired interval. ``on_front`` tells whether no other
+    ``drop`` is float minus candidate of the metric, with its paired interval; of an error, candidate minus float, as a
+    share of the error of always answering the mean of the targets. ``on_front`` tells whether no other
     candidate is both smaller and better; ``chosen`` marks the one in the bundle.
     """
 

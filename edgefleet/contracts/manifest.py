@@ -27,8 +27,8 @@ RuntimeKind = Literal["litert", "tflite-runtime", "tflm"]
 #: ``dynamic-int8`` keeps float activations; ``int16x8`` has 8-bit weights under 16-bit activations; ``int4`` has 4-bit
 #: weights (on some layers) under 8-bit activations; ``mixed`` has layers of several of these.
 Precision = Literal["float32", "float16", "dynamic-int8", "int8", "int16x8", "int4", "mixed"]
-#: What the outputs of a detector are, in the order of the interface.
-DetectionRole = Literal["boxes", "classes", "scores", "count"]
+#: What the outputs of a detector are, in the order of the interface; ``other`` ones are no part of its answer.
+DetectionRole = Literal["boxes", "classes", "scores", "count", "other"]
 Numerics = Literal["litert/1", "tflm/1"]
 #: The largest integer that canonical JSON (RFC 8785, section 3.2.2.3) holds exactly.
 LARGEST_INTEGER = (1 << 53) - 1
@@ -161,8 +161,9 @@ class Tolerances(Fact, frozen=True, kw_only=True):
     """How far outputs may lie from the parity vectors.
 
     ``unit`` is ``lsb`` for integer outputs, ``absolute`` for float outputs. ``reference`` bounds the reference
-    kernels (0 for integers), ``production`` the production kernels, as measured at conversion. Where the top two
-    expected outputs lie further apart than twice the tolerance, the top-1 class must be the same.
+    kernels (0 for integers), ``production`` the production kernels, as told at conversion from what small changes of
+    the inputs do, so that it does not depend on the processor that converts. Where the top two expected outputs lie
+    further apart than twice the tolerance, the top-1 class must be the same.
     """
 
     unit: Literal["lsb", "absolute"]
@@ -184,8 +185,8 @@ class ParityVectors(Fact, frozen=True, kw_only=True):
 class AcceptanceExamples(Fact, frozen=True, kw_only=True):
     """The labelled examples that the bundle carries a copy of (``x`` raw, before preprocessing; ``y`` labels).
 
-    ``value`` is what the model scored on them at conversion with production kernels; the minimum is not here:
-    the release policy pins it, and the hash.
+    ``value`` is what the model scored on them at conversion, with the reference kernels where others are in doubt; the
+    minimum is not here: the release policy pins it, and the hash.
     """
 
     path: Literal["golden/acceptance.npz"]

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model's outputs say: top class, confidence, and whether they are finite."""
+"""What a model's outputs say: top class, confidence, whether they are finite, and which rows of a detector count."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from edgefleet.contracts.manifest import DetectionRole, TensorSpec
+from edgefleet.runtimes.tensors import dequantize
+
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 
@@ -29,6 +33,31 @@ def read_answer(outputs: Sequence[Floats]) -> Answer:
         return Answer(-1, 0.0, finite=False)
     top = int(scores.argmax())
     return Answer(top, _confidence(scores, top), finite=True)
+
+
+def silenced(outputs: Sequence[Array], specs: Sequence[TensorSpec], roles: Sequence[DetectionRole]) -> list[Array]:
+    """Return a detector's outputs with zeros in the rows beyond its count; other outputs come back as they are.
+
+    A post-process of detections leaves whatever was in the memory there. ``roles`` are empty for what is no detector.
+    """
+    if not {"boxes", "count"} <= set(roles) or len(roles) != len(outputs):
+        return list(outputs)
+    place, rows = roles.index("count"), roles.index("boxes")
+    told = float(dequantize(outputs[place], specs[place]).reshape(-1)[0])
+    count = max(0, round(told)) if np.isfinite(told) else 0
+    most = outputs[rows].size // 4
+    return [
+        _cut(output, count, most) if role in ("boxes", "classes", "scores") else output
+        for output, role in zip(outputs, roles, strict=True)
+    ]
+
+
+def _cut(output: Array, count: int, most: int) -> Array:
+    if not most or output.size % most:
+        return output
+    cut = output.copy()
+    cut.reshape(most, -1)[count:] = 0
+    return cut
 
 
 def _confidence(scores: Floats, top: int) -> float:

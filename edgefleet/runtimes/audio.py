@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.manifest import AudioPreprocessing
+from edgefleet.runtimes.elementary import logarithm
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 _INT16 = 32768.0
+_STEADY = 2.0**40
 #: No model for an edge device hears more at once; a bundle that says so would exhaust the memory.
 _MOST_NUMBERS = 1 << 22
 
@@ -93,11 +95,12 @@ def _features(clip: Doubles, how: AudioPreprocessing) -> Doubles:
     if how.kind == "waveform":
         return clip
     framed = np.lib.stride_tricks.sliding_window_view(clip, how.frame_samples)[:: how.stride_samples]
-    spectrum = np.abs(np.fft.rfft(framed * _hann(how.frame_samples), how.fft_samples))
+    spectrum = np.fft.rfft(framed * _hann(how.frame_samples), how.fft_samples)
+    magnitudes = np.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag)  # np.abs differs by processor
     bands = _filtered(
-        spectrum, _mel_filters(how.fft_samples, how.mel_bins, how.sample_rate_hz, how.low_hz, how.high_hz)
+        magnitudes, _mel_filters(how.fft_samples, how.mel_bins, how.sample_rate_hz, how.low_hz, how.high_hz)
     )
-    logarithms = _logarithm(bands + how.log_offset)
+    logarithms = logarithm(bands + how.log_offset)
     if how.kind == "log-mel":
         return logarithms
     return _filtered(logarithms, _cosines(how.mel_bins, how.coefficients))
@@ -110,7 +113,12 @@ def _scaled(features: Doubles, how: AudioPreprocessing) -> Floats:
 
 @lru_cache(maxsize=8)
 def _hann(samples: int) -> Doubles:
-    return np.array([0.5 - 0.5 * math.cos(2.0 * math.pi * n / samples) for n in range(samples)])
+    return _steady(np.array([0.5 - 0.5 * math.cos(2.0 * math.pi * n / samples) for n in range(samples)]))
+
+
+def _steady(table: Doubles) -> Doubles:
+    """Round a table of sines or logarithms to 2^-40: C libraries, and processors under them, differ in the last bit."""
+    return np.rint(table * _STEADY) / _STEADY
 
 
 @lru_cache(maxsize=8)
@@ -123,7 +131,7 @@ def _mel_filters(fft_samples: int, bins: int, rate_hz: int, low_hz: float, high_
     falling = (edges[2:] - lines[:, np.newaxis]) / (edges[2:] - edges[1:-1])
     weights: Doubles = np.maximum(0.0, np.minimum(rising, falling))
     weights[0] = 0.0
-    return weights
+    return _steady(weights)
 
 
 def _mel(hertz: float) -> float:
@@ -138,7 +146,7 @@ def _cosines(bins: int, coefficients: int) -> Doubles:
          for k in range(coefficients)]
         for n in range(bins)
     ]  # fmt: skip
-    return np.array(table)
+    return _steady(np.array(table))
 
 
 def _filtered(rows: Doubles, weights: Doubles) -> Doubles:
@@ -147,16 +155,3 @@ def _filtered(rows: Doubles, weights: Doubles) -> Doubles:
     for n in np.flatnonzero(weights.any(axis=1)):
         filtered += rows[:, n, np.newaxis] * weights[n]
     return filtered
-
-
-def _logarithm(values: Doubles) -> Doubles:
-    """Return natural logarithms of positive values, by ``2 atanh((m - 1) / (m + 1))`` of the mantissa ``m``."""
-    mantissa, exponent = np.frexp(values)
-    below = mantissa < math.sqrt(0.5)
-    mantissa, exponent = np.where(below, mantissa * 2.0, mantissa), exponent - below
-    ratio = (mantissa - 1.0) / (mantissa + 1.0)
-    square, series = ratio * ratio, np.zeros_like(ratio)
-    for power in range(21, 0, -2):
-        series = series * square + 1.0 / power
-    logarithms: Doubles = exponent * math.log(2.0) + 2.0 * ratio * series
-    return logarithms

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import IO, Any, get_args
 
@@ -18,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
+from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import Dtype, TensorSpec
 from edgefleet.runtimes.tflite_runtime_child import LENGTHS, Document, arrays_of, describe, frame_of
 
@@ -39,15 +40,16 @@ class RefusedByRuntime(Exception):  # noqa: N818  # it never leaves the adapters
         self.written = written
 
 
-class ChildInterpreter:
+class ChildInterpreter(ABC):
     """One loaded model in a child process; not for use from two threads at once.
 
-    ``runtime`` is the runtime's name in messages. Every request ends within ``deadline_s`` seconds.
+    ``runtime`` is the runtime's name in messages. Every request ends within ``deadline_s`` seconds. A runtime says in
+    its own words why it refuses a model, or fails to run one: :meth:`_refusal` and :meth:`_reason`.
 
     Raises:
-        RefusedByRuntime: the runtime refuses the model.
+        UnsupportedModelError: the runtime refuses the model, or an input or output has a type that no interface may
+            have.
         ModelFailedError: the model ended the child, or loading it did not end.
-        UnsupportedModelError: an input or output has a type that no interface may have.
     """
 
     def __init__(
@@ -63,9 +65,20 @@ class ChildInterpreter:
             described, _, _ = self._ask({"do": "load", **options}, model)
             self.inputs = tuple(self._spec(detail) for detail in described["inputs"])
             self.outputs = tuple(self._spec(detail) for detail in described["outputs"])
+        except RefusedByRuntime as error:
+            self.close()
+            raise self._refusal(error) from error
         except BaseException:
             self.close()
             raise
+
+    @abstractmethod
+    def _refusal(self, error: RefusedByRuntime) -> EdgeFleetError:
+        """Return what a refusal to load the model means, naming the operator where the runtime does."""
+
+    def _reason(self, error: RefusedByRuntime) -> str:
+        """Return why an inference failed, in the runtime's words."""
+        return _first_line(error.written.strip() or error.raised)
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
         """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
@@ -117,8 +130,10 @@ class ChildInterpreter:
             raise self._failure(error) from error
 
     def _failure(self, error: RefusedByRuntime) -> ModelFailedError:
-        said = _first_line(error.written.strip() or error.raised)
-        return ModelFailedError(f"the model failed to run on {self._runtime}: {said}", hint=_INPUT_HINT)
+        return ModelFailedError(
+            f"the model failed to run on {self._runtime}: {self._reason(error)}",
+            hint="convert the model in another mode for this board, or choose another profile",
+        )
 
     def _fitting(self, inputs: Sequence[Array]) -> list[Array]:
         if len(inputs) != len(self.inputs):

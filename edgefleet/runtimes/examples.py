@@ -7,12 +7,13 @@ import zipfile
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from edgefleet.contracts.bundle import Bundle
+from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, Bundle
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.manifest import ACCEPTANCE_PATH, Interface
 from edgefleet.runtimes.answers import read_answer
@@ -65,7 +66,7 @@ def read_examples(data: bytes, interface: Interface, *, source: str) -> Examples
     Raises:
         SampleError: it is no ``.npz``, lacks an array, or the arrays differ in length.
     """
-    arrays = _load(data, source)
+    arrays = read_npz(io.BytesIO(data), source=source, limit_bytes=BUNDLE_LIMIT_BYTES)
     names = input_arrays(arrays, [spec.name for spec in interface.inputs])
     for name in (*names, LABELS):
         if name not in arrays:
@@ -90,15 +91,27 @@ def score_acceptance(model: LoadedModel, bundle: Bundle) -> AcceptanceScore:
     return AcceptanceScore(len(examples), right / len(examples), sum(not a.finite for a in answers))
 
 
-def _load(data: bytes, source: str) -> dict[str, Array]:
-    if not zipfile.is_zipfile(io.BytesIO(data)):  # numpy would take a bare .npy as well, or a pickle
-        raise SampleError(f"{source} is not a readable .npz: it is no zip file", hint=_HINT)
+def read_npz(stored: Path | io.BytesIO, *, source: str, limit_bytes: int, hint: str = _HINT) -> dict[str, Array]:
+    """Return the arrays of an ``.npz`` without unpickling anything; a few packed bytes may stand for a full memory.
+
+    Raises:
+        SampleError: it is no ``.npz``, or unpacks to more than ``limit_bytes``.
+    """
+    if not zipfile.is_zipfile(stored):  # numpy would take a bare .npy as well, or a pickle
+        raise SampleError(f"{source} is not a readable .npz: it is no zip file", hint=hint)
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+        with zipfile.ZipFile(stored) as archive:  # what a member is said to hold is all that is ever read of it
+            size_bytes = sum(member.file_size for member in archive.infolist())
+        if size_bytes > limit_bytes:
+            raise SampleError(
+                f"{source} unpacks to {size_bytes} bytes, over the limit of {limit_bytes}",
+                hint="give fewer samples, or a folder of files, which are read one at a time",
+            )
+        with np.load(stored, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
     except _UNREADABLE as error:
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SampleError(f"{source} is not a readable .npz: {what}", hint=_HINT) from error
+        raise SampleError(f"{source} is not a readable .npz: {what}", hint=hint) from error
 
 
 def _check_labels(labels: Array, source: str) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import IncompatibleError, ModelFailedError
 from edgefleet.contracts.manifest import Manifest, TensorSpec
+from edgefleet.runtimes.answers import silenced
 from edgefleet.runtimes.interpreter import Interpreter
 from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter, runtime_version
 from edgefleet.runtimes.preprocessing import preprocess
@@ -52,8 +53,9 @@ class LoadedModel:
         return [dequantize(o, spec) for o, spec in zip(outputs, self.manifest.interface.outputs, strict=True)]
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run the model on tensors as it takes them, and return its tensors as they are."""
-        return self.interpreter.invoke(inputs)
+        """Run the model on tensors as it takes them, and return its tensors as they are (see :func:`silenced`)."""
+        outputs = self.interpreter.invoke(inputs)
+        return silenced(outputs, self.interpreter.outputs, self.manifest.interface.roles)
 
 
 def _check_runtime(manifest: Manifest, kernels: Kernels) -> None:
@@ -94,6 +96,13 @@ def _check_interface(manifest: Manifest, interpreter: Interpreter) -> None:
                 f"the model's {where}s are not those of manifest.interface.{where}s",
                 hint="convert the model again; the bundle contradicts itself",
             )
+
+    roles = manifest.interface.roles
+    if roles and len(roles) != len(interpreter.outputs):
+        raise ModelFailedError(
+            f"manifest.interface.roles are {len(roles)}, and the model has {len(interpreter.outputs)} outputs",
+            hint="convert the model again; the bundle contradicts itself",
+        )
 
 
 def _essence(spec: TensorSpec) -> tuple[object, ...]:

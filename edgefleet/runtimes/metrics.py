@@ -85,12 +85,13 @@ class ClassFigures(NamedTuple):
     f1: Array
 
 
-def class_figures(counts: Array, samples: Array) -> ClassFigures:
+def class_figures(counts: Array, samples: Array, invented: Array | int = 0) -> ClassFigures:
     """Return each class's figures from ``counts[actual, predicted]`` and the number of samples that have each class.
 
-    F1 is ``2 hits / (samples + predictions)``: a sample without an answer is missed by its class.
+    F1 is ``2 hits / (samples + predictions)``: a sample without an answer is missed by its class. ``invented`` counts
+    each class's predictions that belong to no sample.
     """
-    hits, predicted = np.diagonal(counts).astype(np.float64), counts.sum(axis=0)
+    hits, predicted = np.diagonal(counts).astype(np.float64), counts.sum(axis=0) + invented
     return ClassFigures(
         precision=hits / np.maximum(predicted, 1),
         recall=hits / np.maximum(samples, 1),
@@ -139,47 +140,83 @@ def area_under_roc(positive: Array, negative: Array) -> float:
     return above / (high.size * low.size)
 
 
-def average_precision(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> float:
-    """Return one class's average precision over images.
+class Matches(NamedTuple):
+    """One class's detections over images, by falling score (ties by image, then row).
+
+    ``image`` is where each was found, ``hit`` whether it matched a wanted box, both of shape (detections,); ``wanted``
+    counts the wanted boxes of each image, shape (images,).
+    """
+
+    image: Array
+    hit: Array
+    wanted: Array
+
+
+def match_detections(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> Matches:
+    """Match one class's detections with the wanted boxes.
 
     ``found[i]``: rows (y0, x0, y1, x1, score) of image i; ``wanted[i]``: rows (y0, x0, y1, x1). All detections are
-    taken by falling score (ties by image, then row); each matches the unmatched wanted box of its image with which its
-    intersection over union is largest, if that reaches ``least_overlap``. The result is the area under the precision
-    envelope at every recall (PASCAL VOC 2010 and later). NaN without wanted boxes.
+    taken by falling score; each matches the unmatched wanted box of its image with which its intersection over union
+    is largest, if that reaches ``least_overlap``.
     """
-    total = sum(len(boxes) for boxes in wanted)
-    if not total:
-        return math.nan
-    order = sorted(
-        ((-float(row[4]), image, place) for image, rows in enumerate(found) for place, row in enumerate(rows))
+    hits = [_hits(rows, boxes, least_overlap) for rows, boxes in zip(found, wanted, strict=True)]
+    image = np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+    scores = np.concatenate([np.zeros(0), *(np.asarray(rows, np.float64)[:, 4] for rows in found)])
+    order = np.argsort(-scores, kind="stable")
+    return Matches(
+        image=image[order],
+        hit=np.concatenate([np.zeros(0, bool), *hits])[order],
+        wanted=np.array([len(boxes) for boxes in wanted], np.int64),
     )
-    free = [np.ones(len(boxes), bool) for boxes in wanted]
-    hits = np.array(
-        [_takes(found[image][place], wanted[image], free[image], least_overlap) for _, image, place in order]
-    )
-    right = np.cumsum(hits)
-    precision = right / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(envelope[hits])) / total if len(hits) else 0.0
 
 
-def _takes(row: Array, boxes: Array, free: Array, least_overlap: float) -> bool:
-    """Match one detection to a free box, which it takes; tell whether there was one."""
-    if not free.any():
-        return False
-    overlaps = np.where(free, overlap(row[:4], boxes), -1.0)
-    best = int(overlaps.argmax())
-    if overlaps[best] < least_overlap:
-        return False
-    free[best] = False
-    return True
+def average_precision(found: Sequence[Array], wanted: Sequence[Array], *, least_overlap: float = 0.5) -> float:
+    """Return one class's average precision over images; arguments as in :func:`match_detections`.
+
+    It is the area under the precision envelope at every recall (PASCAL VOC 2010 and later). NaN without wanted boxes.
+    """
+    matches = match_detections(found, wanted, least_overlap=least_overlap)
+    return float(weighted_precision(matches, np.ones((1, len(matches.wanted)), np.int64))[0])
+
+
+def weighted_precision(matches: Matches, weights: Array) -> Array:
+    """Return the average precision where image i counts ``weights[k, i]`` times, shape (k,); NaN without boxes."""
+    each = weights[:, matches.image]
+    hits = each * matches.hit
+    seen = np.cumsum(each, axis=1)
+    precision = np.cumsum(hits, axis=1) / np.maximum(seen, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    total = (weights * matches.wanted).sum(axis=1)
+    area = (envelope * hits).sum(axis=1)
+    return np.where(total > 0, area / np.maximum(total, 1), math.nan)
+
+
+def _hits(rows: Array, boxes: Array, least_overlap: float) -> Array:
+    """Return which of one image's detections match a wanted box; each box is taken once."""
+    hits = np.zeros(len(rows), bool)
+    if not len(rows) or not len(boxes):
+        return hits
+    overlaps = pairwise_overlap(rows[:, :4], boxes)
+    near = np.flatnonzero(overlaps.max(axis=1) >= least_overlap)
+    for place in near[np.argsort(-rows[near, 4], kind="stable")]:
+        best = int(overlaps[place].argmax())
+        if overlaps[place, best] >= least_overlap:
+            hits[place] = True
+            overlaps[:, best] = -1.0
+    return hits
 
 
 def overlap(box: Array, boxes: Array) -> Array:
     """Return the intersection over union of one box (y0, x0, y1, x1) with each of ``boxes``, shape (boxes, 4)."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:4])
-    shared = np.prod(np.maximum(high - low, 0.0), axis=1)
-    union = _area(box[np.newaxis]) + _area(boxes) - shared
+    return np.asarray(pairwise_overlap(box[np.newaxis], boxes)[0])
+
+
+def pairwise_overlap(first: Array, second: Array) -> Array:
+    """Return the intersection over union of boxes (n, 4) with boxes (m, 4), shape (n, m)."""
+    low = np.maximum(first[:, np.newaxis, :2], second[:, :2])
+    high = np.minimum(first[:, np.newaxis, 2:4], second[:, 2:4])
+    shared = np.prod(np.maximum(high - low, 0.0), axis=2)
+    union = _area(first)[:, np.newaxis] + _area(second) - shared
     return np.where(union > 0.0, shared / np.where(union > 0.0, union, 1.0), 0.0)
 
 

@@ -3,6 +3,9 @@
 
 Resizing maps pixel centres (output centre ``(i + 0.5) * in / out``), with a triangle filter whose support grows with
 the factor when shrinking (as Pillow's antialiased resize does), a box filter for ``area``, and rounds half up.
+
+Whole numbers are added and one division is made at the end, so that no processor rounds a pixel otherwise: sums stay
+below 2^53, which float64 holds exactly in any order of addition.
 """
 
 from functools import lru_cache
@@ -20,6 +23,8 @@ Floats = npt.NDArray[np.float32]
 _DIMENSIONS = 3
 #: No model for an edge device takes more; a bundle that says so would exhaust the memory.
 _MOST_PIXELS = 1 << 26
+#: Of the filter weights of one axis: with two axes and 8-bit pixels, sums stay below 2^53.
+_LARGEST_TOTAL = 1 << 22
 
 
 def preprocess(raw: Array, how: Preprocessing) -> Array:
@@ -128,9 +133,15 @@ def _resize(pixels: npt.NDArray[np.float64], how: ImagePreprocessing) -> npt.NDA
         return pixels[rows][:, _nearest(pixels.shape[1], width)]
     down = _weights(pixels.shape[0], height, how.resize)
     across = _weights(pixels.shape[1], width, how.resize)
-    resized = np.einsum("ij,jkc->ikc", down, np.einsum("ij,kjc->kic", across, pixels))
-    rounded: npt.NDArray[np.float64] = np.clip(np.floor(resized + 0.5), 0.0, 255.0)
-    return rounded
+    columns = (down @ pixels.reshape(len(pixels), -1)).reshape(height, *pixels.shape[1:])  # exact, in any order
+    sums = across @ columns
+    totals = np.multiply.outer(down.sum(axis=1), across.sum(axis=1))[:, :, np.newaxis]
+    return _half_up(sums, totals)
+
+
+def _half_up(numerator: npt.NDArray[np.float64], denominator: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return quotients of whole numbers, rounded half up; twice the numerator must stay below 2^53."""
+    return np.asarray(np.floor((2.0 * numerator + denominator) / (2.0 * denominator)))
 
 
 def _nearest(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
@@ -139,16 +150,20 @@ def _nearest(size_in: int, size_out: int) -> npt.NDArray[np.intp]:
 
 @lru_cache(maxsize=32)
 def _weights(size_in: int, size_out: int, kind: str) -> npt.NDArray[np.float64]:
-    """Return the (size_out, size_in) matrix of filter weights of one axis; each row sums to 1."""
-    ratio = size_in / size_out
-    support = max(ratio, 1.0)
-    centres = (np.arange(size_out) + 0.5) * ratio
-    distance = np.arange(size_in) + 0.5 - centres[:, np.newaxis]
+    """Return the (size_out, size_in) matrix of filter weights of one axis: whole numbers, at most 2^22 a row.
+
+    Distances of centres are counted in steps of ``1 / (2 * size_out)`` of a pixel, in which all of them are whole.
+    """
+    inside, outside = 2 * np.arange(size_in) + 1, 2 * np.arange(size_out) + 1
+    distance = np.abs(inside * size_out - outside[:, np.newaxis] * size_in)
     if kind == "area":
-        weights = np.clip(0.5 * (ratio + 1.0) - np.abs(distance), 0.0, min(ratio, 1.0))
+        weights = np.clip(size_in + size_out - distance, 0, 2 * min(size_in, size_out))
     else:
-        weights = np.clip(1.0 - np.abs(distance) / support, 0.0, None)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+        weights = np.clip(2 * max(size_in, size_out) - distance, 0, None)
+    totals = weights.sum(axis=1, keepdims=True)
+    if totals.max() <= _LARGEST_TOTAL:
+        return np.asarray(weights, dtype=np.float64)
+    return np.asarray(np.floor(weights / totals * _LARGEST_TOTAL))  # a picture so large that no eye sees the difference
 
 
 def _pick_channels(pixels: npt.NDArray[np.float64], channels: str) -> npt.NDArray[np.float64]:
@@ -159,6 +174,6 @@ def _pick_channels(pixels: npt.NDArray[np.float64], channels: str) -> npt.NDArra
 
 
 def _luma(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return ITU-R BT.601 luma, rounded half up to whole grey levels."""
-    grey = pixels @ np.array([0.299, 0.587, 0.114])
-    return np.asarray(np.floor(grey + 0.5)[:, :, np.newaxis])
+    """Return ITU-R BT.601 luma (0.299, 0.587, 0.114) of whole levels, rounded half up to whole grey levels."""
+    thousandths = 299.0 * pixels[:, :, :1] + 587.0 * pixels[:, :, 1:2] + 114.0 * pixels[:, :, 2:]
+    return _half_up(thousandths, np.full(1, 1000.0))

@@ -7,18 +7,13 @@ environment that runs this; ``scripts/make-tflite-runtime-environment`` makes it
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy.typing as npt
 
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, UnsupportedModelError
 from edgefleet.runtimes import tflite_runtime_child
 from edgefleet.runtimes.child_interpreter import ChildInterpreter, RefusedByRuntime
 from edgefleet.runtimes.litert import Kernels
 
-Array = npt.NDArray[Any]
 #: The release that the environment has: the only one in the package index, and what boards with a fixed image run.
 VERSION = "2.14.0"
 PYTHON_VARIABLE = "EDGEFLEET_TFLITE_RUNTIME_PYTHON"
@@ -28,7 +23,7 @@ _MAKE_HINT = f"run: scripts/make-tflite-runtime-environment (or name a Python th
 _ENVIRONMENT_FAULTS = frozenset({"ImportError", "ModuleNotFoundError", "SystemError", "AttributeError"})
 
 
-class TfliteRuntimeInterpreter:
+class TfliteRuntimeInterpreter(ChildInterpreter):
     """One loaded model on tflite-runtime 2.14; not for use from two threads at once.
 
     Raises:
@@ -40,33 +35,22 @@ class TfliteRuntimeInterpreter:
     def __init__(self, model: bytes, *, kernels: Kernels = "production", deadline_s: float = 60.0) -> None:
         command = [str(find_python()), "-I", tflite_runtime_child.__file__]
         try:
-            self._child = ChildInterpreter(
-                command, model, {"kernels": kernels}, runtime="tflite-runtime", deadline_s=deadline_s
-            )
-        except RefusedByRuntime as error:
-            raise _refusal(error) from error
+            super().__init__(command, model, {"kernels": kernels}, runtime="tflite-runtime", deadline_s=deadline_s)
         except OSError as error:
             raise MissingExtraError(
                 f"the Python that stands for tflite-runtime {VERSION} cannot be started: {error}", hint=_MAKE_HINT
             ) from error
-        self.inputs = self._child.inputs
-        self.outputs = self._child.outputs
 
-    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
-
-        Raises:
-            ModelFailedError: an input does not fit, an answer has NaN, or the interpreter failed, died or hung.
-        """
-        return self._child.invoke(inputs)
-
-    def reset_state(self) -> None:
-        """Set the model's state variables back to their start."""
-        self._child.reset_state()
-
-    def close(self) -> None:
-        """End the interpreter; without this it ends with the object."""
-        self._child.close()
+    def _refusal(self, error: RefusedByRuntime) -> EdgeFleetError:
+        if error.kind in _ENVIRONMENT_FAULTS:
+            return MissingExtraError(
+                f"the Python that stands for tflite-runtime {VERSION} cannot run it: {error.raised.splitlines()[0]}",
+                hint=_MAKE_HINT,
+            )
+        return UnsupportedModelError(
+            f"tflite-runtime {VERSION} cannot load the model: {' '.join(error.raised.split())}",
+            hint="convert the model in another mode for this board, or choose a profile with a newer runtime",
+        )
 
 
 def find_python() -> Path:
@@ -83,16 +67,4 @@ def find_python() -> Path:
     raise MissingExtraError(
         f"checking a model on tflite-runtime {VERSION} needs an environment of its own, and {where}",
         hint=_MAKE_HINT,
-    )
-
-
-def _refusal(error: RefusedByRuntime) -> EdgeFleetError:
-    if error.kind in _ENVIRONMENT_FAULTS:
-        return MissingExtraError(
-            f"the Python that stands for tflite-runtime {VERSION} cannot run it: {error.raised.splitlines()[0]}",
-            hint=_MAKE_HINT,
-        )
-    return UnsupportedModelError(
-        f"tflite-runtime {VERSION} cannot load the model: {' '.join(error.raised.split())}",
-        hint="convert the model in another mode for this board, or choose a profile with a newer runtime",
     )

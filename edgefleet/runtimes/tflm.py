@@ -6,16 +6,11 @@ It runs in a child process: TFLM trusts the file that it is given, and tells on 
 
 import re
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-import numpy.typing as npt
 
 from edgefleet.contracts.errors import UnsupportedModelError, missing_extra
 from edgefleet.runtimes.child_interpreter import ChildInterpreter, RefusedByRuntime
 
-Array = npt.NDArray[Any]
 #: Room for every model that a microcontroller could hold; pages that are never touched cost nothing.
 ARENA_BYTES = 64 << 20
 _NODE = re.compile(r"Node (?P<operator>\w+) \(number (?P<number>\d+)\) failed to (?P<step>prepare|invoke)")
@@ -24,7 +19,7 @@ _ARENA = re.compile(r"Failed to (?:resize buffer|allocate)|Requested: \d+, avail
 _SOURCE = re.compile(r"^tensorflow/lite/\S+?\.(?:cc|h)(?::\d+)?\s*")
 
 
-class TflmInterpreter:
+class TflmInterpreter(ChildInterpreter):
     """One loaded model on TFLM's reference kernels; not for use from two threads at once.
 
     Raises:
@@ -35,35 +30,16 @@ class TflmInterpreter:
 
     def __init__(self, model: bytes, *, arena_bytes: int = ARENA_BYTES, deadline_s: float = 60.0) -> None:
         runtime_version()
+        self._arena_bytes = arena_bytes
         command = [sys.executable, "-P", "-m", "edgefleet.runtimes.tflm_child"]
-        try:
-            self._child = ChildInterpreter(
-                command, model, {"arena_bytes": arena_bytes}, runtime="TFLM", deadline_s=deadline_s
-            )
-        except RefusedByRuntime as error:
-            raise _refusal(error, arena_bytes) from error
-        self.inputs = self._child.inputs
-        self.outputs = self._child.outputs
+        super().__init__(command, model, {"arena_bytes": arena_bytes}, runtime="TFLM", deadline_s=deadline_s)
 
-    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
-        """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
+    def _refusal(self, error: RefusedByRuntime) -> UnsupportedModelError:
+        return _refusal(error, self._arena_bytes)
 
-        Raises:
-            ModelFailedError: an input does not fit, an answer has NaN, or the interpreter failed, died or hung.
-        """
-        return self._child.invoke(inputs)
-
-    def reset_state(self) -> None:
-        """Set the model's state variables back to their start."""
-        self._child.reset_state()
-
-    def allocations(self) -> str:
-        """Return what TFLM's recording allocator says; call it after an inference."""
-        return self._child.allocations()
-
-    def close(self) -> None:
-        """End the interpreter; without this it ends with the object."""
-        self._child.close()
+    def _reason(self, error: RefusedByRuntime) -> str:
+        node = _NODE.search(error.written)
+        return super()._reason(error) if node is None else _failed(node, error.written)
 
 
 def runtime_version() -> str:
@@ -92,13 +68,18 @@ def _refusal(error: RefusedByRuntime, arena_bytes: int) -> UnsupportedModelError
         )
     if node:
         return UnsupportedModelError(
-            f"TFLM cannot load the model: the operator {node['operator']} (number {node['number']}) "
-            f"fails to {node['step']}: {_reason(error.written[: node.start()])}",
+            f"TFLM cannot load the model: {_failed(node, error.written)}",
             hint="convert the model in another mode for this board, or choose another profile",
         )
     return UnsupportedModelError(
         f"TFLM cannot load the model: {_reason(error.written) if error.written.strip() else error.raised}",
         hint="the file is damaged, or for another runtime: convert it again for this board",
+    )
+
+
+def _failed(node: re.Match[str], written: str) -> str:
+    return f"the operator {node['operator']} (number {node['number']}) fails to {node['step']}: " + _reason(
+        written[: node.start()]
     )
 
 

@@ -24,7 +24,7 @@ class TflmArena(NamedTuple):
 
 
 def measure_arena(model: bytes, *, deadline_s: float = 60.0) -> TflmArena:
-    """Load the model into TFLM, run it once on zeros, and return what it allocated.
+    """Load the model into TFLM, run it once on ones (zeros may be divided by), and return what it allocated.
 
     Raises:
         UnsupportedModelError: TFLM refuses the model.
@@ -33,7 +33,7 @@ def measure_arena(model: bytes, *, deadline_s: float = 60.0) -> TflmArena:
     """
     interpreter = TflmInterpreter(model, deadline_s=deadline_s)
     try:
-        interpreter.invoke([np.zeros(spec.shape, spec.dtype) for spec in interpreter.inputs])
+        interpreter.invoke([np.ones(spec.shape, spec.dtype) for spec in interpreter.inputs])
         figures = dict(_FIGURE.findall(interpreter.allocations()))
     finally:
         interpreter.close()

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search itself, on a made-up model whose every candidate's size and error is known."""
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from converter.core.recipe import Recipe
+from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.search.budgets import (
     Choices,
     Found,
@@ -16,9 +20,9 @@ from converter.core.search.budgets import (
     SearchBudgets,
     breaches,
     excess,
-    search,
 )
-from converter.core.search.sensitivity import Sensitivity, cheapest_first, most_helpful_first
+from converter.core.search.sensitivity import LayerSet, Sensitivity, sets_to_lower, sets_to_raise
+from converter.core.search.stages import search
 from edgefleet.contracts.errors import UnsupportedModelError
 
 START = Recipe(precision="int8", conditioning=("none", "equalized"))
@@ -37,6 +41,7 @@ class MadeUpModel:
     """Distances of layers add up; the drop is the distance, and its worst end a point more where it is not 0."""
 
     doubt: float = 0.01
+    bytes_of_dynamic: int = 0
     refused: tuple[str, ...] = ()
     asked: list[Recipe] = field(default_factory=list)
 
@@ -44,7 +49,7 @@ class MadeUpModel:
         self.asked.append(recipe)
         if recipe.precision in self.refused:
             raise UnsupportedModelError(f"no {recipe.precision} here", hint="none")
-        size, distance = 500, 0.0
+        size, distance = 500 + (self.bytes_of_dynamic if recipe.precision == "dynamic-int8" else 0), 0.0
         for name, (weights, harm) in LAYERS.items():
             base = "int8" if recipe.precision == "mixed" else recipe.precision
             if base == "int4" and name not in EVERYTHING.four_bit_layers:
@@ -187,14 +192,132 @@ def test_where_all_is_refused_the_first_refusal_is_raised() -> None:
     assert refused.value.message == "no int8 here"
 
 
-def test_layers_are_ranked_by_harm_for_a_byte() -> None:
+def test_sets_of_layers_save_ever_more_for_the_least_error() -> None:
     found = [
-        Sensitivity("b", "int4", 100, 0.2),
-        Sensitivity("a", "int4", 100, 0.2),
-        Sensitivity("big", "int4", 1000, 0.5),
         Sensitivity("free", "int4", 10, -0.1),
+        Sensitivity("cheap", "int4", 1000, 0.1),
+        Sensitivity("dear", "int4", 500, 0.4),
+        Sensitivity("bad", "int4", 400, 0.9),
         Sensitivity("none", "int4", 0, -0.1),
     ]
-    assert [one.layer for one in cheapest_first(found)] == ["free", "big", "a", "b"]
-    helpful = most_helpful_first([*found, Sensitivity("up", "float32", -300, -6.0)])
-    assert [one.layer for one in helpful] == ["free", "none", "up"]
+    assert sets_to_lower(found) == (
+        LayerSet(("free",), 10, 0.0),
+        LayerSet(("cheap", "free"), 1010, 0.1),
+        LayerSet(("cheap", "dear", "free"), 1510, 0.5),
+        LayerSet(("bad", "cheap", "dear", "free"), 1910, 1.4),
+    )
+    assert (
+        sets_to_raise([*found, Sensitivity("up", "float32", -300, -6.0)])
+        == (
+            LayerSet(("none",), 0, -0.1),
+            LayerSet(("free", "none"), 0, -0.2),
+            LayerSet(("free", "none", "up"), 300, -6.2),
+        )[1:]
+    )
+
+
+@given(st.lists(st.tuples(st.integers(1, 3000), st.floats(0.01, 1.0)), min_size=1, max_size=7))
+def test_sets_are_in_order_and_no_set_beats_them(figures: list[tuple[int, float]]) -> None:
+    sets = sets_to_lower(Sensitivity(f"layer {n}", "int4", *figure) for n, figure in enumerate(figures))
+    assert [one.changed_bytes for one in sets] == sorted({one.changed_bytes for one in sets})
+    assert [one.error for one in sets] == sorted({one.error for one in sets})
+    for chosen in itertools.product((0, 1), repeat=len(figures)):
+        saved, error = (sum(f[part] for f, taken in zip(figures, chosen, strict=True) if taken) for part in (0, 1))
+        assert not any(chosen) or any(s.changed_bytes >= saved and s.error <= error + 1e-9 for s in sets)
+
+
+def test_of_very_many_sets_some_are_left_out() -> None:
+    found = [Sensitivity(f"layer {n:02}", "int4", 2**n + 1000, 3.0**n) for n in range(20)]
+    sets = sets_to_lower(found)
+    assert 100 < len(sets) <= 257
+    assert sets[-1].changed_bytes == sum(one.saved_bytes for one in found)
+
+
+@pytest.mark.parametrize("doubt", [0.0, 0.01, 0.03])
+def test_a_looser_budget_never_gives_a_larger_model(doubt: float) -> None:
+    sizes = []
+    for drop in [0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.0465, 0.05, 0.055, 0.06, 0.07, 0.1, 0.5, 0.6]:
+        found = search(MadeUpModel(doubt=doubt).measure, SearchBudgets(drop=drop), START, choices=EVERYTHING, most=100)
+        sizes.append(found.chosen.measured.model_bytes if isinstance(found, Found) else 10**9)
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) >= 3
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_looser_budget_never_gives_a_larger_model_whatever_the_samples_say(data: st.DataObject) -> None:
+    """The drop of each candidate is any number, on search samples and on unseen ones."""
+    drops = st.floats(0.0, 1.0)
+    seen: dict[str, tuple[float, float]] = {}
+
+    def told(recipe: Recipe) -> tuple[float, float]:
+        key = recipe_sha256(replace(recipe, conditioning=("equalized",)))
+        if key not in seen:
+            seen[key] = data.draw(drops), data.draw(drops)
+        return seen[key]
+
+    model = MadeUpModel()
+
+    def measure(recipe: Recipe) -> Measured:
+        return replace_drop(model.measure(recipe), told(recipe)[0])
+
+    def replace_drop(measured: Measured, drop: float) -> Measured:
+        return dataclasses.replace(measured, drop=drop, worst_drop=drop)
+
+    sizes = []
+    for drop in (0.1, 0.3, 0.5, 0.9):
+        verdict = search(
+            measure,
+            SearchBudgets(drop=drop),
+            START,
+            choices=EVERYTHING,
+            most=100,
+            unseen_drop=lambda measured: told(measured.recipe)[1],
+        )
+        kept = isinstance(verdict, Found) and told(verdict.chosen.measured.recipe)[1] <= drop + 1e-9
+        sizes.append(verdict.chosen.measured.model_bytes if kept and isinstance(verdict, Found) else 10**9)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_where_unseen_samples_say_no_the_next_candidate_follows() -> None:
+    model = MadeUpModel()
+    budgets = SearchBudgets(drop=0.07)
+    lucky = search(model.measure, budgets, START, choices=EVERYTHING, most=100)
+    assert isinstance(lucky, Found)
+    taken_back = lucky.chosen.measured.model_bytes
+    careful = search(
+        model.measure,
+        budgets,
+        START,
+        choices=EVERYTHING,
+        most=100,
+        unseen_drop=lambda measured: 0.08 if measured.model_bytes <= taken_back else 0.06,
+    )
+    assert isinstance(careful, Found)
+    assert careful.chosen.measured.model_bytes > taken_back
+    assert careful.chosen.measured.recipe.layers  # and not all the way back to 8 bits
+
+
+def test_that_time_ran_out_is_part_of_the_verdict() -> None:
+    late: Iterator[bool] = iter([True, True])
+    hurried = search(
+        MadeUpModel().measure,
+        SearchBudgets(drop=0.2),
+        START,
+        choices=EVERYTHING,
+        most=100,
+        in_time=lambda: next(late, False),
+    )
+    assert hurried.hurried
+    assert not search(MadeUpModel().measure, SearchBudgets(drop=0.2), START, choices=EVERYTHING, most=100).hurried
+
+
+def test_float_activations_are_taken_where_they_make_the_model_smaller() -> None:
+    choices = dataclasses.replace(EVERYTHING, precisions=("int8", "dynamic-int8"))
+    small = MadeUpModel(bytes_of_dynamic=-300)
+    found = search(small.measure, SearchBudgets(drop=0.07), START, choices=choices, most=100)
+    assert isinstance(found, Found)
+    assert found.chosen.measured.recipe.precision == "dynamic-int8"
+    found = search(MadeUpModel().measure, SearchBudgets(drop=0.07), START, choices=choices, most=100)
+    assert isinstance(found, Found)
+    assert found.chosen.measured.recipe.precision == "int8"

@@ -12,7 +12,6 @@ from converter.core.canonical_npz import canonical_npz
 from converter.core.parity_choice import (
     made_up_inputs,
     parity_count,
-    production_tolerance,
     reference_tolerance,
     spread,
 )
@@ -56,15 +55,6 @@ def test_made_up_inputs_are_the_same_for_ever() -> None:
     assert a.tolist() == made_up_inputs(specs, 0)[0].tolist() != made_up_inputs(specs, 1)[0].tolist()
     assert sha256_hex(a.tobytes() + b.tobytes()) == "c0c65d7828030c2f1e854cfee049f51364064c592b10037283bb09dffd93f04b"
     assert ((b >= 0) & (b < 1)).all()
-
-
-@pytest.mark.parametrize(
-    ("worst", "unit", "tolerance"),
-    [(0.0, "lsb", 2.0), (1.0, "lsb", 2.0), (3.0, "lsb", 4.0), (40.0, "lsb", 64.0), (0.0, "absolute", 2.0**-20),
-     (0.3, "absolute", 0.5)],
-)  # fmt: skip
-def test_a_production_tolerance_is_rounded_up_to_a_power_of_two(worst: float, unit: str, tolerance: float) -> None:
-    assert production_tolerance(worst, unit) == tolerance
 
 
 def test_reference_kernels_are_exact_for_integers_only() -> None:

@@ -152,7 +152,7 @@ def test_what_is_made_depends_on_what_there_is_to_show(bundle: Bundle) -> None:
     layer = LayerError(layer="a", operator="CONV_2D", precision="int8", sqnr_db=3.0, cosine=0.9)
     shown = evidence(bundle, candidates=(candidate,), layers=(layer,))
     made = documents(data, bundle.manifest, shown)
-    assert set(made) == {".mlbom.json", ".provenance.json", ".pareto.svg", ".layers.svg"}
+    assert set(made) == {".mlbom.json", ".provenance.json", ".pareto.svg", ".pareto.md", ".layers.svg"}
     assert b"digits 1.0.0 for linux-x86_64" in made[".pareto.svg"]
     assert made == documents(data, bundle.manifest, shown)
 

@@ -2,6 +2,7 @@
 """Pictures are well-formed, hold what they are to show in the right place, and nothing that acts."""
 
 import xml.etree.ElementTree as ElementTree
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from converter.adapters.flatbuffers.reading import read_facts
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from converter.core.reports.drawing import graph_svg, layers_svg, pareto_svg
+from converter.core.reports.pareto_table import pareto_table
 from edgefleet.contracts.evidence import Candidate, Interval, LayerError
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -59,11 +61,36 @@ def test_the_pareto_picture_lists_every_candidate_by_size_with_its_interval() ->
 
 def test_a_smaller_model_lies_further_left_and_a_larger_drop_higher() -> None:
     points = circles(pareto_svg(CANDIDATES, metric="accuracy", title="t"))[:3]
-    left = [float(point.get("cx", "nan")) for point in points]
-    top = [float(point.get("cy", "nan")) for point in points]
-    assert left == sorted(left)
-    assert top == sorted(top)  # int4 drops most, and y grows downwards
-    assert [float(point.get("r", "nan")) for point in points] == [5, 7, 5]
+    placed = sorted((float(p.get("cx", "nan")), float(p.get("cy", "nan")), p.get("r")) for p in points)
+    assert [radius for *_, radius in placed] == ["5", "7", "5"]  # int4, int8 (chosen), float32
+    heights = [y for _, y, _ in placed]
+    assert heights == sorted(heights)  # int4 drops most, and y grows downwards
+    assert points[-1].get("r") == "7", "the chosen one lies on top"
+
+
+def test_numbers_of_neighbours_stand_apart() -> None:
+    crowd = [candidate(f"c{n}", 100_000 + 50 * n, 0.001 * (n % 2)) for n in range(6)]
+    svg = pareto_svg(crowd, metric="accuracy", title="t")
+    numbers = [e for e in parsed(svg).iter(f"{SVG}text") if e.get("paint-order") == "stroke"]
+    places = [(float(e.get("x", "nan")), float(e.get("y", "nan"))) for e in numbers]
+    assert [e.text for e in numbers] == ["1", "2", "3", "4", "5", "6"]
+    for (x, y), (u, v) in combinations(places, 2):
+        assert abs(x - u) >= 10 or abs(y - v) >= 11
+
+
+def test_the_table_has_a_row_for_each_candidate_and_no_markup_of_a_models_own() -> None:
+    hostile = candidate("a | b\n<img> *c*", 9, 0.5, on_front=True)
+    assert pareto_table([*CANDIDATES, hostile], metric="accuracy", title="person 1.0.0").splitlines()[2:] == [
+        "Drop of accuracy from the float model, on samples that decided nothing before one was chosen. "
+        "Intervals: 95 %, paired. Recipes by their SHA-256 are in the evidence.",
+        "",
+        "| # | candidate | model, bytes | arena, bytes | latency, µs | drop | interval | |",
+        "|--:|---|--:|--:|--:|--:|---|---|",
+        r"| 1 | a \| b \<img\> \*c\* | 9 | – | – | +0.5000 | [+0.4900, +0.5100] | on the front |",
+        "| 2 | int4 | 100,000 | – | – | +0.0300 | [+0.0200, +0.0400] | on the front |",
+        "| 3 | int8 | 200,000 | – | – | +0.0020 | [-0.0080, +0.0120] | **chosen** |",
+        "| 4 | float32 | 800,000 | – | – | +0.0000 | [-0.0100, +0.0100] |  |",
+    ]
 
 
 def test_one_candidate_alone_can_be_drawn() -> None:

@@ -12,6 +12,7 @@ from ai_edge_quantizer import quantizer, recipe
 from converter.adapters.flatbuffers.reading import read_model
 from converter.adapters.flatbuffers.surgery import prune
 from converter.adapters.running.layer_outputs import LayerOutputs
+from converter.adapters.samples.sets import ArraySamples
 from converter.core.graph import GraphFacts, OperatorFacts, TensorFacts
 from converter.core.numerics.layer_error import (
     LARGEST_SQNR_DB,
@@ -21,9 +22,12 @@ from converter.core.numerics.layer_error import (
     layer_table,
     short_name,
 )
+from converter.core.recipe import Recipe
 from converter.explain import explain
+from converter.quantization import quantize
 from edgefleet.contracts.errors import SampleError, UnsupportedModelError
 from edgefleet.contracts.evidence import LayerError
+from edgefleet.contracts.manifest import Precision, Preprocessing
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FLOAT_MODEL = (DIGITS / "v1_float32.tflite").read_bytes()
@@ -176,3 +180,42 @@ def test_layers_of_a_model_whose_dead_channels_were_removed_are_compared_all_the
     found = explain(dying, smaller, frames[:3])
     assert [layer.operator for layer in found].count("CONV_2D") == 2
     assert min(layer.sqnr_db for layer in found) > 100
+
+
+def test_a_layer_whose_channels_were_evened_out_does_not_look_wrong(frames: list[list[np.ndarray]]) -> None:
+    model = read_model(FLOAT_MODEL)
+    graph = model.subgraphs[0]
+    first, second = (o for o in graph.operators if len(o.inputs) == 3 and len(graph.tensors[o.inputs[1]].shape) == 4)
+
+    def scale(number: int, factors: np.ndarray) -> None:
+        buffer = model.buffers[graph.tensors[number].buffer]
+        values = np.frombuffer(bytes(buffer.data), np.float32).reshape(graph.tensors[number].shape)
+        buffer.data = np.frombuffer((values * factors).astype(np.float32).tobytes(), np.uint8)
+
+    # The same function in numbers that are hard to quantize: each channel of the first layer in a size of its own.
+    factors = np.geomspace(0.01, 1.0, graph.tensors[first.inputs[1]].shape[0])
+    scale(first.inputs[1], factors[:, np.newaxis, np.newaxis, np.newaxis])
+    scale(first.inputs[2], factors)
+    scale(second.inputs[1], 1.0 / factors)
+    extreme = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    samples = ArraySamples("frames", [np.concatenate([frame[0] for frame in frames])], None)
+    made = quantize(extreme, Recipe(precision="int8", conditioning=("equalized",)), samples, Preprocessing())
+    against_source, found = explain(extreme, made.named, frames), explain(made.reference, made.named, frames)
+    assert (against_source[0].operator, against_source[0].sqnr_db < 12.0) == ("CONV_2D", True)
+    assert min(layer.sqnr_db for layer in found) > 30.0
+    assert min(layer.cosine for layer in found) > 0.999
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic-int8", "int8", "int16x8", "int4"])
+def test_the_reference_answers_as_the_source_and_has_every_layer(
+    precision: Precision, frames: list[list[np.ndarray]]
+) -> None:
+    samples = ArraySamples("frames", [np.concatenate([frame[0] for frame in frames])], None)
+    made = quantize(FLOAT_MODEL, Recipe(precision=precision), samples, Preprocessing())
+    assert len(explain(made.reference, made.named, frames[:2])) == 5
+    before, after = LayerOutputs(FLOAT_MODEL), LayerOutputs(made.reference)
+    for frame in frames[:3]:
+        before.invoke(frame)
+        after.invoke(frame)
+        [wanted], [got] = before.read(before.facts.outputs), after.read(after.facts.outputs)
+        assert np.abs(got - wanted).max() < 1e-5

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.campaign_fuzz_models import HANG_S, mutant
+from benchmarks.campaign_fuzz_models import HANG_S
+from benchmarks.model_mutations import mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "examples" / "digits" / "v1_float32.tflite"

@@ -78,14 +78,16 @@ def test_an_old_runtime_is_refused_a_model_that_it_would_not_load() -> None:
     )
 
 
-def test_an_understated_version_is_refused_on_a_runtime_that_would_compute_wrongly() -> None:
+def test_an_understated_version_is_refused_where_the_runtime_lacks_what_the_types_need() -> None:
     facts = read_facts(quantized("dynamic_wi8_afp32"))
+    assert {operator.version for operator in facts.operators} == {1}
     with pytest.raises(UnsupportedModelError) as caught:
-        check_board(facts, board_with_tflite("2.19.0"))
+        check_board(facts, board_with_tflite("2.14.0"))
     assert caught.value.message == (
-        "CONV_2D says version 1 where its types need 5: this runtime would compute wrongly; "
-        "profile 'linux-x86_64' has tflite-runtime 2.19.0"
+        "FULLY_CONNECTED is needed in version 12, which came with TFLite 2.17.0; "
+        "profile 'linux-x86_64' has tflite-runtime 2.14.0"
     )
+    check_board(facts, board_with_tflite("2.19.0"))  # kernels go by the types, a version only opens the door
 
 
 def test_the_minimum_runtime_is_the_newest_of_all_operators() -> None:

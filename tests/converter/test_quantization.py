@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter import quantization
+from converter import observation, quantization
 from converter.adapters.flatbuffers.layer_weights import read_layers, with_layers
 from converter.adapters.flatbuffers.patched_weights import PatchedWeights
 from converter.adapters.flatbuffers.reading import read_facts
@@ -20,7 +20,8 @@ from converter.adapters.running.calibration import Calibrator
 from converter.adapters.samples.sets import ArraySamples
 from converter.core.numerics.ranges import Range, tensor_ranges
 from converter.core.recipe import Recipe
-from converter.quantization import observe, quantize, quantize_observed
+from converter.observation import observe
+from converter.quantization import quantize, quantize_observed
 from edgefleet.contracts.errors import InputError, SampleError, UnsupportedModelError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
@@ -312,6 +313,7 @@ def test_the_number_of_workers_changes_no_byte(calibration: ArraySamples, monkey
     recipe = Recipe(precision="int8", ranges="mse")
     made = set()
     for workers in (1, 3):
-        monkeypatch.setattr(quantization, "worker_count", lambda workers=workers: workers)
+        for module in (observation, quantization):
+            monkeypatch.setattr(module, "worker_count", lambda workers=workers: workers)
         made.add(quantize(MODEL, recipe, calibration, AS_IT_IS).data)
     assert len(made) == 1

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from converter.adapters.user_code.metrics import load_metric
-from converter.core.recipe import Recipe, recipe_sha256
+from converter.core.recipe import Recipe
 from converter.core.request import ConversionRequest
 from converter.pipeline import convert
-from converter.rebuild import Difference, RebuildSources, describe_difference, rebuild
+from converter.rebuilding import Difference, RebuildSources, describe_difference, rebuild
 from edgefleet.contracts.bundle import open_bundle, pack
 from edgefleet.contracts.canonical import sha256_file, sha256_hex
-from edgefleet.contracts.manifest import Budgets, Manifest, Tool
+from edgefleet.contracts.manifest import Budgets, FeaturePreprocessing, Manifest, Preprocessing, Tool
 from firmware_profiles import load_profile
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 NOW = datetime(2026, 11, 22, 19, tzinfo=UTC)
 RECIPE = Recipe(precision="int8", conditioning=("none",))
+COLUMNS = FeaturePreprocessing(mean=(0.0,), deviation=(1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,10 @@ def test_the_same_sources_make_the_same_bytes(folder: Path) -> None:
         (lambda folder: {"model": folder / "changed.tflite"}, "the source model"),
         (lambda folder: {"recipe": Recipe(precision="int8", conditioning=("none",), ranges="mse")}, "the recipe"),
         (lambda folder: {"calibration": folder / "other.npz"}, "the calibration set"),
-        (lambda folder: {"evaluation": None}, "the evaluation set"),
+        (lambda folder: {"calibration": None}, "the calibration set"),
+        (lambda folder: {"evaluation": folder / "other.npz"}, "the evaluation set"),
+        (lambda folder: {"labels": ("a", "b")}, "the list of class names"),
+        (lambda folder: {"preprocessing": Preprocessing(features=COLUMNS)}, "the preprocessing"),
         (lambda folder: {"acceptance": folder / "live.npz"}, "the set of acceptance examples"),
         (lambda folder: {"profile": load_profile("raspberry-pi-4")}, "the profile"),
         (lambda folder: {"metric": load_metric("macro-f1", "classification")}, "the metric"),
@@ -92,13 +96,38 @@ def test_the_source_that_differs_is_named(
 
 
 def test_both_hashes_are_told(folder: Path) -> None:
-    found = again(folder, model=folder / "changed.tflite", evaluation=None)
+    found = again(folder, model=folder / "changed.tflite", calibration=None)
     recorded = open_bundle(folder / "digits.bundle").manifest.lineage
     assert describe_difference(found) == (
         "digits.bundle: not made again, as it would be another bundle\n"
         f"  the source model differs: recorded {recorded.source_sha256}, "
         f"found {sha256_file(folder / 'changed.tflite')}\n"
-        f"  the evaluation set differs: recorded {recorded.evaluation_sha256}, found none"
+        f"  the calibration set differs: recorded {recorded.calibration_sha256}, found none"
+    )
+
+
+def test_a_damaged_source_is_one_that_differs(folder: Path, tmp_path: Path) -> None:
+    recorded = open_bundle(folder / "digits.bundle").manifest.lineage
+    samples = bytearray((folder / "calibration.npz").read_bytes())
+    samples[len(samples) // 2] ^= 1
+    (tmp_path / "calibration.npz").write_bytes(samples)
+    (tmp_path / "recipe.toml").write_text('format_version = 2\nprecision = "int9"\n')
+    found = again(folder, calibration=tmp_path / "calibration.npz", recipe=tmp_path / "recipe.toml")
+    assert describe_difference(found) == (
+        "digits.bundle: not made again, as it would be another bundle\n"
+        f"  the recipe differs: recorded {recorded.recipe_sha256}, found nothing that can be read: recipe.toml: "
+        "Invalid enum value 'int9' - at `$.precision`\n"
+        f"  the calibration set differs: recorded {recorded.calibration_sha256}, found nothing that can be read: "
+        "calibration.npz is not a readable .npz: Bad CRC-32 for file 'x.npy'"
+    )
+
+
+def test_what_is_in_the_bundle_need_not_be_named_and_what_was_not_checked_is_told(folder: Path) -> None:
+    found = again(folder, recipe=None, acceptance=None, evaluation=None)
+    assert (found.same, found.unchecked) == (True, ("the evaluation set",))
+    assert describe_difference(found) == (
+        f"digits.bundle: made again, the same to the byte\nsha256 {found.sha256}\n"
+        "  not checked, as it was not named: the evaluation set"
     )
 
 
@@ -133,11 +162,3 @@ def test_a_bundle_that_nobody_could_make_so_is_told_by_its_parts(folder: Path, t
 
     found = rebuild(rewritten(folder, tmp_path, forged), sources(folder), now=NOW)
     assert (found.same, found.findings, found.parts) == (False, (), ("MODEL_CARD.md",))
-
-
-def test_the_recipe_of_the_bundle_is_followed_where_none_is_named(folder: Path) -> None:
-    bundle = open_bundle(folder / "digits.bundle")
-    if "recipe.json" not in bundle.spans:
-        pytest.skip("bundles carry no recipe.json yet")
-    assert sha256_hex(bundle.read("recipe.json")) == recipe_sha256(RECIPE) == bundle.manifest.lineage.recipe_sha256
-    assert again(folder, recipe=None).same

@@ -12,10 +12,11 @@ from converter.adapters.samples.sets import ArraySamples
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.scoring import default_metric
 from converter.core.search.budgets import Found, Nearest, SearchBudgets
-from converter.quantization import quantize
+from converter.observation import observe
+from converter.quantization import quantize, quantize_observed
 from converter.sample_parts import Parts, split_samples
 from converter.search import BoardCost, SearchRequest, find_recipe, relative_error
-from edgefleet.contracts.errors import SampleError, UnsupportedModelError
+from edgefleet.contracts.errors import InputError, SampleError, UnsupportedModelError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
@@ -195,7 +196,7 @@ def test_costs_of_the_board_and_its_refusals_count(digits: tuple[ArraySamples, A
 def test_without_labels_the_float_model_is_the_yardstick(digits: tuple[ArraySamples, ArraySamples]) -> None:
     calibration, live = digits
     parts = split_samples(calibration, ArraySamples("live", live.inputs, None))
-    result = find_recipe(request(parts, SearchBudgets(drop=0.05), precisions=("float32", "dynamic-int8"), most=2))
+    result = find_recipe(request(parts, SearchBudgets(), precisions=("float32", "dynamic-int8")))
     floats = next(trial for trial in result.outcome.trials if trial.title == "float32 throughout")
     assert (floats.measured.drop, floats.measured.worst_drop) == (0.0, 0.0)
     assert all(trial.measured.drop >= 0.0 for trial in result.outcome.trials)
@@ -215,3 +216,45 @@ def test_relative_error_is_a_share_of_the_spread() -> None:
     assert relative_error(wanted, wanted) == 0.0
     assert relative_error(wanted + 1.0, wanted) == pytest.approx(3.0 / 8.0)
     assert relative_error(np.zeros((2, 1)), np.zeros((2, 1))) == 0.0
+
+
+def test_a_search_that_time_ended_says_so_in_the_evidence_and_in_its_refusal(
+    digits: tuple[ArraySamples, ArraySamples],
+) -> None:
+    parts = split_samples(*digits)
+    result = find_recipe(request(parts, SearchBudgets(model_bytes=1000), limit_s=3.0))
+    [said] = result.remarks
+    assert said.startswith("the search was ended by its time limit of 3 s, after 1 candidates: ")
+    refusal = result.refusal()
+    assert refusal is not None
+    assert refusal.message.startswith("none of 1 candidates that there was time for keeps all budgets; ")
+    unhurried = find_recipe(request(parts, SearchBudgets(model_bytes=10**6), precisions=("int8",), most=1))
+    assert unhurried.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "what"), [(SearchBudgets(arena_bytes=64), "arena"), (SearchBudgets(latency_us=10.0), "latency")]
+)
+def test_a_budget_that_nothing_can_be_compared_with_is_refused(
+    digits: tuple[ArraySamples, ArraySamples], budgets: SearchBudgets, what: str
+) -> None:
+    with pytest.raises(InputError) as refused:
+        find_recipe(request(split_samples(*digits), budgets, precisions=("int8",)))
+    assert refused.value.message == (
+        f"the {what} has a budget, and what a model needs of it cannot be predicted for this board"
+    )
+
+
+def test_what_recipes_share_is_remembered_and_changes_no_byte(digits: tuple[ArraySamples, ArraySamples]) -> None:
+    model = (DIGITS / "v1_float32.tflite").read_bytes()
+    observed = observe(model, digits[0], Preprocessing())
+    dense = observed.layers[-1].output
+    recipes = [
+        Recipe(precision="int8", ranges="percentile", conditioning=("bias-corrected",), rounding="gptq"),
+        Recipe(precision="int8", ranges="mse", conditioning=("bias-corrected",)),
+        Recipe(precision="mixed", layers={dense: "int4"}, conditioning=("bias-corrected",), rounding="gptq"),
+        Recipe(precision="mixed", layers={dense: "float32"}, ranges="percentile", rounding="gptq"),
+    ]
+    together = [quantize_observed(observed, recipe).data for recipe in recipes]
+    assert together == [quantize(model, recipe, digits[0], Preprocessing()).data for recipe in recipes]
+    assert len(set(together)) == 4

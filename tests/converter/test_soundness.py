@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
-from benchmarks.campaign_fuzz_models import mutant
+from benchmarks.model_mutations import mutant
 from converter.adapters.flatbuffers.reading import read_model
 from converter.adapters.flatbuffers.soundness import check_shapes
 from edgefleet.contracts.errors import UnsupportedModelError

@@ -128,3 +128,20 @@ def test_a_size_that_no_memory_holds_is_refused() -> None:
     assert refused.value.message == (
         "the preprocessing makes pictures of 10000000 × 10000000 pixels, over the limit of 67108864"
     )
+
+
+@given(picture=PICTURES)
+def test_grey_is_rounded_half_up_in_whole_numbers(picture: np.ndarray) -> None:
+    # One colour in a thousand lies exactly between two levels, where sums of 0.299, 0.587 and 0.114 go either way.
+    red, green, blue = (picture[:, :, channel].astype(np.int64) for channel in range(3))
+    exact = (299 * red + 587 * green + 114 * blue + 500) // 1000
+    how = ImagePreprocessing(size=picture.shape[:2], channels="GRAY")
+    assert (preprocess_image(picture, how)[:, :, 0] == exact).all()
+
+
+@given(picture=PICTURES, height=SIDES, width=SIDES)
+def test_area_is_rounded_half_up_in_whole_numbers(picture: np.ndarray, height: int, width: int) -> None:
+    rows, columns = picture.shape[:2]
+    grid = np.repeat(np.repeat(picture.astype(np.int64), height, axis=0), width, axis=1)
+    sums = grid.reshape(height, rows, width, columns, 3).sum(axis=(1, 3))
+    assert (_resized(picture, height, width, "area") == (2 * sums + rows * columns) // (2 * rows * columns)).all()

@@ -61,13 +61,13 @@ def test_nan_is_an_error(nan_model: bytes) -> None:
 @needs_runtime
 def test_a_death_and_a_hang_are_errors_of_ours(digits_model: bytes, digits_samples: np.ndarray) -> None:
     killed = TfliteRuntimeInterpreter(digits_model)
-    os.kill(killed._child._process.pid, signal.SIGSEGV)
+    os.kill(killed._process.pid, signal.SIGSEGV)
     with pytest.raises(ModelFailedError) as failed:
         killed.invoke([digits_samples[0]])
     assert failed.value.message == "the model ended tflite-runtime (SIGSEGV)"
     stopped = TfliteRuntimeInterpreter(digits_model)
-    stopped._child._deadline_s = 0.2
-    os.kill(stopped._child._process.pid, signal.SIGSTOP)
+    stopped._deadline_s = 0.2
+    os.kill(stopped._process.pid, signal.SIGSTOP)
     with pytest.raises(ModelFailedError) as failed:
         stopped.invoke([digits_samples[0]])
     assert failed.value.message == "the model did not answer on tflite-runtime within 0.2 s"

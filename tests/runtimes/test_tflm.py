@@ -131,7 +131,7 @@ def test_a_model_that_lies_about_itself_leaves_this_process_alone(digits_model: 
 @needs_tflm
 def test_a_death_and_a_hang_are_errors_of_ours(digits_model: bytes, digits_samples: np.ndarray) -> None:
     killed = TflmInterpreter(digits_model)
-    os.kill(killed._child._process.pid, signal.SIGKILL)
+    os.kill(killed._process.pid, signal.SIGKILL)
     with pytest.raises(ModelFailedError) as failed:
         killed.invoke([digits_samples[0]])
     assert failed.value.message == "the model ended TFLM (SIGKILL)"
@@ -139,8 +139,8 @@ def test_a_death_and_a_hang_are_errors_of_ours(digits_model: bytes, digits_sampl
         killed.invoke([digits_samples[0]])
     assert failed.value.message == "TFLM was ended already"
     stopped = TflmInterpreter(digits_model)
-    stopped._child._deadline_s = 0.2
-    os.kill(stopped._child._process.pid, signal.SIGSTOP)
+    stopped._deadline_s = 0.2
+    os.kill(stopped._process.pid, signal.SIGSTOP)
     with pytest.raises(ModelFailedError) as failed:
         stopped.invoke([digits_samples[0]])
     assert failed.value.message == "the model did not answer on TFLM within 0.2 s"
@@ -149,11 +149,11 @@ def test_a_death_and_a_hang_are_errors_of_ours(digits_model: bytes, digits_sampl
 @needs_tflm
 def test_the_child_goes_with_its_interpreter(digits_model: bytes) -> None:
     interpreter = TflmInterpreter(digits_model)
-    process = interpreter._child._process
+    process = interpreter._process
     interpreter.close()
     assert process.returncode == -signal.SIGKILL
     forgotten = TflmInterpreter(digits_model)
-    process = forgotten._child._process
+    process = forgotten._process
     del forgotten
     assert process.returncode == -signal.SIGKILL
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documents beside a bundle: bill of materials, provenance, signatures, pictures; and a check of the signed."""
+"""The documents beside a bundle: recipe, bill of materials, provenance, pictures; and a check of what is signed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +8,10 @@ import msgspec
 
 from converter.adapters.attestation.dsse import envelope_line, load_public_key, signed_envelope, verified_payload
 from converter.adapters.attestation.model_signing_export import can_export, model_signature
+from converter.core.recipe import Recipe, recipe_json
 from converter.core.reports.drawing import layers_svg, pareto_svg
 from converter.core.reports.mlbom import ml_bom
+from converter.core.reports.pareto_table import pareto_table
 from converter.core.reports.provenance import PAYLOAD_TYPE, check_statement, provenance_statement
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.canonical import sha256_hex
@@ -32,12 +34,14 @@ def documents(
     *,
     started_at: str | None = None,
     signer: "CryptoSigner | None" = None,
+    recipe: Recipe | None = None,
 ) -> dict[str, bytes]:
     """Return the files to write beside a bundle, by the suffix that takes the place of ``.bundle``.
 
-    ``.mlbom.json`` and ``.provenance.json`` always; ``.pareto.svg`` and ``.layers.svg`` where there are candidates or
-    layers to show; with a ``signer`` also ``.intoto.jsonl`` (the provenance, signed), and ``.model.sig`` where the key
-    is one that the OpenSSF's model_signing takes. Times come from ``evidence`` and ``started_at`` (RFC 3339).
+    ``.mlbom.json`` and ``.provenance.json`` always; ``.recipe.json`` where a recipe made the model; ``.pareto.svg`` and
+    ``.pareto.md`` where there are candidates, ``.layers.svg`` where there are layers to show. With a ``signer`` also
+    ``.intoto.jsonl`` (the provenance, signed), and ``.model.sig`` where the key is one that the OpenSSF's model_signing
+    takes. Times come from ``evidence`` and ``started_at`` (RFC 3339).
 
     Raises:
         ValueError: the evidence is about another bundle.
@@ -47,8 +51,11 @@ def documents(
     title = f"{manifest.name} {manifest.version} for {manifest.profile.id}"
     statement = provenance_statement(manifest, evidence, started_at=started_at)
     made = {".mlbom.json": ml_bom(manifest, evidence), PROVENANCE_SUFFIX: statement}
+    if recipe is not None:
+        made[".recipe.json"] = recipe_json(recipe)
     if evidence.candidates:
         made[".pareto.svg"] = pareto_svg(evidence.candidates, metric=manifest.metric, title=title).encode()
+        made[".pareto.md"] = pareto_table(evidence.candidates, metric=manifest.metric, title=title).encode()
     if evidence.layers:
         made[".layers.svg"] = layers_svg(evidence.layers, title=title).encode()
     if signer is not None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Take a model's linear layers out of its flatbuffer, and put changed weights back."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
@@ -15,6 +16,7 @@ from converter.core.graph import GraphFacts
 from converter.core.numerics.conditioning import Layer, LayerKind
 
 Array = npt.NDArray[Any]
+_FLOAT_BYTES = 4
 _KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 #: Multiplying a channel by a positive factor passes through these unchanged.
 _HOMOGENEOUS = (schema.ActivationFunctionType.NONE, schema.ActivationFunctionType.RELU)
@@ -36,7 +38,10 @@ def read_layers(data: bytes) -> list[Layer]:
     layers = [
         _layer(model, facts, number)
         for number, operator in enumerate(facts.operators)
-        if operator.name in _KINDS and not shared.intersection(operator.inputs[1:]) and _is_float(facts, number)
+        if operator.name in _KINDS
+        and not shared.intersection(operator.inputs[1:])
+        and _is_float(facts, number)
+        and _is_whole(model, facts, number)
     ]
     return [_with_follower(layer, layers, model, facts) for layer in layers]
 
@@ -73,7 +78,8 @@ def _with_follower(layer: Layer, layers: Sequence[Layer], model: Model, facts: G
     output = facts.operators[layer.operator].outputs[0]
     readers = [number for number, operator in enumerate(facts.operators) if output in operator.inputs]
     options = model.subgraphs[0].operators[layer.operator].builtinOptions
-    if len(readers) != 1 or output in facts.outputs or options.fusedActivationFunction not in _HOMOGENEOUS:
+    activation = getattr(options, "fusedActivationFunction", None)
+    if len(readers) != 1 or output in facts.outputs or activation not in _HOMOGENEOUS:
         return layer
     for position, candidate in enumerate(layers):
         if candidate.operator == readers[0] and facts.operators[readers[0]].inputs[0] == output:
@@ -85,6 +91,16 @@ def _is_float(facts: GraphFacts, number: int) -> bool:
     operator = facts.operators[number]
     used = [facts.tensors[n] for n in operator.inputs if n >= 0]
     return all(tensor.dtype == "float32" for tensor in used) and all(tensor.constant_bytes for tensor in used[1:])
+
+
+def _is_whole(model: Model, facts: GraphFacts, number: int) -> bool:
+    """Tell whether weights and bias are stored as their shapes say: neither sparsely, nor with bytes to spare."""
+    used = [n for n in facts.operators[number].inputs[1:] if n >= 0]
+    return len(used) in (1, 2) and all(
+        model.subgraphs[0].tensors[n].sparsity is None
+        and facts.tensors[n].constant_bytes == _FLOAT_BYTES * math.prod(facts.tensors[n].shape)
+        for n in used
+    )
 
 
 def _shared_tensors(model: Model) -> set[int]:

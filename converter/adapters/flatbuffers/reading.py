@@ -34,6 +34,9 @@ def read_model(data: bytes) -> Model:
         ) from error
     if not model.subgraphs or not model.subgraphs[0].operators:
         raise UnsupportedModelError("the model has no operators", hint="export the model again")
+    for buffer in model.buffers or ():
+        if isinstance(buffer.data, bytes | bytearray):  # it lay behind the flatbuffer; arrays are written much faster
+            buffer.data = np.frombuffer(buffer.data, dtype=np.uint8)
     for what in ("inputs", "outputs"):
         if not _numbers(getattr(model.subgraphs[0], what)):
             raise UnsupportedModelError(f"the model has no {what}", hint="export the model again")
@@ -134,7 +137,12 @@ def _operator(model: Model, operator: Any) -> OperatorFacts:
         inputs=_numbers(operator.inputs),
         outputs=_numbers(operator.outputs),
         custom=custom,
+        flags=_flags(operator.builtinOptions),
     )
+
+
+def _flags(options: Any) -> frozenset[str]:
+    return frozenset() if options is None else frozenset(name for name, value in vars(options).items() if value is True)
 
 
 def _tensor(model: Model, tensor: Any) -> TensorFacts:

@@ -100,8 +100,8 @@ def _convolution(at: _Place) -> Step | None:
         at.operator.outputs,
         weights=weights,
         bias=bias,
-        clip=_clip(at.options),
-        windows=_windows(at.facts.tensors[source].shape, weights.shape[1:3], at.options),
+        clip=_clip(at),
+        windows=_windows(at, at.facts.tensors[source].shape, weights.shape[1:3]),
     )
 
 
@@ -115,8 +115,8 @@ def _depthwise(at: _Place) -> Step | None:
         at.operator.outputs,
         weights=weights[0],
         bias=bias,
-        clip=_clip(at.options),
-        windows=_windows(at.facts.tensors[source].shape, weights.shape[1:3], at.options),
+        clip=_clip(at),
+        windows=_windows(at, at.facts.tensors[source].shape, weights.shape[1:3]),
     )
 
 
@@ -124,7 +124,7 @@ def _dense(at: _Place) -> Step | None:
     weights, bias, source = _parameters(at)
     if weights is None or weights.ndim != 2 or weights.shape[1] != at.facts.tensors[source].shape[-1]:
         return None  # it flattens on its own
-    if at.options.weightsFormat != schema.FullyConnectedOptionsWeightsFormat.DEFAULT:
+    if _option(at, "weightsFormat") != schema.FullyConnectedOptionsWeightsFormat.DEFAULT:
         return None
     return Step(
         "linear",
@@ -132,7 +132,7 @@ def _dense(at: _Place) -> Step | None:
         at.operator.outputs,
         weights=weights[:, np.newaxis, np.newaxis, :],
         bias=bias,
-        clip=_clip(at.options),
+        clip=_clip(at),
         windows=(Window(0, 1, 0, 1),),
     )
 
@@ -141,12 +141,12 @@ def _sum(at: _Place) -> Step | None:
     operator = at.operator
     if len({at.facts.tensors[n].shape for n in (*operator.inputs, *operator.outputs)}) != 1:
         return None  # one is stretched
-    return Step("sum", operator.inputs, operator.outputs, clip=_clip(at.options))
+    return Step("sum", operator.inputs, operator.outputs, clip=_clip(at))
 
 
 def _pass(at: _Place) -> Step | None:
     operator = at.operator
-    clip = _CLIP_OPERATORS.get(operator.name, _clip(at.options) if operator.name in _POOLS else UNCLIPPED)
+    clip = _CLIP_OPERATORS.get(operator.name, _clip(at) if operator.name in _POOLS else UNCLIPPED)
     return Step("pass", operator.inputs[:1], operator.outputs, clip=clip)
 
 
@@ -213,14 +213,22 @@ def _constant(tree: Model, number: int, dtype: str) -> Array | None:
     return np.frombuffer(bytes(data), dtype=dtype).reshape(shape)
 
 
-def _clip(options: Any) -> Clip:
-    return _CLIPS.get(options.fusedActivationFunction)
+def _option(at: _Place, name: str) -> int:
+    """Return an option of an operator; one that its file does not have has the schema's default, 0 or the first."""
+    return int(getattr(at.options, name, 0))
 
 
-def _windows(shape: tuple[int, ...], taps: tuple[int, ...], options: Any) -> tuple[Window, ...]:
-    same = options.padding == schema.Padding.SAME
-    rows = window_ranges(shape[1], taps[0], stride=options.strideH, dilation=options.dilationHFactor, same=same)
-    columns = window_ranges(shape[2], taps[1], stride=options.strideW, dilation=options.dilationWFactor, same=same)
+def _clip(at: _Place) -> Clip:
+    return _CLIPS.get(_option(at, "fusedActivationFunction"))
+
+
+def _windows(at: _Place, shape: tuple[int, ...], taps: tuple[int, ...]) -> tuple[Window, ...]:
+    same = _option(at, "padding") == schema.Padding.SAME
+    high, wide, apart_high, apart_wide = (
+        max(_option(at, name), 1) for name in ("strideH", "strideW", "dilationHFactor", "dilationWFactor")
+    )
+    rows = window_ranges(shape[1], taps[0], stride=high, dilation=apart_high, same=same)
+    columns = window_ranges(shape[2], taps[1], stride=wide, dilation=apart_wide, same=same)
     return tuple(Window(*row, *column) for row in rows for column in columns)
 
 
@@ -276,7 +284,7 @@ def _put_new_shape(tree: Model, number: int, width: int) -> None:
         stored = _constant(tree, int(operator.inputs[1]), "<i4")
         if stored is not None and stored[-1] != _NO_TENSOR:
             _put_constant(tree, number, 1, np.asarray([*stored[:-1], width], dtype="<i4"))
-    if operator.builtinOptions is not None and operator.builtinOptions.newShape is not None:
+    if getattr(operator.builtinOptions, "newShape", None) is not None:
         shape = [int(size) for size in operator.builtinOptions.newShape]
         operator.builtinOptions.newShape = [*shape[:-1], width if shape[-1] != _NO_TENSOR else shape[-1]]
 

@@ -40,12 +40,13 @@ class KeepingInterpreter:
         return tuple(_spec(self._details[number]) for number in self._inputs)
 
     def invoke(self, sample: Sequence[Array]) -> None:
-        """Run one inference on arrays as the model takes them.
+        """Run one inference on arrays as the model takes them; its state, if it has any, starts anew.
 
         Raises:
             ModelFailedError: the interpreter failed.
         """
         try:
+            self._interpreter.reset_all_variables()  # or threads would share samples and state by chance
             for number, value in zip(self._inputs, sample, strict=True):
                 self._interpreter.set_tensor(number, value)
             self._interpreter.invoke()
@@ -71,15 +72,16 @@ class KeepingInterpreter:
 
 
 class Calibrator:
-    """A float model that is observed: every float tensor that is no constant."""
+    """A float model that is observed: every float tensor that is no constant, and that no custom operator writes."""
 
     def __init__(self, model: bytes, facts: GraphFacts) -> None:
         self._model = KeepingInterpreter(model)
         self._score_tensor = facts.score_tensor()
+        untouched = facts.custom_outputs()
         self._watched = [
             (tensor.name, number)
             for number, tensor in enumerate(facts.tensors)
-            if tensor.dtype == "float32" and not tensor.constant_bytes
+            if tensor.dtype == "float32" and not tensor.constant_bytes and number not in untouched
         ]
         self._tallies: dict[str, ChannelTally] = {}
 

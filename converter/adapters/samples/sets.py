@@ -115,13 +115,19 @@ class ClipSamples(FileSamples):
         """
         return [read_clip(self.files[number], self.source).samples]
 
-    def check_rate(self, number: int, rate_hz: int) -> None:
-        """Refuse a clip that was recorded at another rate than the preprocessing reckons with.
+    def check_rate(self, number: int, how: Preprocessing) -> None:
+        """Refuse a clip that was recorded at another rate than the preprocessing reckons with, or without any.
 
         Raises:
-            SampleError: it was.
+            SampleError: it was, or the preprocessing is not one of clips.
         """
         found = read_clip(self.files[number], self.source).rate_hz
+        if how.audio is None:
+            raise SampleError(
+                f"{self.source} holds clips, and there is no preprocessing that says how they become inputs",
+                hint="name a file with an [audio] table, with --preprocessing: kind, sample_rate_hz, clip_samples",
+            )
+        rate_hz = how.audio.sample_rate_hz
         if found != rate_hz:
             raise SampleError(
                 f"{self.source}: '{self.files[number].name}' has {found} samples a second, "
@@ -176,12 +182,22 @@ def model_inputs(
     """
     for number in order:
         try:
-            if how.audio is not None and isinstance(samples, ClipSamples):
-                samples.check_rate(number, how.audio.sample_rate_hz)
-            yield to_model_inputs([preprocess(value, how) for value in samples.raw(number)], specs)
+            yield to_model_inputs(prepared(samples, number, how), specs)
         except SampleError as error:
             prefix = "" if error.message.startswith(samples.source) else f"{samples.source}: "
             raise SampleError(f"{prefix}{error.message}", hint=error.hint) from error
+
+
+def prepared(samples: SampleSet, number: int, how: Preprocessing) -> list[Array]:
+    """Return one sample after its preprocessing, one array an input.
+
+    Raises:
+        SampleError: it is not what the preprocessing starts from.
+    """
+    check_rate = getattr(samples, "check_rate", None)  # clips have it, and parts of sets of clips
+    if check_rate is not None:
+        check_rate(number, how)
+    return [preprocess(value, how) for value in samples.raw(number)]
 
 
 def class_numbers(samples: SampleSet) -> Array:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``--metric NAME`` or ``--metric module:function``: one of the task's metrics, or a user's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import numpy.typing as npt
 from converter.adapters.user_code.functions import load_function
 from converter.core.scoring import Metric, default_metric, task_metrics
 from edgefleet.contracts.errors import InputError
-from edgefleet.contracts.manifest import Task
+from edgefleet.contracts.manifest import Manifest, Task
 
 Array = npt.NDArray[Any]
 _HINT = "write a function(outputs, labels) -> float in a module that Python finds, or in this folder"
@@ -30,7 +31,27 @@ def load_metric(name: str | None, task: Task) -> Metric:
     if not module_name or not function_name:
         names = ", ".join(metric.name for metric in known)
         raise InputError(f"--metric is '{name}', expected {names} (for {task}) or module:function", hint=_HINT)
-    function = load_function(name, what="metric", hint=_HINT)
+    return own_metric(name, load_function(name, what="metric", hint=_HINT))
+
+
+def recorded_metric(name: str | None, manifest: Manifest, *, source: str) -> Metric:
+    """Return the metric of that name, or the one that a bundle was scored with where none is named.
+
+    A bundle may come from anywhere: it never chooses what is imported. ``source`` is what the user calls it.
+
+    Raises:
+        InputError: the bundle's metric is its maker's own and was not named, or :func:`load_metric` refuses the name.
+    """
+    if name is None and ":" in manifest.metric:
+        raise InputError(
+            f"'{source}' was scored with a metric of its maker's own, '{manifest.metric}'",
+            hint=f"if you have that code and trust it, name it: --metric {manifest.metric}",
+        )
+    return load_metric(name or manifest.metric, manifest.task)
+
+
+def own_metric(name: str, function: Callable[[Array, Array], float]) -> Metric:
+    """Return a user's function(outputs, labels) as a metric; what it raises becomes an InputError."""
 
     def measured(outputs: Array, labels: Array) -> float:
         try:

@@ -168,6 +168,8 @@ def scratch_requests(operator: OperatorFacts, facts: GraphFacts) -> tuple[int, .
             return _reducer_scratch(first, weights, output, accumulates=False)
         case "SVDF":
             return _svdf_scratch(first, weights, output)
+        case "ADD_N":  # the address of each input's data
+            return (_ADDRESS_BYTES * len(operator.inputs),)
         case "MIRROR_PAD":
             return (_INT_BYTES * len(first.shape),) * 2
         case "ethos-u":  # the addresses and the sizes of what the NPU reads and writes

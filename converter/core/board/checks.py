@@ -3,7 +3,7 @@
 
 from converter.core.board.operator_versions import is_older, minimum_runtime_version, required_version
 from converter.core.board.runtime_rules import first_refusal
-from converter.core.graph import GraphFacts
+from converter.core.graph import POST_PROCESS, GraphFacts
 from edgefleet.contracts.errors import BudgetError, UnsupportedModelError
 from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.profile import Profile
@@ -16,9 +16,9 @@ def check_source(facts: GraphFacts) -> None:
     """Refuse what no board of this release runs.
 
     Raises:
-        UnsupportedModelError: a custom operator.
+        UnsupportedModelError: a custom operator, other than the post-process of detections.
     """
-    custom = sorted({operator.name for operator in facts.operators if operator.custom})
+    custom = sorted({operator.name for operator in facts.operators if operator.custom} - {POST_PROCESS})
     if custom:
         raise UnsupportedModelError(
             f"the model has the custom operator '{custom[0]}', which no profile's runtime has",

@@ -18,6 +18,8 @@ _WIDE_ARCHITECTURES = frozenset({"x86_64", "aarch64"})
 _CHANNEL_AXIS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "TRANSPOSE_CONV": 0}
 #: Kernels that write their output's shape into memory of their own.
 _COPIES_SHAPE = frozenset({"DEPTH_TO_SPACE", "GATHER", "SPACE_TO_DEPTH"})
+#: 32-bit integers that kernels keep for sums of 8-bit values.
+_WIDER_SUMS = {"ADD_N": 10, "CUMSUM": 9}
 #: Cycles for one multiplication with its addition in 8 bits, by what the processor has. No board was measured; the M4's
 #: is between Arm's own kernels and the reference (MLPerf Tiny, NUCLEO-L4R5ZI: 2 to 10).
 _CYCLES_PER_MAC = (("mve", 0.7), ("dsp", 3.0), ("neon", 0.5), ("", 10.0))
@@ -180,7 +182,7 @@ def _kernels(tail: _Tail, facts: GraphFacts, scratch: int, *, wheel: bool) -> in
         tail.kept(structures.kept + structures.compressed if wheel else structures.kept)
     most = 0
     for operator in facts.operators:
-        for size_bytes in _prepared(operator, facts):
+        for size_bytes in _prepared(operator, facts, tail.pointer_bytes):
             tail.take(size_bytes, ALIGNMENT_BYTES)
         looked_at = _Tail(tail.pointer_bytes)
         for number in (*operator.inputs, *operator.outputs):
@@ -194,7 +196,7 @@ def _structures(operator: OperatorFacts) -> tflm.OperatorStructures:
     return tflm.OPERATORS.get(operator.name, tflm.UNKNOWN_OPERATOR)
 
 
-def _prepared(operator: OperatorFacts, facts: GraphFacts) -> Sequence[int]:
+def _prepared(operator: OperatorFacts, facts: GraphFacts, pointer_bytes: int) -> Sequence[int]:
     """Return what a kernel asks for once it knows its tensors: a multiplier and shift a channel, tables, shapes."""
     inputs = [facts.tensors[number] for number in operator.inputs if number >= 0]
     if operator.name in _CHANNEL_AXIS and len(inputs) > 1:
@@ -205,9 +207,23 @@ def _prepared(operator: OperatorFacts, facts: GraphFacts) -> Sequence[int]:
         return (2 * tflm.LOOKUP_ENTRIES,) * 2
     if operator.name in _COPIES_SHAPE:
         return (_array_bytes(len(facts.tensors[operator.outputs[0]].shape)),)
-    if operator.name == "BATCH_MATMUL" and len(inputs) > 1:  # the second matrix is kept transposed
-        return (tflm.structure_bytes(tflm.EVAL_TENSOR, 8), _array_bytes(len(inputs[1].shape)), tensor_bytes(inputs[1]))
+    if operator.name == "BATCH_MATMUL" and len(inputs) > 1:
+        return _matrices(operator, inputs, pointer_bytes)
+    if operator.name == "LOG_SOFTMAX" and inputs[0].quantized:
+        return (tflm.structure_bytes(tflm.LOG_SOFTMAX_OF_INTEGERS, pointer_bytes),)
+    if operator.name in _WIDER_SUMS and inputs[0].dtype == "int8":
+        return (4 * _WIDER_SUMS[operator.name],)
     return ()
+
+
+def _matrices(operator: OperatorFacts, inputs: Sequence[TensorFacts], pointer_bytes: int) -> Sequence[int]:
+    """A multiplier where they are integers, and the transposed copies: the kernel multiplies rows with rows."""
+    turned = [inputs[0]] if "adjX" in operator.flags else []
+    turned += [] if "adjY" in operator.flags else [inputs[1]]
+    multiplier = (4 * 7,) if inputs[0].quantized else ()
+    structure_bytes = tflm.structure_bytes(tflm.EVAL_TENSOR, pointer_bytes)
+    copies = [(structure_bytes, _array_bytes(len(each.shape)), tensor_bytes(each)) for each in turned]
+    return (*multiplier, *(size_bytes for copy in copies for size_bytes in copy))
 
 
 def _array_bytes(length: int) -> int:

@@ -57,7 +57,7 @@ _UINT8, _BOTH_INT16 = Mode("uint8", "uint8"), Mode("int16", "int16")
 _PLAIN = frozenset({_FLOAT, _INT8, _INT8_T, _INT16, _INT16_T})
 _FOUR_BITS = frozenset({_INT4, _INT4_T})
 
-#: What runs right. uint8 is what TensorFlow's converter once made; products of two 16-bit activations LiteRT proves.
+#: What runs right. uint8 is what TensorFlow's converter once made.
 RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
     "litert": {
         "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T, _INT16_T, _BOTH_INT16, _DYNAMIC, _DYNAMIC_T}),
@@ -70,7 +70,7 @@ RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
         "TRANSPOSE_CONV": _PLAIN | {_DYNAMIC, _DYNAMIC_T, _UINT8},
     },
     "tflite-runtime": {
-        "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T, _DYNAMIC_T}),
+        "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T, _BOTH_INT16, _DYNAMIC_T}),
         "CONV_2D": _PLAIN | _FOUR_BITS | {_DYNAMIC, _DYNAMIC_T, _UINT8},
         "DEPTHWISE_CONV_2D": _PLAIN | _FOUR_BITS | {_DYNAMIC, _UINT8},
         # float data with int8 weights per channel needs version 12, and with it TFLite 2.17
@@ -78,7 +78,7 @@ RIGHT: Mapping[RuntimeKind, Mapping[str, frozenset[Mode]]] = {
         "TRANSPOSE_CONV": _PLAIN | {_UINT8},
     },
     "tflm": {
-        "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T}),
+        "BATCH_MATMUL": frozenset({_FLOAT, _INT8_T, _BOTH_INT16}),
         "CONV_2D": _PLAIN | _FOUR_BITS,
         "DEPTHWISE_CONV_2D": _PLAIN | _FOUR_BITS,
         "FULLY_CONNECTED": _PLAIN | {_INT4_T},
@@ -125,10 +125,49 @@ _PLACES: Mapping[str, tuple[int, int]] = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM": (0, 2),
     "UNIDIRECTIONAL_SEQUENCE_RNN": (0, 1),
 }
+
+
+def _names(text: str) -> frozenset[str]:
+    """Return the words of a text: a list with quotes and commas would fill a hundred lines."""
+    return frozenset(text.split())
+
+
+#: Operators without weights that a runtime does not run right on integers, though it does on floats: most it refuses
+#: itself. Comparisons of 16 bits TFLM computes wrongly, and so does LiteRT PRELU.
+NOT_IN_INTEGERS: Mapping[tuple[RuntimeKind, str], frozenset[str]] = {
+    ("litert", "int8"): _names("ADD_N COS CUMSUM FLOOR FLOOR_DIV L2_POOL_2D SIN SQUARE"),
+    ("litert", "int16"): _names(
+        """
+        ADD_N ARG_MAX ARG_MIN COS CUMSUM DEPTH_TO_SPACE FLOOR HARD_SWISH L2_NORMALIZATION L2_POOL_2D LOG_SOFTMAX PRELU
+        RELU_N1_TO_1 SIN SPACE_TO_DEPTH SQUARE SQUARED_DIFFERENCE
+        """
+    ),
+    ("tflite-runtime", "int8"): _names("ADD_N COS CUMSUM DIV FLOOR FLOOR_DIV L2_POOL_2D NEG SIN SQUARE"),
+    ("tflite-runtime", "int16"): _names(
+        """
+        ADD_N ARG_MAX ARG_MIN COS CUMSUM DEPTH_TO_SPACE DIV EQUAL FLOOR GELU GREATER GREATER_EQUAL HARD_SWISH
+        L2_NORMALIZATION L2_POOL_2D LESS LESS_EQUAL LOG_SOFTMAX NEG NOT_EQUAL PRELU RELU_N1_TO_1 SIN SPACE_TO_DEPTH
+        SQUARE SQUARED_DIFFERENCE TILE
+        """
+    ),
+    ("tflm", "int8"): _names("ADD_N COS EXP FLOOR FLOOR_DIV L2_POOL_2D LOG NEG SIN SQRT SQUARE"),
+    ("tflm", "int16"): _names(
+        """
+        ADD_N ARG_MAX ARG_MIN BATCH_TO_SPACE_ND COS CUMSUM DEPTH_TO_SPACE DIV EQUAL EXP FLOOR FLOOR_DIV GATHER
+        GATHER_ND GREATER GREATER_EQUAL HARD_SWISH L2_NORMALIZATION L2_POOL_2D LESS LESS_EQUAL LOG LOG_SOFTMAX
+        MIRROR_PAD NEG NOT_EQUAL PRELU REDUCE_MAX REDUCE_MIN RESIZE_BILINEAR SIN SPACE_TO_BATCH_ND SPACE_TO_DEPTH SQRT
+        SQUARE SQUARED_DIFFERENCE
+        """
+    ),
+}
 #: Types of QUANTIZE's input and output that tflite-runtime does not load.
 _UNKNOWN_REQUANTIZING = frozenset({("int8", "int16"), ("uint8", "int16")})
+_IN_FLOAT = (
+    'float32 for this operator (a recipe with precision = "mixed" and its output as "float32" under [layers]), '
+    "or float32 throughout"
+)
 #: The operators that the tflite-micro wheel has.
-TFLM_OPERATORS = frozenset(
+TFLM_OPERATORS = _names(
     """
     ABS ADD ADD_N ARG_MAX ARG_MIN ASSIGN_VARIABLE AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS
     BROADCAST_TO CALL_ONCE CAST CEIL CONCATENATION CONV_2D COS CUMSUM DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE
@@ -139,7 +178,7 @@ TFLM_OPERATORS = frozenset(
     RELU6 RESHAPE RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT SELECT_V2 SHAPE SIN SLICE SOFTMAX
     SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQRT SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM SVDF
     TANH TRANSPOSE TRANSPOSE_CONV UNIDIRECTIONAL_SEQUENCE_LSTM UNPACK VAR_HANDLE WHILE ZEROS_LIKE
-    """.split()  # noqa: SIM905  # one name a line would fill a hundred lines
+    """
 )
 
 #: The modes that each precision may give an operator with weights, the preferred one first.
@@ -159,6 +198,7 @@ def first_refusal(facts: GraphFacts, kind: RuntimeKind, version: str) -> Refusal
     for operator in facts.operators:
         found = (
             _by_operator(operator, kind)
+            or _by_data(operator, facts, kind)
             or _by_version(operator, facts, kind, version)
             or _by_mode(operator, facts, kind, version)
         )
@@ -207,27 +247,42 @@ def _by_operator(operator: OperatorFacts, kind: RuntimeKind) -> Refusal | None:
     return Refusal(operator.name, "is no operator of TFLM", "a model without it, or a board with another runtime")
 
 
+def _by_data(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind) -> Refusal | None:
+    """Refuse integers where the runtime's kernel takes floats only."""
+    if operator.custom or not operator.inputs or operator.inputs[0] < 0:
+        return None
+    data = facts.tensors[operator.inputs[0]]
+    if operator.name == "SUM" and kind != "tflm" and _rescales(data, facts.tensors[operator.outputs[0]]):
+        return Refusal(
+            "SUM",
+            f"of {data.dtype} in another scale is computed wrongly by LiteRT's reference kernels, which prove a bundle",
+            f"MEAN in its place, or {_IN_FLOAT}",
+        )
+    if not data.quantized or operator.name not in NOT_IN_INTEGERS.get((kind, data.dtype), ()):
+        return None
+    return Refusal(operator.name, f"in {data.dtype} is not run right by {kind}", _IN_FLOAT)
+
+
+def _rescales(data: TensorFacts, made: TensorFacts) -> bool:
+    return data.dtype in ("int8", "int16") and (data.scales, data.zero_points) != (made.scales, made.zero_points)
+
+
 def _by_version(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind, version: str) -> Refusal | None:
-    """Refuse what tflite-runtime does not know yet, and a version that understates what the types need."""
+    """Refuse what tflite-runtime does not know yet.
+
+    A version only opens the door: kernels go by the types. One that says less than its types need so runs right where
+    the release knows what they need, and is computed wrongly where it does not.
+    """
     if kind != "tflite-runtime" or operator.custom:
         return None
-    needed = required_version(operator, facts)
-    asked = max(operator.version, needed)
-    release = release_of(operator.name, asked)
-    if is_older(version, release):
-        since = "no known release has" if release == AFTER_ALL_KNOWN else f"came with TFLite {release}"
-        return Refusal(
-            operator.name,
-            f"is needed in version {asked}, which {since}",
-            _instead(operator, facts, kind, version),
-        )
-    if operator.version < needed:
-        return Refusal(
-            operator.name,
-            f"says version {operator.version} where its types need {needed}: this runtime would compute wrongly",
-            "the float model, so that it is converted again",
-        )
-    return None
+    needed = max(operator.version, required_version(operator, facts))
+    release = release_of(operator.name, needed)
+    if not is_older(version, release):
+        return None
+    since = "no known release has" if release == AFTER_ALL_KNOWN else f"came with TFLite {release}"
+    return Refusal(
+        operator.name, f"is needed in version {needed}, which {since}", _instead(operator, facts, kind, version)
+    )
 
 
 def _by_mode(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind, version: str) -> Refusal | None:

@@ -52,35 +52,64 @@ _RESCALED = OperatorStructures("", "iiiibii")
 _ELEMENTWISE = "b" + 12 * "i"
 _REDUCER = OperatorStructures("b", 11 * "i")
 _POOL = OperatorStructures(10 * "i", 8 * "i")
+_COMPARISON = OperatorStructures("", 7 * "i" + "b")
+_INNER_GRAPHS = OperatorStructures("ii", "ii")
+_GATE = 2 * (9 * "i" + "bb" + "i")
+_LSTM_PRODUCT = 15 * "i" + "dd" + "hh" + 5 * "i"
 _CONVOLUTION = OperatorStructures(7 * "i", "iiii" + "iii" + "ii" + "pp" + "ii" + "i", "ii")
 
 OPERATORS: dict[str, OperatorStructures] = {
     "ABS": _RESCALED,
     "ADD": OperatorStructures("ib", _ELEMENTWISE + "ii"),
+    "ADD_N": _NOTHING,
+    "ARG_MAX": OperatorStructures("i", ""),
+    "ARG_MIN": OperatorStructures("i", ""),
+    "ASSIGN_VARIABLE": OperatorStructures("", "", "i"),
     "AVERAGE_POOL_2D": _POOL,
-    "BATCH_TO_SPACE_ND": OperatorStructures("", "i"),
+    "BATCH_MATMUL": OperatorStructures("bbb", "pppbbb", "ii"),
+    "BATCH_TO_SPACE_ND": _NOTHING,
+    "BROADCAST_ARGS": _NOTHING,
+    "BROADCAST_TO": _NOTHING,
+    "CALL_ONCE": OperatorStructures("i", "ib"),
     "CAST": OperatorStructures("ii", ""),
     "CEIL": _NOTHING,
     "CONCATENATION": OperatorStructures("ii", "ippiii", 10 * "i"),
     "CONV_2D": _CONVOLUTION,
     "COS": _NOTHING,
+    "CUMSUM": OperatorStructures("bb", ""),
     "DEPTHWISE_CONV_2D": _CONVOLUTION,
     "DEPTH_TO_SPACE": OperatorStructures("i", ""),
     "DEQUANTIZE": OperatorStructures("", "dd" + "iii"),
     "DIV": OperatorStructures("i", 7 * "i"),
+    "DYNAMIC_UPDATE_SLICE": _NOTHING,
     "ELU": OperatorStructures("", 256 * "b"),
+    "EMBEDDING_LOOKUP": OperatorStructures("", "ip"),
+    "EQUAL": _COMPARISON,
     "EXP": _NOTHING,
     "EXPAND_DIMS": _NOTHING,
+    "FILL": _NOTHING,
     "FLOOR": _NOTHING,
     # The header has five fields; the wheel takes 32 bytes at multiples of 8, hence two pointers more.
     "FULLY_CONNECTED": OperatorStructures("iibbi" + "pp", "iiii" + "i" + "iii" + "i" + "ppb", "ii"),
+    "FLOOR_DIV": _NOTHING,
+    "FLOOR_MOD": _NOTHING,
     "GATHER": OperatorStructures("ii", ""),
+    "GATHER_ND": _NOTHING,
+    "GREATER": _COMPARISON,
+    "GREATER_EQUAL": _COMPARISON,
     "HARD_SWISH": OperatorStructures("", "hhhihi"),
+    "IF": _INNER_GRAPHS,
     "L2_NORMALIZATION": OperatorStructures("i", "i"),
+    "L2_POOL_2D": OperatorStructures(10 * "i", ""),
     "LEAKY_RELU": OperatorStructures("i", 6 * "i"),
+    "LESS": _COMPARISON,
+    "LESS_EQUAL": _COMPARISON,
     "LOG": _NOTHING,
+    "LOGICAL_AND": _NOTHING,
+    "LOGICAL_NOT": _NOTHING,
+    "LOGICAL_OR": _NOTHING,
     "LOGISTIC": OperatorStructures("", "iiii"),
-    "LOG_SOFTMAX": OperatorStructures("", "iiiiipp"),
+    "LOG_SOFTMAX": _NOTHING,
     "MAXIMUM": _NOTHING,
     "MAX_POOL_2D": _POOL,
     "MEAN": _REDUCER,
@@ -88,11 +117,14 @@ OPERATORS: dict[str, OperatorStructures] = {
     "MIRROR_PAD": OperatorStructures("i", 5 * "i"),
     "MUL": OperatorStructures("i", 9 * "i"),
     "NEG": _NOTHING,
+    "NOT_EQUAL": _COMPARISON,
     "PACK": OperatorStructures("ii", ""),
     "PAD": OperatorStructures("", "biiiiibiiiii" + "i" + "i"),
     "PADV2": OperatorStructures("", "biiiiibiiiii" + "i" + "i"),
     "PRELU": OperatorStructures("", 7 * "i"),
     "QUANTIZE": OperatorStructures("", "id" + "iii"),
+    "READ_VARIABLE": _NOTHING,
+    "REDUCE_ALL": _REDUCER,
     "REDUCE_MAX": _REDUCER,
     "REDUCE_MIN": _REDUCER,
     "RELU": OperatorStructures("", 7 * "i"),
@@ -100,8 +132,11 @@ OPERATORS: dict[str, OperatorStructures] = {
     "RESHAPE": OperatorStructures(9 * "i", ""),
     "RESIZE_BILINEAR": OperatorStructures("bb", ""),
     "RESIZE_NEAREST_NEIGHBOR": OperatorStructures("bb", ""),
+    "REVERSE_V2": _NOTHING,
     "ROUND": _NOTHING,
     "RSQRT": _RESCALED,
+    "SELECT_V2": OperatorStructures("", "b"),
+    "SHAPE": OperatorStructures("i", ""),
     "SIN": _NOTHING,
     "SLICE": _NOTHING,
     "SOFTMAX": OperatorStructures("i", "d" + 7 * "i" + 5 * "p"),
@@ -120,9 +155,17 @@ OPERATORS: dict[str, OperatorStructures] = {
     "TANH": OperatorStructures("", "iiii"),
     "TRANSPOSE": _NOTHING,
     "TRANSPOSE_CONV": OperatorStructures(5 * "i", "i" + 8 * "h" + 9 * "i" + "ii" + "pp", "ii"),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": OperatorStructures(
+        "iiibbb", "biiii" + "ihi" + "i" + 4 * _GATE + 3 * _LSTM_PRODUCT + 4 * "i"
+    ),
     "UNPACK": OperatorStructures("ii", ""),
+    "VAR_HANDLE": OperatorStructures("pp", "i"),
+    "WHILE": _INNER_GRAPHS,
+    "ZEROS_LIKE": _NOTHING,
     "ethos-u": OperatorStructures("", "iii"),
 }
+#: What LOG_SOFTMAX keeps of integers; of floats it keeps nothing.
+LOG_SOFTMAX_OF_INTEGERS = "iiiiipp"
 #: For an operator without an entry: more than any entry above but a table.
 UNKNOWN_OPERATOR = OperatorStructures(12 * "i", 32 * "i")
 

@@ -78,7 +78,7 @@ class Layer:
 def equalize(
     layers: Sequence[Layer], statistics: Statistics, *, exponent: float
 ) -> tuple[list[Layer], dict[str, ChannelStatistics]]:
-    """Even out the ranges of channels, wholly into depthwise layers, into others to the power ``exponent`` (0 to 1)."""
+    """Even out channels' ranges, wholly into depthwise layers, into others to the power ``exponent``: 0, ½ or 1."""
     changed, after = list(layers), dict(statistics)
     for position, layer in enumerate(layers):
         if layer.follower is None or layer.output not in after:
@@ -146,7 +146,10 @@ def _factors(found: ChannelStatistics, exponent: float) -> Array:
     if not largest.any():
         return np.ones_like(largest)
     ratios = np.where(largest > 0.0, largest.max() / np.where(largest > 0.0, largest, 1.0), 1.0)
-    return np.asarray(np.minimum(ratios, _LARGEST_FACTOR) ** exponent)
+    bounded = np.minimum(ratios, _LARGEST_FACTOR)
+    if exponent == 1.0:
+        return bounded
+    return np.sqrt(bounded) if exponent else np.ones_like(bounded)  # a root is exact; other powers vary by processor
 
 
 def _revived(layer: Layer, inputs: ChannelStatistics) -> Layer:

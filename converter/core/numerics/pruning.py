@@ -208,13 +208,16 @@ def _product(factors: Array, values: Array) -> Array:
 
 
 def _row_sums(terms: Array, biases: Array) -> Array:
-    """Return each row's sum and its bias, exactly rounded."""
-    return np.asarray([_row_sum(row, bias) for row, bias in zip(terms.tolist(), biases.tolist(), strict=True)])
+    """Return each row's sum and its bias, exactly rounded.
 
-
-def _row_sum(terms: list[float], bias: float) -> float:
-    endless = [term for term in terms if math.isinf(term)]  # all of one sign, as they bound one side
-    return endless[0] if endless else math.fsum((bias, *terms))
+    Infinite terms of a row are of one sign, as they bound one side; most rows of a model without clips have one, and
+    need no sum.
+    """
+    endless = np.isinf(terms)
+    sums = np.where(endless, terms, 0.0).sum(axis=1, initial=0.0)
+    for row in np.flatnonzero(~endless.any(axis=1)):
+        sums[row] = math.fsum((float(biases[row]), *terms[row].tolist()))
+    return np.asarray(sums)
 
 
 def _without_removable(network: Network) -> Network | None:

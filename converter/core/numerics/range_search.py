@@ -6,8 +6,8 @@
 * *entropy*: the range whose quantized distribution loses the least information, by Kullback and Leibler's divergence
   (Migacz, "8-bit Inference with TensorRT", GTC 2017), with both ends free.
 
-Zero always lies inside, as a quantized tensor must tell it exactly. Candidates are shrunk ranges; their losses are
-compared after rounding, and the first of equals wins, so that the last bit of a sum never decides.
+Zero always lies inside, as a quantized tensor must tell it exactly. Candidates are shrunk ranges; their losses come
+from counts by additions and logarithms that give the same bits on every processor, and the first of equals wins.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from converter.core.numerics.histograms import BINS, Histogram
 from converter.core.numerics.ranges import Range
 from converter.core.recipe import RangeMethod
+from edgefleet.runtimes.elementary import logarithm, total
 
 Array = npt.NDArray[Any]
 #: Shares of the whole range that are tried, from all of it down.
@@ -68,7 +69,8 @@ def _squared_error(found: Histogram, candidate: Range, steps: int) -> float:
     scale = (candidate.high - candidate.low) / steps
     lowest = np.rint(candidate.low / scale)
     told = np.clip(np.rint(centres / scale), lowest, lowest + steps) * scale
-    return float(np.sum(found.counts * (told - centres) ** 2))
+    missed = told - centres
+    return total(found.counts * (missed * missed))
 
 
 def _divergence(found: Histogram, candidate: Range, steps: int) -> float:
@@ -108,4 +110,4 @@ def _kullback_leibler(actual: Array, told: Array) -> float:
     """Return the divergence in nats; what is told to be impossible costs as much as one part in a million."""
     p, q = actual / actual.sum(), told / max(told.sum(), 1.0)
     seen = p > 0.0
-    return float(np.sum(p[seen] * np.log(p[seen] / np.maximum(q[seen], 1e-6))))
+    return total(p[seen] * logarithm(p[seen] / np.maximum(q[seen], 1e-6)))

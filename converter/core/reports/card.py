@@ -59,7 +59,19 @@ def _interface(manifest: Manifest) -> list[str]:
     rows += [_row("input", spec) for spec in manifest.interface.inputs]
     rows += [_row("output", spec) for spec in manifest.interface.outputs]
     labels = manifest.interface.labels
-    return [*rows, "", f"Classes: {', '.join(labels)}."] if labels else rows
+    said = [_reading(manifest), f"Classes: {', '.join(labels)}." if labels else ""]
+    return [*rows, *(line for text in said if text for line in ("", text))]
+
+
+def _reading(manifest: Manifest) -> str:
+    """Return how the task reads the outputs, where that is more than the first output."""
+    interface = manifest.interface
+    if interface.roles:
+        beyond = " Rows beyond the count are zeros." if "count" in interface.roles else ""
+        return f"The outputs are, in order: {', '.join(interface.roles)}.{beyond}"
+    if manifest.task == "anomaly" and interface.inputs[0].shape == interface.outputs[0].shape:
+        return "The score of an anomaly is the mean squared error between the input and its reconstruction, the output."
+    return ""
 
 
 def _row(kind: str, spec: TensorSpec) -> str:

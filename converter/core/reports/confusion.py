@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from converter.core.detection_metrics import taken_for
 from edgefleet.contracts.evidence import ClassScore, Confusion
 from edgefleet.runtimes.metrics import class_figures, confusion_counts
 
@@ -21,9 +22,28 @@ def confusion(predicted: Array, actual: Array, class_names: Sequence[str], *, cl
     A prediction of -1 (the answer was not finite) is in no column, and missed by its class. ``counts`` is empty for
     more than ``LARGEST_MATRIX`` classes.
     """
+    return _confusion(predicted, actual, np.zeros(0, np.int64), class_names, classes=classes)
+
+
+def detection_confusion(outputs: Array, labels: Array, class_names: Sequence[str]) -> Confusion:
+    """Return the confusion of detections with a score from 0.5 and labelled boxes, an overlap of 0.5 matching them.
+
+    ``counts`` has what each labelled box was taken for; a box that was missed is in no column. A class's precision
+    counts detections where no box is as well. Classes are those that are named, labelled or detected.
+    """
+    actual, predicted, invented = taken_for(outputs, labels)
+    highest = max(value.max(initial=-1) for value in (actual, predicted, invented))
+    classes = max(len(class_names), int(highest) + 1)
+    return _confusion(predicted, actual, invented, class_names, classes=classes)
+
+
+def _confusion(
+    predicted: Array, actual: Array, invented: Array, class_names: Sequence[str], *, classes: int
+) -> Confusion:
+    """Return the confusion; ``invented`` are answers that belong to no sample."""
     counts = confusion_counts(predicted, actual, classes)
     samples = np.bincount(actual.astype(np.int64), minlength=classes)
-    figures = class_figures(counts, samples)
+    figures = class_figures(counts, samples, np.bincount(invented, minlength=classes))
     named = [*class_names, *(str(number) for number in range(len(class_names), classes))]
     return Confusion(
         counts=tuple(tuple(map(int, row)) for row in counts) if classes <= LARGEST_MATRIX else (),

@@ -45,7 +45,8 @@ def pareto_svg(candidates: Sequence[Candidate], *, metric: str, title: str) -> s
         _text(_LEFT, 50, f"Size of the model against the drop of {metric}: lower left is better", colour=_FAINT),
         *plot.axes(metric),
         *_front_line(plot, ordered),
-        *(part for number, candidate in enumerate(ordered, start=1) for part in plot.point(number, candidate)),
+        *(part for candidate in sorted(ordered, key=lambda one: one.chosen) for part in plot.point(candidate)),
+        *plot.numbers(ordered),
         *_candidate_list(ordered),
     ]
     return _document(_WIDTH, height, parts, description=f"{title}: {len(ordered)} candidates")
@@ -107,7 +108,9 @@ def graph_svg(facts: GraphFacts, *, title: str) -> str:
 
 # The Pareto front: a plot of a fixed size, its list below.
 
-_WIDTH, _LEFT, _RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 760.0, 84.0, 730.0, 72.0, 400.0
+_WIDTH, _LEFT, _RIGHT, _PLOT_TOP, _PLOT_BOTTOM = 760.0, 84.0, 730.0, 84.0, 400.0
+#: Numbers of candidates that are closer than this stand one above the other.
+_NUMBER_WIDTH, _NUMBER_HEIGHT = 15.0, 12.0
 _LEFT_EDGE, _LAYERS_WIDTH = 20.0, 1080.0
 
 
@@ -142,7 +145,7 @@ class _Plot:
         parts.append(_text(22, middle, f"drop of {metric}", anchor="middle", turn=(-90, 22, middle)))
         return parts
 
-    def point(self, number: int, candidate: Candidate) -> list[str]:
+    def point(self, candidate: Candidate) -> list[str]:
         x, y = self.x(candidate.model_bytes), self.y(candidate.drop)
         low, high = self.y(candidate.interval.low), self.y(candidate.interval.high)
         colour = _colour(candidate)
@@ -150,8 +153,21 @@ class _Plot:
             _line(x, low, x, high, colour=colour),
             *(_line(x - 4, end, x + 4, end, colour=colour) for end in (low, high)),
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if candidate.chosen else 5}" fill="{colour}"/>',
-            _text(x + 9, y - 7, str(number), size=11, weight="bold", colour=colour),
         ]
+
+    def numbers(self, candidates: Sequence[Candidate]) -> list[str]:
+        """Write each candidate's number above its interval, and above its neighbours' where they are close."""
+        placed: list[tuple[float, float]] = []
+        parts = []
+        for number, candidate in enumerate(candidates, start=1):
+            x, y = self.x(candidate.model_bytes), self.y(candidate.interval.high) - 5.0
+            while any(abs(x - u) < _NUMBER_WIDTH and abs(y - v) < _NUMBER_HEIGHT for u, v in placed):
+                y -= _NUMBER_HEIGHT
+            placed.append((x, y))
+            parts.append(
+                _text(x, y, str(number), size=11, weight="bold", anchor="middle", colour=_colour(candidate), halo=True)
+            )
+        return parts
 
 
 def _front_line(plot: _Plot, candidates: Sequence[Candidate]) -> list[str]:
@@ -312,11 +328,13 @@ def _text(
     anchor: str = "start",
     weight: str = "normal",
     turn: tuple[float, float, float] | None = None,
+    halo: bool = False,
 ) -> str:
+    around = f' stroke="{_PAPER}" stroke-width="3" paint-order="stroke"' if halo else ""
     turned = "" if turn is None else f' transform="rotate({turn[0]:.0f} {turn[1]:.1f} {turn[2]:.1f})"'
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" '
-        f'fill="{colour}"{turned}>{_safe(said)}</text>'
+        f'fill="{colour}"{turned}{around}>{_safe(said)}</text>'
     )
 
 

@@ -104,6 +104,9 @@ def _figures(evidence: ConversionEvidence) -> list[Json]:
             "confidenceInterval": _interval(evidence.comparison.interval),
         }
         figures.append(difference)
+        if evidence.comparison.rank_correlation is not None:
+            rank = {"type": "rank correlation with float", "value": repr(evidence.comparison.rank_correlation)}
+            figures.append({**rank, "slice": "evaluation"})
     for row in evidence.confusion.classes if evidence.confusion is not None else ():
         figures += [
             {"type": kind, "value": repr(value), "slice": f"evaluation, class {row.label}"}
