@@ -74,7 +74,11 @@ class Slots(Protocol):
         """Return the bundles noted as bad."""
 
     def keep_only(self, bundle_sha256s: Sequence[str]) -> None:
-        """Delete the other bundles."""
+        """Delete the other bundles.
+
+        Raises:
+            StorageError: one cannot be deleted; the next call tries again.
+        """
 
 
 class Outbox(Protocol):
@@ -101,7 +105,12 @@ class Outbox(Protocol):
 
 
 class Messenger(Protocol):
-    """A connection to the broker that comes and goes; nothing here blocks."""
+    """A connection to the broker that comes and goes; nothing here blocks.
+
+    ``on_news`` is called, from any thread, when there is something to take, or the connection came or went.
+    """
+
+    on_news: Callable[[], None]
 
     def incoming(self) -> list[Watermark | Hint]:
         """Return what came since the last call."""

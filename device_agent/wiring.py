@@ -87,8 +87,7 @@ def assemble(
         time_scale=time_scale,
         factory=_factory(settings),
     )
-    if hasattr(messenger, "on_news"):
-        messenger.on_news = lambda: agent.wake()
+    messenger.on_news = lambda: agent.wake()
     return agent
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.errors import EdgeFleetError, SettingError
 from fleet_server.adapters.approval_desk import ApprovalDesk
 from fleet_server.adapters.data_folder import DataFolder, Listening
 from fleet_server.adapters.database import Database
@@ -63,6 +63,7 @@ def run_server(options: RunOptions) -> None:
     Raises:
         PortInUseError, NotAllowedError, SettingError: an address cannot be used; nothing was started.
         ConflictError: another server runs on the folder.
+        SettingError, StorageError: the folder's certificates or database are damaged.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for chatty in ("alembic", "tuf", "httpx"):
@@ -222,7 +223,7 @@ def _config(app: Any, **settings: Any) -> uvicorn.Config:
 
 def _device_config(parts: ServerParts) -> uvicorn.Config:
     tls = parts.folder.tls
-    return _config(
+    config = _config(
         create_device_app(parts),
         http=PeerCertificateProtocol,
         ssl_certfile=str(tls / "server.crt"),
@@ -230,3 +231,11 @@ def _device_config(parts: ServerParts) -> uvicorn.Config:
         ssl_ca_certs=str(tls / "device-authority.crt"),
         ssl_cert_reqs=ssl.CERT_OPTIONAL,  # enrolment comes before the certificate
     )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise SettingError(
+            f"the certificates and keys in '{tls}' cannot be used: {error.strerror or error}",
+            hint="restore them from a backup",
+        ) from error
+    return config

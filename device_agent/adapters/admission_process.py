@@ -11,6 +11,7 @@ import time
 import msgspec
 
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
+from device_agent.errors import storage_failed
 
 
 class AdmissionProcess:
@@ -20,26 +21,34 @@ class AdmissionProcess:
         self._deadline_s = deadline_s
 
     def admit(self, request: AdmissionRequest) -> AdmissionVerdict:
-        """Return the child's verdict; a child that dies or takes too long refuses."""
+        """Return the child's verdict; a child that dies or takes too long refuses.
+
+        Raises:
+            StorageError: there is no room for the folder, or the child cannot be started.
+        """
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="edgefleet-admission-") as folder:
-            command = [sys.executable, "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()]
-            try:
-                child = subprocess.run(
-                    command,
-                    input=msgspec.json.encode(request),
-                    capture_output=True,
-                    cwd=folder,
-                    timeout=self._deadline_s,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                detail = f"admission took longer than {self._deadline_s:g} s"
-                return AdmissionVerdict(kind="refused", cause="deadline", detail=detail, seconds=self._deadline_s)
+        try:
+            child = self._run(request)
+        except subprocess.TimeoutExpired:
+            detail = f"admission took longer than {self._deadline_s:g} s"
+            return AdmissionVerdict(kind="refused", cause="deadline", detail=detail, seconds=self._deadline_s)
+        except OSError as error:
+            raise storage_failed("start the admission", error) from error
         seconds = time.monotonic() - started
         if child.returncode < 0:
             return _died(-child.returncode, seconds)
         return _read(child, seconds)
+
+    def _run(self, request: AdmissionRequest) -> subprocess.CompletedProcess[bytes]:
+        with tempfile.TemporaryDirectory(prefix="edgefleet-admission-") as folder:
+            return subprocess.run(
+                [sys.executable, "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()],
+                input=msgspec.json.encode(request),
+                capture_output=True,
+                cwd=folder,
+                timeout=self._deadline_s,
+                check=False,
+            )
 
     def _cpu_s(self) -> str:
         return str(max(round(self._deadline_s * (os.cpu_count() or 1)), 1))

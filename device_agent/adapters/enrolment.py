@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -65,6 +66,7 @@ def enrol(ticket: EnrolmentTicket, folder: DataFolder) -> Identity:
         NotAllowedError: the server refuses the ticket.
         UnreachableError: the server does not answer.
         StorageError: the folder cannot be written.
+        InputError: the key that is there is damaged, or of another kind.
     """
     if folder.identity.exists():
         raise ConflictError(
@@ -121,15 +123,22 @@ def hardware_facts() -> HardwareFacts:
 def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the device's key, made and stored here if there is none."""
     if path.exists():
-        stored = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        if not isinstance(stored, ec.EllipticCurvePrivateKey):
-            raise InputError(f"'{path}' holds another kind of key than EC P-256", hint="delete it and enrol again")
-        return stored
+        return _stored_key(path)
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_durably(path, pem, mode=_PRIVATE)
     path.parent.chmod(0o700)
     return key
+
+
+def _stored_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        stored = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key is encrypted
+        raise InputError(f"'{path}' holds no key that can be read", hint="delete it and enrol again") from error
+    if not isinstance(stored, ec.EllipticCurvePrivateKey):
+        raise InputError(f"'{path}' holds another kind of key than EC P-256", hint="delete it and enrol again")
+    return stored
 
 
 def _request(ticket: EnrolmentTicket, key: ec.EllipticCurvePrivateKey, folder: DataFolder) -> EnrolmentAnswer:

@@ -111,7 +111,9 @@ def _context(ca: Path, certificate: Path | None, key: Path | None) -> ssl.SSLCon
         if certificate is not None:
             context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        raise InputError(f"the device's certificates cannot be used: {error}", hint="enrol the device again") from error
+        raise InputError(
+            f"the device's certificates cannot be used: {error.strerror or error}", hint="enrol the device again"
+        ) from error
     return context
 
 

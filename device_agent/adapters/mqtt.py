@@ -369,6 +369,9 @@ class NoBroker:
 
     connection = 0
 
+    def __init__(self) -> None:
+        self.on_news: Callable[[], None] = lambda: None
+
     def incoming(self) -> list[Watermark | Hint]:
         """Nothing ever comes."""
         return []

@@ -8,6 +8,9 @@ place at the end of the queue. A gap that is evicted itself is covered by the ne
 What is appended is on the disk when :meth:`OutboxFile.append` returns (synchronous=FULL). An acknowledgement is not
 waited for (NORMAL): it is whole or not there after a power cut, and in the second case the messages are sent again
 and recognised by their keys. SQLite's log keeps the order, so nothing that was appended goes with it.
+
+A disk that is full when the agent starts must not keep the models from answering: each use opens the database that
+is not open yet.
 """
 
 import re
@@ -38,16 +41,15 @@ class OutboxFile:
         self._path = path
         self._device = device
         self._limit_bytes = limit_bytes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._database, self._epoch = _open(path)
-            self._size_bytes = self._scalar(_SIZE)
-        except UNREADABLE as error:
-            raise self._failed("open", error) from error
+        self._database: sqlite3.Connection | None = None
+        self._epoch = ""
+        self._size_bytes = 0
+        with suppress(StorageError):  # the first use says it again
+            self._open_once()
 
     @property
     def epoch(self) -> str:
-        """The random number that this outbox got when it was made."""
+        """The random number that this outbox got when it was made; empty while it could not be opened."""
         return self._epoch
 
     def append(self, body: Telemetry | Event | Gap, *, created_at: float) -> Message:
@@ -57,25 +59,25 @@ class OutboxFile:
             StorageError: it cannot be written; the sequence is not used up.
             MessageError: no server would take it (and then no watermark would ever pass it).
         """
-        with self._using("write to"):
-            self._make_room(created_at)
-            message, data = self._insert(body, created_at)
+        with self._using("write to") as database:
+            self._make_room(database, created_at)
+            message, data = self._insert(database, body, created_at)
             if decode_message(data, Message) != message:
                 raise MessageError(f"a {type(body).__name__} breaks the message schema", hint="update the agent")
         return message
 
     def after(self, sequence: int, limit: int) -> list[Message]:
         """Return up to ``limit`` messages with higher sequences, in order."""
-        with self._using("read"):
-            rows = self._database.execute(
+        with self._using("read") as database:
+            rows = database.execute(
                 "SELECT sequence, data FROM message WHERE sequence > ? ORDER BY sequence LIMIT ?", (sequence, limit)
             ).fetchall()
         return [self._decode(number, data) for number, data in rows]
 
     def gaps(self) -> list[Message]:
         """Return the gaps that wait, in order."""
-        with self._using("read"):
-            rows = self._database.execute(
+        with self._using("read") as database:
+            rows = database.execute(
                 "SELECT sequence, data FROM message WHERE gap_first IS NOT NULL ORDER BY sequence"
             ).fetchall()
         return [self._decode(number, data) for number, data in rows]
@@ -91,32 +93,36 @@ class OutboxFile:
         """
         if epoch != self._epoch:
             return
-        with self._using("write to", durably=False):
-            last = self._scalar("SELECT last_sequence FROM outbox")
+        with self._using("write to", durably=False) as database:
+            last = _scalar(database, "SELECT last_sequence FROM outbox")
             if sequence > last:
                 raise MessageError(
                     f"a watermark says {sequence}, and the last message is {last}", hint="check the broker's ACL"
                 )
-            self._database.execute("DELETE FROM message WHERE sequence <= ?", (sequence,))
-            self._size_bytes = self._scalar(_SIZE)
+            database.execute("DELETE FROM message WHERE sequence <= ?", (sequence,))
+            self._size_bytes = _scalar(database, _SIZE)
 
     def depth(self) -> int:
         """Return how many messages wait."""
-        return self._scalar("SELECT count(*) FROM message")
+        with self._using("read") as database:
+            return _scalar(database, "SELECT count(*) FROM message")
 
     def close(self) -> None:
         """Close the database."""
-        self._database.close()
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     @contextmanager
-    def _using(self, what: str, *, durably: bool = True) -> Iterator[None]:
+    def _using(self, what: str, *, durably: bool = True) -> Iterator[sqlite3.Connection]:
         """Run one transaction; a database that turns out to be damaged is set aside for a new and empty one."""
+        database = self._open_once()
         size_bytes = self._size_bytes
         try:
             # Said before each transaction, so that no failure in between can leave the weaker promise behind.
-            self._database.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
-            with self._database:
-                yield
+            database.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
+            with database:
+                yield database
         except MessageError:
             self._size_bytes = size_bytes
             raise
@@ -126,34 +132,50 @@ class OutboxFile:
                 self._start_afresh()
             raise self._failed(what, error) from error
 
+    def _open_once(self) -> sqlite3.Connection:
+        """Return the open database.
+
+        Raises:
+            StorageError: the disk says no; the next use tries again.
+        """
+        if self._database is None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                database, self._epoch = _open(self._path)
+            except (OSError, *UNREADABLE) as error:
+                raise self._failed("open", error) from error
+            self._size_bytes = _scalar(database, _SIZE)
+            self._database = database
+        return self._database
+
     def _start_afresh(self) -> None:
         with suppress(*UNREADABLE):
-            self._database.close()
-        try:
+            self.close()
+        self._database = None
+        with suppress(OSError, StorageError):  # the caller learns of the first refusal, and comes again
             set_aside(self._path)
-            self._database, self._epoch = _connect(self._path)
-        except (OSError, *UNREADABLE):
-            return  # the disk refuses this too; the caller learns of the first refusal, and comes again
-        self._size_bytes = 0
+            self._open_once()
 
-    def _insert(self, body: Telemetry | Event | Gap, created_at: float) -> tuple[Message, bytes]:
-        sequence = self._scalar("SELECT last_sequence FROM outbox") + 1
+    def _insert(
+        self, database: sqlite3.Connection, body: Telemetry | Event | Gap, created_at: float
+    ) -> tuple[Message, bytes]:
+        sequence = _scalar(database, "SELECT last_sequence FROM outbox") + 1
         message = Message(
             v=1, device=self._device, epoch=self._epoch, sequence=sequence, created_at=created_at, body=body
         )
         data = encode_message(message)
         gap_first = body.first if isinstance(body, Gap) else None
-        self._database.execute("UPDATE outbox SET last_sequence = ?", (sequence,))
-        self._database.execute("INSERT INTO message VALUES (?, ?, ?, ?)", (sequence, len(data), gap_first, data))
+        database.execute("UPDATE outbox SET last_sequence = ?", (sequence,))
+        database.execute("INSERT INTO message VALUES (?, ?, ?, ?)", (sequence, len(data), gap_first, data))
         self._size_bytes += len(data)
         return message, data
 
-    def _make_room(self, created_at: float) -> None:
+    def _make_room(self, database: sqlite3.Connection, created_at: float) -> None:
         if self._size_bytes < self._limit_bytes:
             return
         goal = self._limit_bytes * (1.0 - _DELETED_SHARE)
         first = last = 0
-        for sequence, size_bytes, gap_first in self._database.execute(
+        for sequence, size_bytes, gap_first in database.execute(
             "SELECT sequence, size_bytes, gap_first FROM message ORDER BY sequence"
         ).fetchall():
             if self._size_bytes < goal:
@@ -161,8 +183,8 @@ class OutboxFile:
             first = min(first or sequence, gap_first or sequence)
             last = sequence
             self._size_bytes -= size_bytes
-        self._database.execute("DELETE FROM message WHERE sequence <= ?", (last,))
-        self._insert(Gap(first=first, last=last), created_at)
+        database.execute("DELETE FROM message WHERE sequence <= ?", (last,))
+        self._insert(database, Gap(first=first, last=last), created_at)
 
     def _decode(self, sequence: int, data: bytes) -> Message:
         try:
@@ -171,13 +193,14 @@ class OutboxFile:
             gap = Gap(first=sequence, last=sequence)
             return Message(v=1, device=self._device, epoch=self._epoch, sequence=sequence, created_at=0.0, body=gap)
 
-    def _scalar(self, query: str) -> int:
-        return int(self._database.execute(query).fetchone()[0])
-
     def _failed(self, what: str, error: Exception) -> StorageError:
         return StorageError(
             f"cannot {what} the outbox '{self._path.name}': {error}", hint="free space or correct the permissions"
         )
+
+
+def _scalar(database: sqlite3.Connection, query: str) -> int:
+    return int(database.execute(query).fetchone()[0])
 
 
 def _open(path: Path) -> tuple[sqlite3.Connection, str]:

@@ -92,10 +92,17 @@ class SlotFolder:
         return tuple(sorted(path.stem for path in self._folder.glob("*.bad")))
 
     def keep_only(self, bundle_sha256s: Sequence[str]) -> None:
-        """Delete the other bundles and their good marks; bad marks stay."""
-        for path in [*self._folder.glob("*.bundle"), *self._folder.glob("*.good")]:
-            if path.stem not in bundle_sha256s:
-                path.unlink(missing_ok=True)
+        """Delete the other bundles and their good marks; bad marks stay.
+
+        Raises:
+            StorageError: one cannot be deleted.
+        """
+        try:
+            for path in [*self._folder.glob("*.bundle"), *self._folder.glob("*.good")]:
+                if path.stem not in bundle_sha256s:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_failed("delete the bundles that are not needed any more", error) from error
 
     def _check(self, path: Path, bundle_sha256: str) -> None:
         found = sha256_file(path)

@@ -2,6 +2,7 @@
 """The device's record in SQLite: one row, WAL with synchronous=FULL, so that it is durable when a save returns."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -31,12 +32,11 @@ class StateFile:
             StorageError: the file cannot be opened.
         """
         try:
-            row = self._open().execute("SELECT record FROM device").fetchone()
-            return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
+            return _read(self._open(), self._path)
         except UNREADABLE as error:
+            if not is_damage(error) and _is_without_log(self._path):
+                return read_record(self._path, alone=True)  # a full disk has no room for SQLite's log beside it
             raise _mapped(error, f"read the device's state in '{self._path.name}'") from error
-        except msgspec.DecodeError as error:
-            raise _damaged(self._path, str(error)) from error
 
     def save(self, record: DeviceRecord) -> None:
         """Replace the record durably.
@@ -70,28 +70,54 @@ class StateFile:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
-            self._database = sqlite3.connect(self._path, timeout=10.0, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute(_SCHEMA)
-            self._database.commit()
-            check_whole(self._database)
+            self._database = _connect(self._path)
         return self._database
 
 
-def read_record(path: Path) -> DeviceRecord | None:
-    """Return the record of an agent that may be running, without changing anything."""
+def read_record(path: Path, *, alone: bool = False) -> DeviceRecord | None:
+    """Return the record of an agent that may be running, without changing anything.
+
+    ``alone``: nobody writes, and there is no log beside the file; then it can be read without room for one.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
     if not path.exists():
         return None
+    way = "immutable=1" if alone else "mode=ro"
     try:
-        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0) as database:
-            row = database.execute("SELECT record FROM device").fetchone()
-        database.close()
-        return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{way}", uri=True, timeout=5.0)) as database:
+            return _read(database, path)
     except UNREADABLE as error:
         raise _mapped(error, f"read the device's state in '{path.name}'") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(_SCHEMA)
+        database.commit()
+        check_whole(database)
+    except UNREADABLE:
+        database.close()
+        raise
+    return database
+
+
+def _read(database: sqlite3.Connection, path: Path) -> DeviceRecord | None:
+    row = database.execute("SELECT record FROM device").fetchone()
+    try:
+        return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
     except msgspec.DecodeError as error:
         raise _damaged(path, str(error)) from error
+
+
+def _is_without_log(path: Path) -> bool:
+    """Tell whether the database was closed properly: all that was saved is in the file itself."""
+    log = path.with_name(f"{path.name}-wal")
+    return path.exists() and (not log.exists() or log.stat().st_size == 0)
 
 
 def _mapped(error: Exception, what: str) -> StorageError:

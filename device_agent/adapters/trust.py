@@ -33,7 +33,7 @@ from device_agent.core.identity import Identity
 from device_agent.core.orders import Order, TargetFile
 from device_agent.errors import TrustRefusedError, storage_failed
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
-from edgefleet.contracts.errors import FileMissingError, TrustError, UnreachableError
+from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, TrustError, UnreachableError
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.tuf_custom import (
     DIRECTOR_REPOSITORY,
@@ -73,6 +73,7 @@ class TufTrust:
             TrustRefusedError: metadata or order is refused.
             UnreachableError: the server does not answer.
             StorageError: verified metadata cannot be stored.
+            InputError: the device's certificates or trusted roots cannot be used.
         """
         try:
             return self._check(seen_counter)
@@ -84,6 +85,9 @@ class TufTrust:
                 hint="check the server's log; the agent tries again by itself",
             ) from error
         except DownloadError as error:
+            own = error.__cause__
+            if isinstance(own, EdgeFleetError):  # a fault of this device's own, such as a lost certificate
+                raise own from own.__cause__
             raise UnreachableError(
                 f"the server {self._server_url} does not answer: {reason_of(error.__cause__ or error)}",
                 hint="check the server's address and the network; the agent tries again by itself",
@@ -119,14 +123,15 @@ class TufTrust:
         return _order(assignment, found, check_release(release, found, self._identity))
 
     def _updater(self, repository: str, path: str) -> Updater:
-        metadata = self._folder.trust / repository
+        metadata, root = self._folder.trust / repository, self._folder.root_metadata(repository)
         metadata.mkdir(parents=True, exist_ok=True)
-        return Updater(
-            str(metadata),
-            f"{self._server_url}/{path}",
-            fetcher=self._fetcher,
-            bootstrap=_read_root(self._folder.root_metadata(repository)),
-        )
+        bootstrap = _read_root(root)
+        try:
+            return Updater(str(metadata), f"{self._server_url}/{path}", fetcher=self._fetcher, bootstrap=bootstrap)
+        except RepositoryError as error:
+            raise FileMissingError(
+                f"the trusted root '{root.name}' is damaged: {error}", hint="enrol the device again"
+            ) from error
 
 
 def refused_metadata(error: Exception) -> TrustRefusedError:

@@ -5,6 +5,7 @@ It answers one call after another and ends by itself when none came for a while,
 python-tuf, cryptography and an HTTP client in memory. What it has verified lies in the data folder, not in here.
 """
 
+import signal
 import socket
 import sys
 from functools import cached_property
@@ -43,6 +44,7 @@ class Answering:
 def main(arguments: list[str]) -> int:
     """Answer calls until nobody asks any more."""
     calls_fd, parent_pid, linger_s, reserve_bytes, data = arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to handle; it then ends this process
     die_with_parent(int(parent_pid))
     be_first_to_go()
     answering = Answering(DataFolder(Path(data)), reserve_bytes=int(reserve_bytes))

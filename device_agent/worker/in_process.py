@@ -31,8 +31,7 @@ class InProcessInference:
 
     def reports(self) -> list[Report]:
         """Return the reports since the last call."""
-        reports = [*self.engine.take_faults()]
-        taken: list[Report] = [*reports, *self._reports]
+        taken: list[Report] = [*self.engine.take_faults(), *self._reports]
         self._reports.clear()
         return taken
 

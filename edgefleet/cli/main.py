@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, InputError, MissingExtraError
+from edgefleet.contracts.errors import EdgeFleetError, ExitStatus, InputError, MissingExtraError, StorageError
 from edgefleet.version import __version__
 
 GROUP = "edgefleet.commands"
@@ -54,9 +54,23 @@ def run(arguments: Sequence[str], points: Mapping[str, EntryPoint]) -> int:
 
         emit_error(error, as_json="--json" in arguments)
         return int(error.exit_status)
+    except OSError as error:
+        from edgefleet.cli.output import emit_error
+
+        refusal = _refusal_of_the_system(error)
+        emit_error(refusal, as_json="--json" in arguments)
+        return int(refusal.exit_status)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return 130
+
+
+def _refusal_of_the_system(error: OSError) -> StorageError:
+    """Tell what the operating system refused, where no room had words of its own for it."""
+    where = f"'{error.filename}': " if error.filename else ""
+    return StorageError(
+        f"the system refuses {where}{error.strerror or error}", hint="check paths, permissions and free space"
+    )
 
 
 def verbs() -> dict[str, EntryPoint]:

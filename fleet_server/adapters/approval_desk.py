@@ -13,6 +13,7 @@ from edgefleet.contracts.errors import ConflictError, EdgeFleetError, TrustError
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.private_files import write_file
 from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release
 from fleet_server.adapters.schema import release
 from fleet_server.core.delegation import (
@@ -118,7 +119,7 @@ class ApprovalDesk:
         if target is None or examples is None:
             return
         extracted = self._releases.staging_path(f"{target.sha256}.npz")
-        extracted.write_bytes(bundle.read(examples.path))
+        write_file(extracted, bundle.read(examples.path))
         self._images.add_file(extracted, target.path, target.sha256)
 
     def _check_content(self, name: str, version: str, proposed: Targets) -> None:

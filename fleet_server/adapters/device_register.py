@@ -101,7 +101,6 @@ class DeviceRegister:
             NotAllowedError: the token is wrong or used, or the certificate request is for another device.
         """
         token = hash_secret(request.token)
-        row = None
         with self._database.read() as connection:
             row = connection.execute(
                 select(device_table).where(device_table.c.name == request.device, device_table.c.token_sha256 == token)

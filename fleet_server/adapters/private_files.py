@@ -41,11 +41,20 @@ def _unwritable(path: Path, error: OSError) -> StorageError:
 
 def write_secret(path: Path, data: bytes, *, replace: bool = False) -> None:
     """Write a secret with mode 0600 into a folder of mode 0700; existing ones are kept unless ``replace``."""
+    make_private_folder(path.parent)
+    write_file(path, data, mode=0o600, replace=replace)
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter, unless there is one.
+
+    Raises:
+        StorageError: the disk said no, or something else has this name.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise _unwritable(path, error) from error
-    write_file(path, data, mode=0o600, replace=replace)
 
 
 def read_file(path: Path, what: str) -> bytes:

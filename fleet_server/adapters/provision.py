@@ -23,7 +23,7 @@ from fleet_server.adapters.database import Database
 from fleet_server.adapters.device_register import SERVER_NAME
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.key_files import create_key
-from fleet_server.adapters.private_files import all_or_nothing, write_file, write_secret
+from fleet_server.adapters.private_files import all_or_nothing, make_private_folder, write_file, write_secret
 from fleet_server.adapters.schema import image_metadata, repository_root
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import production_role, read_targets
@@ -68,7 +68,7 @@ def init_server(
 
 def _make_server(folder: DataFolder, home: Path, *, tenant: str, hosts: Sequence[str], passphrase: bytes | None) -> str:
     keys = OfflineKeys(create_key(home / "keys", "root", passphrase), create_key(home / "keys", "targets", passphrase))
-    folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(folder.path)
     image = create_key(folder.signer, "image")
     director = create_key(folder.signer, "director")
     image_root = _signed_root(keys.root, targets=keys.targets.public_key, online=image.public_key)

@@ -2,7 +2,10 @@
 """Who may call what: a bearer token, or for reading also the page's session cookie."""
 
 from collections.abc import Callable
+from typing import Annotated
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
 from edgefleet.contracts.errors import InputError, NotAllowedError
@@ -12,15 +15,17 @@ from fleet_server.api.parts import ServerParts
 COOKIE = "edgefleet_session"
 BODY_LIMIT_BYTES = 4 << 20
 _SAFE_METHODS = ("GET", "HEAD")
+#: Only says in OpenAPI that a token is needed; :func:`identify` reads it.
+_BEARER = HTTPBearer(auto_error=False, description="An API token, as 'edgefleet server token' writes it.")
 
 
-def require(parts: ServerParts, role: Role) -> Callable[[Request], Caller]:
+def require(parts: ServerParts, role: Role) -> Callable[..., Caller]:
     """Return a dependency that yields the caller if the token's role is enough.
 
     Raises (when called): NotAllowedError: no token, a wrong one, or one of a lower role.
     """
 
-    def allowed(request: Request) -> Caller:
+    def allowed(request: Request, _described: Annotated[object, Security(_BEARER)]) -> Caller:
         caller = identify(parts, request)
         if caller is None:
             raise NotAllowedError(

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.names import Name, Sha256, Version
 from fleet_server.adapters.device_register import DeviceRecord
+from fleet_server.adapters.problems import MEDIA_TYPE, Problem
 from fleet_server.core.gate import Verdict
 
 
@@ -17,6 +18,19 @@ class Invitation(Fact, frozen=True, kw_only=True):
 
     name: Name
     profile: Name
+
+
+class StoredBundle(Fact, frozen=True, kw_only=True):
+    """An upload that is a bundle, under its hash."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+class PublishedTargets(Fact, frozen=True, kw_only=True):
+    """The version of the top-level targets metadata that is served now."""
+
+    version: int
 
 
 class NewRelease(Fact, frozen=True, kw_only=True):
@@ -152,13 +166,16 @@ def json_answer(document: object, status: int = 200) -> Response:
 
 def answers(kind: Any, status: int = 200, what: str = "Done") -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of an answer of type ``kind``, and of problems."""
-    return {
-        status: {"description": what, "content": {"application/json": {"schema": _inline_schema(kind)}}},
-        "default": {
-            "description": "A problem (RFC 9457)",
-            "content": {"application/problem+json": {"schema": {"type": "object"}}},
-        },
+    return {status: _content(what, "application/json", _inline_schema(kind)), "default": _problem()}
+
+
+def answers_bytes(media_type: str, what: str, *, none: str = "") -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of an answer of raw bytes, and of problems; ``none`` says what a 204 means."""
+    described: dict[int | str, dict[str, Any]] = {
+        200: _content(what, media_type, {"type": "string"}),
+        "default": _problem(),
     }
+    return described | ({204: {"description": none}} if none else {})
 
 
 def takes(kind: Any) -> dict[str, Any]:
@@ -170,6 +187,14 @@ def takes(kind: Any) -> dict[str, Any]:
 def takes_bytes(media_type: str) -> dict[str, Any]:
     """Return the OpenAPI description of a request body of raw bytes."""
     return {"requestBody": {"required": True, "content": {media_type: {"schema": {"type": "string"}}}}}
+
+
+def _problem() -> dict[str, Any]:
+    return _content("A problem (RFC 9457)", MEDIA_TYPE, _inline_schema(Problem))
+
+
+def _content(what: str, media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": what, "content": {media_type: {"schema": schema}}}
 
 
 def _inline_schema(kind: Any) -> dict[str, Any]:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Query
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import EnrolmentTicket
-from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
+from edgefleet.contracts.errors import InputError, NotFoundError
 from edgefleet.contracts.names import SHA256_PATTERN
 from edgefleet.version import __version__
 from fleet_server.adapters.access import Caller, create_token
@@ -32,10 +30,13 @@ from fleet_server.api.documents import (
     NewRelease,
     NewRollout,
     NewToken,
+    PublishedTargets,
     ReleaseFigures,
     RolloutStatus,
+    StoredBundle,
     TokenAnswer,
     answers,
+    answers_bytes,
     json_answer,
     takes,
     takes_bytes,
@@ -51,13 +52,14 @@ from fleet_server.api.fleet_view import (
 from fleet_server.api.image_files import image_metadata_answer, image_target_path
 from fleet_server.api.page import add_page
 from fleet_server.api.parts import ServerParts
-from fleet_server.api.problem_answers import problem_answer
+from fleet_server.api.problem_answers import add_problem_handlers
 from fleet_server.core.audit_chain import AuditEntry
 from fleet_server.core.delegation import read_targets
 from fleet_server.core.rollout import Order
 from fleet_server.core.tuf_types import Targets
 
 PREFIX = "/api/v1"
+_JSON, _BYTES = "application/json", "application/octet-stream"
 
 
 def create_management_app(parts: ServerParts) -> FastAPI:
@@ -68,8 +70,9 @@ def create_management_app(parts: ServerParts) -> FastAPI:
         summary="Signed releases, rollouts and evidence of a fleet.",
         docs_url=None,  # the interactive pages load scripts of other sites
         redoc_url=None,
+        default_response_class=Response,  # each route describes its own media type
     )
-    _add_problem_handlers(app)
+    add_problem_handlers(app)
     _add_device_routes(app, parts)
     _add_bundle_routes(app, parts)
     _add_release_routes(app, parts)
@@ -85,27 +88,6 @@ def create_management_app(parts: ServerParts) -> FastAPI:
 
 Body = Annotated[bytes, Depends(read_body)]
 Moment = Annotated[float, Query(ge=0.0, le=1e12, allow_inf_nan=False)]
-
-
-def _add_problem_handlers(app: FastAPI) -> None:
-    @app.exception_handler(EdgeFleetError)
-    def _expected(_request: Request, error: EdgeFleetError) -> Response:
-        return problem_answer(error)
-
-    @app.exception_handler(RequestValidationError)
-    def _parameter(_request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return problem_answer(InputError(f"{where}: {first['msg']}", hint="see /openapi.json"))
-
-    @app.exception_handler(HTTPException)
-    def _routing(request: Request, error: HTTPException) -> Response:
-        kinds: dict[int, type[EdgeFleetError]] = {404: NotFoundError, 401: NotAllowedError, 403: NotAllowedError}
-        kind = kinds.get(error.status_code, InputError)
-        return problem_answer(
-            kind(f"{request.method} {request.url.path}: {error.detail}", hint="see /openapi.json"),
-            status=error.status_code,
-        )
 
 
 def _add_device_routes(app: FastAPI, parts: ServerParts) -> None:
@@ -153,13 +135,20 @@ def _add_bundle_routes(app: FastAPI, parts: ServerParts) -> None:
     viewer, approver = Depends(require(parts, "viewer")), Depends(require(parts, "approver"))
     sha256_path = f"{PREFIX}/bundles/{{sha256}}"
 
-    @app.put(sha256_path, tags=["releases"], dependencies=[approver], openapi_extra=takes_bytes("application/x-tar"))
+    @app.put(
+        sha256_path,
+        status_code=201,
+        tags=["releases"],
+        dependencies=[approver],
+        responses=answers(StoredBundle, 201),
+        openapi_extra=takes_bytes("application/x-tar"),
+    )
     async def put_bundle(sha256: str, request: Request) -> Response:
         _check_sha256(sha256)
         bundle = await parts.releases.receive_bundle(sha256, request.stream())
-        return json_answer({"sha256": bundle.sha256, "size_bytes": bundle.size_bytes}, 201)
+        return json_answer(StoredBundle(sha256=bundle.sha256, size_bytes=bundle.size_bytes), 201)
 
-    @app.get(sha256_path, tags=["releases"], dependencies=[viewer])
+    @app.get(sha256_path, tags=["releases"], dependencies=[viewer], responses=answers_bytes(_BYTES, "The bundle"))
     def get_bundle(sha256: str) -> Response:
         _check_sha256(sha256)
         return _file(parts.releases.bundle_path(sha256), f"there is no bundle {sha256}")
@@ -199,20 +188,30 @@ def _add_approval_routes(app: FastAPI, parts: ServerParts) -> None:
     viewer, approver = Depends(require(parts, "viewer")), Depends(require(parts, "approver"))
     one = f"{PREFIX}/releases/{{name}}/{{version}}"
 
-    @app.get(f"{one}/policy", tags=["releases"], dependencies=[viewer])
+    @app.get(
+        f"{one}/policy",
+        tags=["releases"],
+        dependencies=[viewer],
+        responses=answers_bytes("application/toml", "The policy file"),
+    )
     def get_policy(name: str, version: str) -> Response:
         return Response(parts.releases.policy(name, version), media_type="application/toml")
 
-    @app.get(f"{one}/proposal", tags=["releases"], dependencies=[viewer])
+    @app.get(
+        f"{one}/proposal",
+        tags=["releases"],
+        dependencies=[viewer],
+        responses=answers_bytes(_JSON, "TUF metadata that waits for approvals", none="Nobody has proposed any"),
+    )
     def get_proposal(name: str, version: str) -> Response:
         data = parts.releases.proposal(name, version)
-        return Response(data, media_type="application/json") if data is not None else Response(status_code=204)
+        return Response(data, media_type=_JSON) if data is not None else Response(status_code=204)
 
     @app.put(
         f"{one}/proposal",
         tags=["releases"],
         responses=answers(ReleaseRecord),
-        openapi_extra=takes_bytes("application/json"),
+        openapi_extra=takes_bytes(_JSON),
     )
     def put_proposal(name: str, version: str, body: Body, caller: Caller = approver) -> Response:
         return json_answer(parts.approvals.propose(name, version, body, caller.name))
@@ -222,13 +221,23 @@ def _add_image_routes(app: FastAPI, parts: ServerParts) -> None:
     """What devices read over TLS, approvers read here."""
     viewer = Depends(require(parts, "viewer"))
 
-    @app.get("/image/metadata/{file_name}", tags=["releases"], dependencies=[viewer])
+    @app.get(
+        "/image/metadata/{file_name}",
+        tags=["releases"],
+        dependencies=[viewer],
+        responses=answers_bytes(_JSON, "TUF metadata") | {304: {"description": "As the If-None-Match says"}},
+    )
     def get_image_metadata(file_name: str, request: Request) -> Response:
         return image_metadata_answer(parts, file_name, request)
 
-    @app.get("/image/targets/{path:path}", tags=["releases"], dependencies=[viewer])
+    @app.get(
+        "/image/targets/{path:path}",
+        tags=["releases"],
+        dependencies=[viewer],
+        responses=answers_bytes(_BYTES, "A published file"),
+    )
     def get_image_target(path: str) -> Response:
-        return FileResponse(image_target_path(parts, path), media_type="application/octet-stream")
+        return FileResponse(image_target_path(parts, path), media_type=_BYTES)
 
 
 def _add_rollout_routes(app: FastAPI, parts: ServerParts) -> None:
@@ -300,7 +309,12 @@ def _add_evidence_routes(app: FastAPI, parts: ServerParts) -> None:
 def _add_offline_key_routes(app: FastAPI, parts: ServerParts) -> None:
     viewer, admin = Depends(require(parts, "viewer")), Depends(require(parts, "admin"))
 
-    @app.put(f"{PREFIX}/targets", tags=["administration"], openapi_extra=takes_bytes("application/json"))
+    @app.put(
+        f"{PREFIX}/targets",
+        tags=["administration"],
+        responses=answers(PublishedTargets),
+        openapi_extra=takes_bytes(_JSON),
+    )
     def put_targets(body: Body, caller: Caller = admin) -> Response:
         number = read_targets(body, "the targets metadata").signed.version
         parts.images.publish({"targets": body})
@@ -312,18 +326,28 @@ def _add_offline_key_routes(app: FastAPI, parts: ServerParts) -> None:
                 action="targets-published",
                 subject=f"version {number}",
             )
-        return json_answer({"version": number})
+        return json_answer(PublishedTargets(version=number))
 
-    @app.get(f"{PREFIX}/targets", tags=["administration"], dependencies=[viewer])
+    @app.get(
+        f"{PREFIX}/targets",
+        tags=["administration"],
+        dependencies=[viewer],
+        responses=answers_bytes(_JSON, "TUF metadata"),
+    )
     def get_targets() -> Response:
-        return Response(parts.images.newest("targets"), media_type="application/json")
+        return Response(parts.images.newest("targets"), media_type=_JSON)
 
-    @app.get(f"{PREFIX}/roots/{{repository}}", tags=["administration"], dependencies=[viewer])
+    @app.get(
+        f"{PREFIX}/roots/{{repository}}",
+        tags=["administration"],
+        dependencies=[viewer],
+        responses=answers_bytes(_JSON, "TUF metadata"),
+    )
     def get_root(repository: str) -> Response:
         if repository not in ("image", "director"):
             raise NotFoundError(f"there is no repository '{repository}'", hint="ask for image or director")
         with parts.database.read() as connection:
-            return Response(newest_root(connection, repository), media_type="application/json")
+            return Response(newest_root(connection, repository), media_type=_JSON)
 
 
 def _add_token_and_audit_routes(app: FastAPI, parts: ServerParts) -> None:
@@ -359,7 +383,6 @@ def _add_token_and_audit_routes(app: FastAPI, parts: ServerParts) -> None:
 
 
 def _check_sha256(text: str) -> None:
-
     if not re.fullmatch(SHA256_PATTERN, text):
         raise InputError(f"'{text[:80]}' is no SHA-256", hint="use 64 lowercase hexadecimal digits")
 
@@ -367,4 +390,4 @@ def _check_sha256(text: str) -> None:
 def _file(path: Path, missing: str) -> Response:
     if not path.is_file():
         raise NotFoundError(missing, hint="see: edgefleet releases list")
-    return FileResponse(path, media_type="application/octet-stream")
+    return FileResponse(path, media_type=_BYTES)

@@ -2,7 +2,7 @@
 """Everything that a running server consists of, as the two listeners see it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from edgefleet.contracts.enrolment import BrokerAddress
 from fleet_server.adapters.approval_desk import ApprovalDesk
@@ -38,7 +38,7 @@ class ServerParts:
     clock: Callable[[], float]
     broker: BrokerAddress | None = None
     link: MqttLink | None = None
-    device_url: str = field(default="")
+    device_url: str = ""
 
     def link_status(self) -> LinkStatus:
         """Say whether device messages can come in."""

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import msgspec
+from tuf.api.exceptions import RepositoryError
 
+from edgefleet.contracts.errors import EdgeFleetError
 from fleet_server.adapters.certificates import KeyedCertificate
 from fleet_server.adapters.key_files import load_signer
 from fleet_server.core.tuf_types import Metadata, Root
@@ -48,9 +50,18 @@ def main() -> None:
     """Run the signer; the lock keeps a second one out while an earlier one still ends."""
     folder, descriptor, time_scale = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle; it then closes the socket
-    with (folder / "lock").open("w") as lock, socket.socket(fileno=descriptor) as channel:
+    with socket.socket(fileno=descriptor) as channel, (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        serve(channel, load_service(folder, time_scale))
+        try:
+            service = load_service(folder, time_scale)
+        except (
+            EdgeFleetError,
+            RepositoryError,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: a key or a file that is none
+            sys.exit(f"error: the signer cannot start: {error}\nhint: restore '{folder}' from a backup")
+        serve(channel, service)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A last line that a power cut tore is dropped (nothing was signed on its strength
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -69,21 +70,39 @@ class Journal:
         self.path = path
         self.records: list[Record] = []
         self._last_hash = _GENESIS
-        keep_bytes = self._replay()
+        self._size_bytes = self._replay()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._file, keep_bytes)
-        os.lseek(self._file, 0, os.SEEK_END)
+        os.ftruncate(self._file, self._size_bytes)
 
     def append(self, record: Record) -> None:
-        """Add a record; it is on disk when this returns."""
+        """Add a record; it is on disk when this returns.
+
+        Raises:
+            StorageError: the disk said no; the log is as it was.
+        """
         line = canonical_json(_Line(previous=self._last_hash, record=record)) + b"\n"
-        os.write(self._file, line)
-        os.fsync(self._file)
+        try:
+            self._write_whole(line)
+        except OSError as error:
+            with suppress(OSError):  # what is left of this line is overwritten by the next one
+                os.ftruncate(self._file, self._size_bytes)
+            raise StorageError(
+                f"cannot write the signer's log '{self.path.name}': {error.strerror}",
+                hint="free space on the server; nothing was signed",
+            ) from error
+        self._size_bytes += len(line)
         self._last_hash = sha256_hex(line)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+    def _write_whole(self, line: bytes) -> None:
+        """Write a line behind the last whole one; a disk that is nearly full takes only a part of it at first."""
+        written = 0
+        while written < len(line):
+            written += os.pwrite(self._file, line[written:], self._size_bytes + written)
+        os.fsync(self._file)
 
     def _replay(self) -> int:
         """Read the log, and return how many of its bytes are whole lines."""

@@ -49,6 +49,11 @@ def ask() -> None:
     typer.confirm("sure?", abort=True)
 
 @app.command()
+def read(path: str) -> None:
+    """Read a file without a thought of what may go wrong."""
+    open(path).read()
+
+@app.command()
 def interrupt() -> None:
     """Be stopped by hand."""
     raise KeyboardInterrupt

@@ -5,6 +5,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,16 @@ WRONG = {
 def test_wrong_usage_is_told_in_one_sentence(front_door: FrontDoor, case: str) -> None:
     arguments, told = WRONG[case]
     assert front_door(arguments) == (2, "", told)
+
+
+def test_what_the_system_refuses_and_no_room_foresaw_is_told_in_one_sentence(
+    front_door: FrontDoor, tmp_path: Path
+) -> None:
+    assert front_door(["try", "read", str(tmp_path)]) == (
+        1,
+        "",
+        f"error: the system refuses '{tmp_path}': Is a directory\nhint: check paths, permissions and free space\n",
+    )
 
 
 STRANGE = {

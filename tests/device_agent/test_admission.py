@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from device_agent.adapters.admission_process import AdmissionProcess
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.serving import AdmissionRequest, ModelRef
+from edgefleet.contracts.errors import StorageError
 from edgefleet.contracts.messages import RunningRelease
 
 
@@ -67,6 +69,15 @@ def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_pat
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     verdict = AdmissionProcess(deadline_s=1.0).admit(request)
     assert (verdict.kind, verdict.cause, verdict.detail) == ("refused", "deadline", "admission took longer than 1 s")
+
+
+def test_an_admission_without_room_for_its_folder_is_a_disk_that_says_no(tmp_path, monkeypatch):
+    release = RunningRelease(name="digits", version="1.0.0", bundle_sha256="b" * 64)
+    request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(StorageError) as raised:
+        AdmissionProcess(deadline_s=1.0).admit(request)
+    assert raised.value.message == "cannot start the admission: No such file or directory"
 
 
 def test_the_admission_child_has_no_network_writes_no_files_and_has_bounded_memory(tmp_path):

@@ -70,6 +70,16 @@ def test_a_child_that_is_killed_at_rest_is_replaced(start, device_side):
     assert child not in children()
 
 
+def test_ctrl_c_is_left_to_the_agent(start, device_side):
+    device_side.assign(None)
+    repositories = start()
+    order = repositories.check(0)
+    (child,) = children()
+    os.kill(child, signal.SIGINT)
+    assert repositories.check(0) == order
+    assert list(children()) == [child]
+
+
 def test_a_child_that_dies_twice_over_a_call_is_one_sentence(start, device_side, monkeypatch, tmp_path):
     device_side.assign(None)
     (tmp_path / "sitecustomize.py").write_text("import os, sys\nif '-m' in sys.orig_argv: os.kill(os.getpid(), 11)\n")
@@ -81,15 +91,13 @@ def test_a_child_that_dies_twice_over_a_call_is_one_sentence(start, device_side,
     monkeypatch.undo()
 
 
-def test_a_server_that_takes_for_ever_over_its_metadata_is_given_up(start, device_side, agent_tools):
+def test_a_server_that_takes_for_ever_over_its_metadata_is_given_up(start, device_side):
     device_side.assign(None)
-    with device_side.silent():
-        repositories = start(check_limit_s=1.0)
-        with pytest.raises(EdgeFleetError) as raised:
-            repositories.check(0)
+    with device_side.silent(), pytest.raises(EdgeFleetError) as raised:
+        start(check_limit_s=1.0).check(0)
     assert raised.value.message == "the check of the repositories took longer than 1 s"
     assert children() == {}
-    assert repositories.check(0).release is None
+    assert start().check(0).release is None, "with the usual patience"
 
 
 def test_a_cancelled_download_stops_at_once_and_is_resumed(start, device_side, enrolled, agent_bundles):

@@ -280,3 +280,45 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tiny_disk, 
     first = [message.sequence for message in box.after(0, 1000)]
     assert first == list(range(1, len(first) + 1))
     assert box.append(EVENT, created_at=1.0).sequence == len(first) + 1
+
+
+def test_slots_of_a_read_only_disk_are_kept_with_one_sentence(tiny_disk, tmp_path):
+    slots = SlotFolder(tiny_disk / "slots")
+    gone = stored(slots, tiny_disk, b"gone")
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    with pytest.raises(StorageError) as raised:
+        slots.keep_only([])
+    assert raised.value.message == "cannot delete the bundles that are not needed any more: Read-only file system"
+    assert slots.intact(gone.bundle_sha256)
+
+
+def test_a_restart_on_a_full_disk_finds_the_record_and_the_outbox_takes_messages_when_there_is_room(tiny_disk):
+    state, box = StateFile(tiny_disk / "state.db"), OutboxFile(tiny_disk / "outbox.db", "dev-1", limit_bytes=1 << 20)
+    state.save(DeviceRecord(counter=7))
+    box.append(EVENT, created_at=1.0)
+    epoch = box.epoch
+    state.close()
+    box.close()
+    fill(tiny_disk / "filler")
+    state, box = StateFile(tiny_disk / "state.db"), OutboxFile(tiny_disk / "outbox.db", "dev-1", limit_bytes=1 << 20)
+    assert state.load() == DeviceRecord(counter=7)
+    assert box.epoch == ""
+    for use in (lambda: state.save(DeviceRecord(counter=8)), lambda: box.append(EVENT, created_at=1.0), box.gaps):
+        with pytest.raises(StorageError):
+            use()
+    (tiny_disk / "filler").unlink()
+    state.save(DeviceRecord(counter=8))
+    assert state.load() == DeviceRecord(counter=8)
+    assert (box.append(EVENT, created_at=1.0).sequence, box.epoch) == (2, epoch)
+
+
+def test_a_record_with_a_log_beside_it_is_never_read_without_the_log(tiny_disk):
+    state = StateFile(tiny_disk / "state.db")
+    state.save(DeviceRecord(counter=7))
+    saved = {name: (tiny_disk / name).read_bytes() for name in ("state.db", "state.db-wal")}
+    state.close()
+    for name, data in saved.items():
+        (tiny_disk / name).write_bytes(data)
+    fill(tiny_disk / "filler")
+    with pytest.raises(StorageError, match=r"cannot read the device's state in 'state\.db'"):
+        StateFile(tiny_disk / "state.db").load()

@@ -15,7 +15,15 @@ from device_agent.adapters.repositories_process import RepositoriesProcess
 from device_agent.core.orders import TargetFile as Wanted
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from device_agent.repositories.in_process import InProcessRepositories
-from edgefleet.contracts.errors import ConflictError, NotAllowedError, SettingError, StorageError, UnreachableError
+from edgefleet.contracts.errors import (
+    ConflictError,
+    FileMissingError,
+    InputError,
+    NotAllowedError,
+    SettingError,
+    StorageError,
+    UnreachableError,
+)
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
 
 
@@ -161,6 +169,41 @@ def test_a_server_with_a_strangers_certificate_is_not_believed(enrolled, trust):
     enrolled.ca.write_bytes(enrolled.certificate.read_bytes())
     with pytest.raises(UnreachableError, match="CERTIFICATE_VERIFY_FAILED"):
         trust.check(0)
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "certificate.pem", "key.pem"])
+@pytest.mark.parametrize("damage", ["gone", "half"])
+def test_certificates_that_the_device_lost_are_not_taken_for_a_silent_server(enrolled, trust, name, damage):
+    path = enrolled.root / "identity" / name
+    half = path.read_bytes()[:80]
+    path.unlink()
+    if damage == "half":
+        path.write_bytes(half)
+    with pytest.raises(InputError, match=r"^the device's certificates cannot be used: ") as raised:
+        trust.check(0)
+    assert raised.value.hint == "enrol the device again"
+
+
+def test_a_damaged_trusted_root_is_told_as_the_devices_own(enrolled, trust):
+    enrolled.root_metadata("director").write_bytes(b"{")
+    with pytest.raises(FileMissingError) as raised:
+        trust.check(0)
+    assert raised.value.message == "the trusted root 'director.root.json' is damaged: Failed to deserialize JSON"
+    assert raised.value.hint == "enrol the device again"
+
+
+@pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----\nMIG", b"\xff\x00"])
+def test_a_key_that_an_interrupted_enrolment_left_damaged_is_named(device_side, tmp_path, content):
+    folder = DataFolder(tmp_path / "half")
+    folder.key.parent.mkdir(parents=True)
+    folder.key.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        enrol(device_side.ticket(), folder)
+    assert raised.value.message == f"'{folder.key}' holds no key that can be read"
+    assert raised.value.hint == "delete it and enrol again"
+    assert folder.key.read_bytes() == content
+    folder.key.unlink()
+    assert enrol(device_side.ticket(), folder).device == "dev-1"
 
 
 def test_enrolment_makes_a_private_key_and_a_certificate_for_the_device(enrolled, device_side):

@@ -564,6 +564,6 @@ def telemetry_link_fixture() -> Iterator[Callable[[int], TelemetryLink]]:
         link.close()
 
 
-@pytest.fixture(name="policy_text")
+@pytest.fixture(scope="session", name="policy_text")
 def policy_text_fixture() -> str:
     return POLICY

@@ -2,6 +2,7 @@
 """What the server room refuses: one sentence with the remedy, the documented exit status, and nothing changed."""
 
 import json
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -179,6 +180,30 @@ def test_every_problem_of_the_api_is_a_problem_document(server: Any) -> None:
     assert "/api/v1/rollouts/{rollout_id}/{order}" in description["paths"]
 
 
+def test_a_server_is_not_made_where_a_file_is(tmp_path: Path, cli: Any) -> None:
+    (tmp_path / "srv").write_bytes(b"mine")
+    said = cli(
+        "server", "init", "--data", tmp_path / "srv", "--tenant", "acme", "--admin-home", tmp_path / "admin", expect=1
+    )
+    assert said.err == f"error: cannot write '{tmp_path}/srv': File exists\nhint: check free space and permissions\n"
+    assert files_of(tmp_path) == {tmp_path / "srv": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["server.crt", "server.key", "device-authority.crt"])
+def test_a_server_with_a_damaged_certificate_says_so_and_does_not_start(
+    initialised: list[Path], tmp_path: Path, cli: Any, name: str
+) -> None:
+    data = shutil.copytree(initialised[0] / "srv", tmp_path / "srv")
+    (data / "tls" / name).write_bytes(b"")
+    ports = ("--listen", "127.0.0.1:0", "--device-listen", "127.0.0.1:0")
+    said = cli("server", "run", "--data", data, *ports, expect=2)
+    sentence, hint = said.err.splitlines()[-2:]
+    assert sentence.startswith(f"error: the certificates and keys in '{data}/tls' cannot be used: ")
+    assert hint == "hint: restore them from a backup"
+    assert "Traceback" not in said.err
+    assert not (data / "listening.json").exists()
+
+
 def test_every_error_survives_the_way_through_the_api() -> None:
     waiting = [EdgeFleetError]
     while waiting:
@@ -323,7 +348,7 @@ def test_a_ticket_without_a_place_is_not_made(server: Any, cli: Any, tmp_path: P
 def test_a_key_that_cannot_be_kept_and_a_passphrase_without_end(cli: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a" * 1024)
     assert cli("keys", "create", "ada", "--home", tmp_path / "file", expect=1).err == (
-        f"error: cannot write '{tmp_path}/file/keys/ada.pem': Not a directory\nhint: check free space and permissions\n"
+        f"error: cannot write '{tmp_path}/file/keys': Not a directory\nhint: check free space and permissions\n"
     )
     words = ["keys", "create", "ada", "--home", tmp_path / "h", "--passphrase-file", tmp_path / "file"]
     assert cli(*words, expect=2).err == (

@@ -65,6 +65,24 @@ def test_a_release_reaches_a_device_only_after_two_approvals_and_a_rollout(
     assert device.fetch(f"digits/acceptance/{sha256_hex(b'examples')}.npz") == b"examples"
 
 
+def test_an_approval_that_the_disk_refuses_is_told_and_can_be_given_again(
+    fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
+) -> None:
+    fleet.delegate("scales", *fleet.people)
+    (tmp_path / "policy.toml").write_text(policy_text)
+    bundle = make_bundle(tmp_path, name="scales", acceptance=b"more examples")
+    cli("releases", "publish", bundle, "--policy", tmp_path / "policy.toml", "--home", fleet.admin)
+    ada, bob = fleet.people
+    cli("releases", "approve", "scales", "1.0.0", "--key", "ada", "--home", ada, "--yes")
+    in_the_way = fleet.data / "staging" / f"{sha256_hex(b'more examples')}.npz"
+    in_the_way.mkdir()
+    second = ("releases", "approve", "scales", "1.0.0", "--key", "bob", "--home", bob, "--yes", "--json")
+    refused = cli(*second, expect=1).document["error"]
+    assert (refused["code"], refused["message"]) == ("storage-failed", f"cannot write '{in_the_way}': Is a directory")
+    in_the_way.rmdir()
+    assert cli(*second).document["state"] == "approved"
+
+
 def test_a_second_release_adds_to_the_first_and_a_bundle_with_other_examples_is_refused(
     fleet: Any, cli: Any, make_bundle: Any, policy_text: str, tmp_path: Path
 ) -> None:

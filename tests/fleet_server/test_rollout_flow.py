@@ -55,7 +55,7 @@ class FakeFleet:
                 right = self.correct[running.version]
                 self.link.window(name, running, right=right, wrong=20 - right)
 
-    def turn_until(self, condition: Callable[[], Any], limit_s: float = 60.0) -> None:
+    def turn_until(self, condition: Callable[[], Any], limit_s: float = 180.0) -> None:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             if condition():

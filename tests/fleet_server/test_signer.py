@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The signer process by itself: what it refuses, whatever the web process asks, also after a restart."""
 
+import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from fleet_server.adapters.provision import ProductDelegation, delegate_product,
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
 from fleet_server.core.tuf_types import Metadata, Targets
-from fleet_server.signer.journal import Journal
+from fleet_server.signer.journal import CertificateIssued, Journal
 from fleet_server.signer.requests import OpenRollout, SignAssignment, SignCertificate, SignSnapshot
 
 TARGET = "digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"
@@ -157,7 +159,37 @@ def test_a_counter_never_means_two_orders_and_a_wave_never_grows_too_large_even_
     certified.order("d2", counter=1, version=1)
 
 
-def test_a_torn_last_line_of_the_log_is_dropped_and_any_other_damage_stops_the_signer(certified: Bench) -> None:
+@contextmanager
+def room_for(path: Path, more_bytes: int) -> Iterator[None]:
+    """Let this process's files grow to so many bytes more than ``path`` has: as on a disk that fills up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room_bytes", [0, 1, 100])
+def test_a_record_that_finds_no_room_is_refused_whole_and_the_log_goes_on_when_there_is_some(
+    tmp_path: Path, room_bytes: int
+) -> None:
+    records = [CertificateIssued(device=f"d{number}", profile="p", at=1.0) for number in range(3)]
+    journal = Journal(tmp_path / "log.jsonl")
+    journal.append(records[0])
+    before = journal.path.read_bytes()
+    with room_for(journal.path, room_bytes), pytest.raises(StorageError) as refused:
+        journal.append(records[1])
+    assert str(refused.value) == "cannot write the signer's log 'log.jsonl': File too large"
+    assert journal.path.read_bytes() == before
+    journal.append(records[2])
+    journal.close()
+    assert Journal(journal.path).records == [records[0], records[2]]
+
+
+def test_a_torn_last_line_of_the_log_is_dropped_and_any_other_damage_stops_the_signer(
+    certified: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
     certified.signer.close()
     log = certified.folder.signer / "log.jsonl"
     whole = log.read_bytes()
@@ -172,4 +204,8 @@ def test_a_torn_last_line_of_the_log_is_dropped_and_any_other_damage_stops_the_s
     with pytest.raises(UnreachableError, match="the signer has ended"):
         stopped.sign_certificate(SignCertificate(device="x", profile="p", csr_pem=""))
     stopped.close()
+    assert capfd.readouterr().err == (
+        "error: the signer cannot start: the signer's log 'log.jsonl' is damaged behind record 1\n"
+        f"hint: restore '{certified.folder.signer}' from a backup\n"
+    )
     log.write_bytes(whole)
