@@ -27,11 +27,18 @@ class GoodMark(Fact, frozen=True, kw_only=True):
 
 
 class SlotFolder:
-    """The slots of one device, in one folder."""
+    """The slots of one device, in one folder.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_failed(f"make the folder '{folder}'", error) from error
 
     def path(self, bundle_sha256: str) -> Path:
         """Return where the bundle lies, or would lie."""

@@ -52,6 +52,13 @@ def test_a_slot_takes_only_the_bytes_that_it_is_named_for(tmp_path):
     assert not slots.intact(wanted)
 
 
+def test_a_file_where_the_slots_belong_is_named(tmp_path):
+    (tmp_path / "slots").write_bytes(b"")
+    with pytest.raises(StorageError) as raised:
+        SlotFolder(tmp_path / "slots")
+    assert raised.value.message == f"cannot make the folder '{tmp_path}/slots': File exists"
+
+
 def test_the_last_good_slot_is_the_newest_mark_that_is_intact_and_not_bad(tmp_path):
     slots = SlotFolder(tmp_path / "slots")
     oldest, damaged, bad = (stored(slots, tmp_path, data) for data in (b"oldest", b"damaged", b"bad"))
