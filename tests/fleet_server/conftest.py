@@ -72,7 +72,7 @@ minimum_requests = 20
 minimum_labels = 40
 accuracy_drop = 0.1
 failed_devices = 0.2
-limit_s = 6000.0
+limit_s = 600000.0
 """
 
 
