@@ -30,8 +30,10 @@ from benchmarks.campaign_determinism import (
     run_in,
 )
 from converter.adapters.running.calibration import KeepingInterpreter
+from converter.adapters.samples.sets import open_samples
 from converter.core.parity_choice import reference_tolerance
 from converter.core.steadiness import production_tolerance, swayed, unclear
+from converter.proof import acceptance_npz
 from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.runtimes.elementary import logarithm, total
 from edgefleet.runtimes.litert import LiteRtInterpreter
@@ -127,6 +129,24 @@ def test_another_processor_makes_the_same_bundle(jobs: list[Job], wanted: dict[s
     nehalem = Surroundings("Nehalem", before=(str(find_emulator()), "-cpu", "Nehalem"), emulated=True)
     first = jobs[0]
     assert hashes(run_in(nehalem, [first], folder)) == {first["title"]: wanted[first["title"]]}
+
+
+def test_acceptance_pictures_have_one_order_whatever_they_are_called_and_arrays_keep_theirs(tmp_path: Path) -> None:
+    picture = pytest.importorskip("PIL.Image", reason="Pillow (extra 'converter') writes the pictures")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        picture.fromarray(np.full((4, 4, 3), 40 * number, np.uint8)).save(folder / f"{number}.png")
+    rows = [f"{number}.png,{number % 2}" for number in range(6)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    moved = [reordered(folder, tmp_path / f"moved{seed}", seed) for seed in range(3)]
+    [made] = {acceptance_npz(open_samples(path, ["x"]), ["x"]) for path in (folder, *moved)}
+    (tmp_path / "all.npz").write_bytes(made)
+    with np.load(tmp_path / "all.npz") as stored:
+        assert (stored["x"][:, 0, 0, 0] // 40 % 2 == stored["y"]).all()
+    assert acceptance_npz(open_samples(tmp_path / "all.npz", ["x"]), ["x"]) == made
+    another = reordered(tmp_path / "all.npz", tmp_path / "another", 1)
+    assert acceptance_npz(open_samples(another, ["x"]), ["x"]) != made
 
 
 @given(arrays(np.float64, st.integers(1, 40), elements=st.floats(1e-300, 1e300)))
