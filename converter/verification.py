@@ -155,7 +155,8 @@ def _largest_tolerance(bundle: Bundle, kernels: str) -> float:
     """Return the tolerance beyond which any answer would pass: none for integers of the reference, else see below.
 
     For production kernels that is half of an integer's range, or four times the largest answer that is expected
-    (tolerances are powers of two: twice it, rounded up). A detector's rows may come in another order there, and lie as far apart as its answers span, rounded up.
+    (twice it, rounded up to a power of two as tolerances are). A detector's rows may come in another order there, and
+    lie as far apart as its answers span.
     """
     manifest = bundle.manifest
     further = 3.0 if manifest.interface.roles else 1.0
