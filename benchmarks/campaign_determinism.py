@@ -168,6 +168,8 @@ def main() -> int:
     write(
         "campaign_determinism",
         {
+            "only": options.only or "all conversions",
+            "emulated_only": options.emulated,
             "conversions": len(wanted),
             "refused": refused,
             "same": {title: f"{sum(table.values())} of {len(table)}" for title, table in tables.items()},
