@@ -12,13 +12,17 @@ from pathlib import Path
 
 from benchmarks.record import SKIPPED
 
-_INFRASTRUCTURE = {"__main__", "record", "tensorflow_baseline"}
+_INFRASTRUCTURE = {"__main__", "operator_models", "record"}
 
 
 def main() -> int:
     wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
     campaign = "--campaign" in sys.argv
-    found = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]) if m.name not in _INFRASTRUCTURE)
+    found = sorted(
+        m.name
+        for m in pkgutil.iter_modules([str(Path(__file__).parent)])
+        if m.name not in _INFRASTRUCTURE and not m.name.startswith("tensorflow_")
+    )
     chosen = wanted or [name for name in found if name.startswith("campaign_") == campaign]
     failed = []
     for name in chosen:

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from converter.adapters.attestation.documents import check_provenance, documents
 from converter.adapters.attestation.dsse import load_signer
+from converter.adapters.containment import in_sentences
 from converter.adapters.output_files import write_together
 from converter.adapters.samples.in_memory import HeldSamples
 from converter.adapters.settings import read_labels, read_preprocessing, read_recipe_file
@@ -182,7 +183,8 @@ def convert(
         explain=explain,
         **named,
     )
-    done = run_conversion(request, now=started, say=progress or _be_silent, held=held)
+    with in_sentences():
+        done = run_conversion(request, now=started, say=progress or _be_silent, held=held)
     began = started.isoformat(timespec="seconds")
     file_name = Path(bundle_file_name(name, version, request.profile.id))
     beside = documents(done.bundle, done.manifest, done.evidence, started_at=began, signer=signer, recipe=done.recipe)
@@ -240,7 +242,8 @@ def rebuild(
         **named,
     )
     several = {place: list(samples) if isinstance(samples, Iterator) else samples for place, samples in held.items()}
-    return run_rebuild(path, sources, now=now or datetime.now(UTC), held=several)
+    with in_sentences():
+        return run_rebuild(path, sources, now=now or datetime.now(UTC), held=several)
 
 
 def verify(
@@ -259,7 +262,9 @@ def verify(
         RefusedError: the first check that says no; the subclass says which.
     """
     path = Path(bundle)
-    done = verify_bundle(path, None if profile is None else _profile(profile))
+    board = None if profile is None else _profile(profile)
+    with in_sentences():
+        done = verify_bundle(path, board)
     if provenance_key is None:
         return done
     signed = Check(name="provenance", result=check_provenance(open_bundle(path), Path(provenance_key)))
@@ -273,7 +278,8 @@ def inspect(file: AnyPath) -> Inspection:
         FileMissingError: there is no such file.
         RefusedError: it is damaged, or no model.
     """
-    return inspect_file(Path(file))
+    with in_sentences():
+        return inspect_file(Path(file))
 
 
 def _sample_sets(given: Mapping[str, Samples | None]) -> tuple[dict[str, Path | None], dict[Path, HeldSamples]]:

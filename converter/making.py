@@ -107,12 +107,19 @@ def _taken(request: ConversionRequest, source: SourceModel, facts: GraphFacts) -
             "the model is quantized already, so that there is nothing to search for within budgets",
             hint="give the float model, or leave the --max-… options out: the profile's budgets are checked anyway",
         )
+    ignored = "the recipe was not followed: the model is quantized already, and taken as it is"
     notes = tuple(
         f"{name} says a lower version than its types need; runtimes older than LiteRT may compute it wrongly"
         for name in outdated_operators(facts)
     )
     return MadeModel(
-        source.data, facts, source, runnable=source.data, cost=board_cost(source.data, request.profile), notes=notes
+        source.data,
+        facts,
+        source,
+        runnable=source.data,
+        cost=board_cost(source.data, request.profile),
+        notes=notes,
+        remarks=() if request.recipe is None else (ignored,),
     )
 
 

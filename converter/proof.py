@@ -11,6 +11,7 @@ import numpy.typing as npt
 from converter.adapters.flatbuffers.reading import read_facts
 from converter.adapters.running.execution import predict, run_all
 from converter.adapters.samples.sets import (
+    FileSamples,
     SampleSet,
     canonical_order,
     class_numbers,
@@ -98,11 +99,15 @@ def host_kernels(profile: Profile) -> Kernels:
 def acceptance_npz(samples: SampleSet, input_names: list[str]) -> bytes:
     """Return acceptance examples in the one form that bundles carry; equal examples give equal bytes.
 
+    Files of a folder stand in the order of their digests, whatever they are called. Arrays keep their order: a policy
+    pins the hash of the file that they come from.
+
     Raises:
         SampleError: there are no labels, or the samples differ in shape and cannot be one array.
     """
-    labels = class_numbers(samples)
-    raw = [samples.raw(number) for number in range(len(samples))]
+    order = canonical_order(samples) if isinstance(samples, FileSamples) else list(range(len(samples)))
+    labels = class_numbers(samples)[order]
+    raw = [samples.raw(number) for number in order]
     shapes = sorted({str(list(value.shape)) for value in (sample[0] for sample in raw)})
     if len(shapes) > 1:
         raise SampleError(

@@ -405,7 +405,12 @@ def _answers(model: bytes, inputs: _Inputs, task: Task, roles: tuple[DetectionRo
 
     def worker() -> Callable[[list[Array]], Array]:
         interpreter = LiteRtInterpreter(model, kernels="reference")
-        return lambda sample: predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task, roles)
+
+        def answer(sample: list[Array]) -> Array:
+            interpreter.reset_state()  # which thread meets which sample is chance
+            return predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task, roles)
+
+        return answer
 
     return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
 

@@ -154,18 +154,19 @@ def check_consistent(bundle: Bundle) -> None:
 def _largest_tolerance(bundle: Bundle, kernels: str) -> float:
     """Return the tolerance beyond which any answer would pass: none for integers of the reference, else see below.
 
-    For production kernels that is half of an integer's range, or twice the largest answer that is expected. A
-    detector's rows may come in another order there, and lie as far apart as its answers span, rounded up.
+    For production kernels that is half of an integer's range, or four times the largest answer that is expected
+    (twice it, rounded up to a power of two as tolerances are). A detector's rows may come in another order there, and
+    lie as far apart as its answers span.
     """
     manifest = bundle.manifest
     further = 3.0 if manifest.interface.roles else 1.0
     limits = [np.iinfo(spec.dtype) for spec in manifest.interface.outputs if np.dtype(spec.dtype).kind in "iu"]
     if manifest.tolerances.unit == "lsb":
-        half = max((float(limit.max) for limit in limits), default=0.0)
+        half = max((float(limit.max) + 1.0 for limit in limits), default=0.0)
         return 0.0 if kernels == "reference" else half * further
     _, expected = read_vectors(bundle)
     largest = max(float(np.abs(output.astype(np.float64)).max(initial=0.0)) for output in expected)
-    return 2.0 * max(largest, _SMALLEST_ANSWER) * further
+    return 4.0 * max(largest, _SMALLEST_ANSWER) * further
 
 
 def _check_precision(bundle: Bundle) -> None:

@@ -134,6 +134,21 @@ def _end_with(parent: int) -> None:
         os._exit(1)
 
 
+@contextlib.contextmanager
+def in_sentences() -> Iterator[None]:
+    """Turn what libraries, or we ourselves, raise over what a model says of itself into a sentence, in this process.
+
+    Raises:
+        ModelFailedError: the block raised anything but an EdgeFleetError; that is its cause.
+    """
+    try:
+        yield
+    except EdgeFleetError:
+        raise
+    except Exception as error:  # flatbuffers, numpy and the quantizer raise whatever a damaged model leads them to
+        raise ModelFailedError(_confusion(error), hint=_CONFUSION_HINT) from error
+
+
 def _confusion(error: Exception) -> str:
     """Return what was raised and by which line, in one sentence."""
     last = traceback.extract_tb(error.__traceback__)[-1]

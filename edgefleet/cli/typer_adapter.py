@@ -8,6 +8,8 @@ from typer.main import get_command
 
 from edgefleet.contracts.errors import InputError
 
+_INTERRUPTED = 130
+
 
 def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> int:
     """Run an application and return its exit status.
@@ -25,6 +27,8 @@ def run_app(app: typer.Typer, arguments: list[str], *, name: str) -> int:
         raise InputError(
             f"{name}: stopped, nothing was confirmed", hint="answer the question with y, or use --yes"
         ) from error
+    if result == _INTERRUPTED:  # Typer has made a status of Ctrl-C, without a word
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else 0
 
 

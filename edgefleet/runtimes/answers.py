@@ -64,4 +64,5 @@ def _confidence(scores: Floats, top: int) -> float:
     # Quantized distributions add up to 1 within half an LSB a class.
     if scores.min() >= 0.0 and scores[top] <= 1.0 and abs(float(scores.sum()) - 1.0) < 0.05:
         return float(scores[top])
-    return float(1.0 / np.exp(scores - scores[top]).sum())
+    below = scores.astype(np.float64) - float(scores[top])  # in float64, so that processors differ in no bin of it
+    return float(1.0 / np.exp(below).sum())

@@ -16,6 +16,9 @@ from edgefleet.contracts.manifest import Dtype, TensorSpec
 Kernels = Literal["production", "reference"]
 Array = npt.NDArray[Any]
 _DTYPES = frozenset(get_args(Dtype))
+_UNKNOWN_OPERATOR = "Didn't find op for builtin opcode"
+#: CEIL, ELU and ROUND have production kernels only.
+_UNPROVABLE = "a bundle is proved on LiteRT's reference kernels, which lack this operator: train the model without it"
 
 
 class LiteRtInterpreter:
@@ -80,7 +83,9 @@ def _load(model: bytes, kernels: Kernels, threads: int) -> Any:  # LiteRT is unt
     except (ValueError, RuntimeError) as error:
         raise UnsupportedModelError(
             f"LiteRT cannot load the model: {_first_line(error)}",
-            hint="convert the model again for this board, or choose a profile whose runtime has the operator",
+            hint=_UNPROVABLE
+            if kernels == "reference" and _UNKNOWN_OPERATOR in str(error)
+            else "convert the model again for this board, or choose a profile whose runtime has the operator",
         ) from error
     return interpreter
 

@@ -34,9 +34,18 @@ def measure_arena(model: bytes, *, deadline_s: float = 60.0) -> TflmArena:
     interpreter = TflmInterpreter(model, deadline_s=deadline_s)
     try:
         interpreter.invoke([np.ones(spec.shape, spec.dtype) for spec in interpreter.inputs])
-        figures = dict(_FIGURE.findall(interpreter.allocations()))
+        return recorded_arena(interpreter)
     finally:
         interpreter.close()
+
+
+def recorded_arena(interpreter: TflmInterpreter) -> TflmArena:
+    """Return what TFLM allocated for a model that has run once.
+
+    Raises:
+        ModelFailedError: the interpreter was ended, or nothing was recorded.
+    """
+    figures = dict(_FIGURE.findall(interpreter.allocations()))
     if set(figures) != {"head", "tail", "total"}:
         raise ModelFailedError(
             "TFLM did not say how much memory it allocated",

@@ -13,7 +13,7 @@ import pytest
 import converter
 from converter.core.recipe import Recipe
 from edgefleet.contracts.canonical import sha256_file, sha256_hex
-from edgefleet.contracts.errors import EdgeFleetError, InputError, SampleError
+from edgefleet.contracts.errors import EdgeFleetError, InputError, ModelFailedError, SampleError
 from edgefleet.contracts.manifest import Preprocessing
 from firmware_profiles import load_profile
 
@@ -144,6 +144,21 @@ def test_an_argument_that_cannot_be_used_is_refused_in_a_sentence(
     with pytest.raises(kind) as refused:
         convert(**changes)
     assert refused.value.message == message
+
+
+def test_what_a_library_raises_over_a_model_is_a_sentence_too(
+    calibration: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unheard_of(*_: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("converter.pipeline.check_shapes", unheard_of)
+    with pytest.raises(ModelFailedError) as refused:
+        convert(calibration=calibration)
+    assert refused.value.message.startswith(
+        "the converter cannot make sense of the model: IndexError: list index out of range (test_api.py, line "
+    )
+    assert isinstance(refused.value.__cause__, IndexError)
 
 
 def test_profiles_and_preprocessing_may_be_objects(calibration: Samples) -> None:

@@ -5,6 +5,8 @@ import ctypes
 import faulthandler
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +70,27 @@ def test_the_fork_runs_nothing_of_this_process_behind_the_work(tmp_path: Path) -
         with marker.open("a") as stream:
             stream.write("once")
     assert marker.read_text() == "once"
+
+
+def test_a_fork_that_is_told_to_stop_tidies_up_and_stops(tmp_path: Path) -> None:
+    """SIGTERM, in a process of its own, whose fork has made a folder that must not stay."""
+    program = (
+        "import os, pathlib, sys, tempfile, threading\n"
+        "from converter.adapters.containment import contained\n"
+        "def work():\n"
+        "    with tempfile.TemporaryDirectory(dir=sys.argv[1]):\n"
+        "        os.write(1, str(os.getpid()).encode())\n"
+        "        os.close(1)\n"
+        "        threading.Event().wait()\n"
+        "contained(lambda: work())\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        fork = int(os.read(running.stdout.fileno(), 16))
+        running.terminate()
+        _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (-signal.SIGTERM, b"")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(fork, 0)

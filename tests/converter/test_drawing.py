@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from converter.adapters.flatbuffers.reading import read_facts
@@ -142,6 +142,7 @@ def test_a_name_is_never_more_than_text(hostile: str) -> None:
         assert tags <= {"svg", "title", "rect", "text", "line", "path", "circle", "polyline"}
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is not what is tested
 @given(
     sizes=st.lists(st.integers(0, 10**9), min_size=1, max_size=8),
     drop=st.floats(-1e6, 1e6, allow_nan=False),

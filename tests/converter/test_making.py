@@ -122,6 +122,15 @@ def test_a_quantized_model_is_taken_as_it_is_and_made_again(
     assert [finding.what for finding in found.findings] == ["the recipe"]
 
 
+def test_a_recipe_for_a_quantized_model_is_not_passed_over_in_silence(quantized: Path, calibration: np.ndarray) -> None:
+    plain, told = (convert(quantized, calibration=calibration, recipe=recipe) for recipe in (None, RECIPE))
+    assert plain.bundle == told.bundle
+    assert told.evidence.warnings == (
+        *plain.evidence.warnings,
+        "the recipe was not followed: the model is quantized already, and taken as it is",
+    )
+
+
 def test_there_is_nothing_to_search_for_or_explain_in_a_quantized_model(
     quantized: Path, calibration: np.ndarray
 ) -> None:

@@ -142,3 +142,29 @@ def test_a_float_model_that_answers_nan_is_not_compared() -> None:
     with pytest.raises(SampleError) as refused:
         compare(default_metric("classification"), before, np.zeros((2, 2)), np.array([0, 1]))
     assert refused.value.message == "the float model answers 1 of 2 evaluation samples with NaN or infinity"
+
+
+def test_boxes_of_pictures_stand_in_lines(pictures: Path) -> None:
+    Image.fromarray(PIXELS[::-1]).save(pictures / "b.png")
+    Image.fromarray(PIXELS[:, ::-1]).save(pictures / "c.png")
+    (pictures / "labels.csv").write_text(
+        "file,y0,x0,y1,x1,class\nb.png,0,0,2,2.5,dog\na.png,,,,,\nb.png,1,1,3,3,0\nc.png,0,1,2,3,1\n"
+    )
+    samples = open_samples(pictures, ["x"], ["cat", "dog"])
+    assert samples.labels is not None
+    assert samples.labels.tolist() == [
+        [[0, 0, 2, 2.5, 1], [1, 1, 3, 3, 0]],
+        [[0, 0, 0, 0, -1], [0, 0, 0, 0, -1]],
+        [[0, 1, 2, 3, 1], [0, 0, 0, 0, -1]],
+    ]
+    check_labels(samples.labels, 4, task="detection", source="pictures")
+    before = [samples.digest(number) for number in range(3)]
+    (pictures / "labels.csv").write_text("file,y0,x0,y1,x1,class\na.png,,,,,\nc.png,0,1,2,3,dog\n")
+    fewer = open_samples(pictures, ["x"], ["cat", "dog"])
+    assert [fewer.digest(0), fewer.digest(1)] == [before[1], before[2]]
+
+
+@pytest.mark.parametrize("line", ["a.png,0,0,2,1", "a.png,0,0,two,2,1", "a.png,0,0,inf,2,1", "a.png,0,0,1,1,1,1"])
+def test_a_line_that_is_no_box(pictures: Path, line: str) -> None:
+    message = refusal(pictures, f"file,y0,x0,y1,x1,class\n{line}\n")
+    assert message == "'pictures/labels.csv' has a line for 'a.png' that is no box"

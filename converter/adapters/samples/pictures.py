@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of files: its labels.csv (file,label), and pictures as 8-bit RGB."""
+"""A folder of files: its labels.csv (a label for each file, or boxes), and pictures as 8-bit RGB."""
 
 import csv
 import math
@@ -23,6 +23,7 @@ SAMPLES_HINT = (
     "give a folder of pictures or .wav files with labels.csv (file,label), an .npz with 'x' (and 'y'), "
     "an .npy, a .csv, or module:function"
 )
+_BOX_HEADER = ["y0", "x0", "y1", "x1", "class"]
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -52,13 +53,19 @@ def read_picture(path: Path, source: str) -> Array:
 
 
 def read_listing(folder: Path, class_names: Sequence[str]) -> tuple[list[Path], Array]:
-    """Return the files that a folder's labels.csv names, and their labels (int64).
+    """Return the files that a folder's labels.csv names, and their labels.
+
+    Below the header ``file,label`` these are class numbers, int64 (files,). Below ``file,y0,x0,y1,x1,class`` they are
+    boxes, float64 (files, most boxes of a file, 5): a line is a box, a file may have several or one with empty cells,
+    and rows that are no box have the class -1.
 
     Raises:
         SampleError: there is no such listing, or it contradicts itself or the folder.
     """
     source = f"{folder.name}/{LABELS_FILE}"
-    rows = _read_rows(folder, source)
+    header, *rows = _read_rows(folder, source)
+    if [cell.strip().lower() for cell in header[1:]] == _BOX_HEADER:
+        return _read_boxes(folder, rows, class_names, source)
     files = [_inside(folder, row[0], source) for row in rows]
     labels = [_class_number(row[1].strip(), class_names, source) for row in rows]
     _check_unique([row[0] for row in rows], source)
@@ -83,7 +90,7 @@ def _as_rgb(picture: "Picture") -> Array:
 
 
 def _read_rows(folder: Path, source: str) -> list[list[str]]:
-    """Return the rows below the header, each of two columns at least."""
+    """Return the header and the rows below it, each of two columns at least."""
     listing = folder / LABELS_FILE
     try:
         if not listing.is_file():
@@ -99,7 +106,36 @@ def _read_rows(folder: Path, source: str) -> list[list[str]]:
             f"'{source}' begins with '{rows[0][0]}', a picture, where its header is expected",
             hint="write as its first line: file,label",
         )
-    return rows[1:]
+    return rows
+
+
+def _read_boxes(
+    folder: Path, rows: Sequence[Sequence[str]], class_names: Sequence[str], source: str
+) -> tuple[list[Path], Array]:
+    boxes: dict[Path, list[list[float]]] = {}
+    for row in rows:
+        own = boxes.setdefault(_inside(folder, row[0], source), [])
+        if any(cell.strip() for cell in row[1:]):
+            own.append(_box(row, class_names, source))
+    labels = np.zeros((len(boxes), max(1, *map(len, boxes.values())), 1 + len(_BOX_HEADER[:-1])))
+    labels[:, :, -1] = -1.0
+    for place, own in enumerate(boxes.values()):
+        if own:
+            labels[place, : len(own)] = own
+    return list(boxes), labels
+
+
+def _box(row: Sequence[str], class_names: Sequence[str], source: str) -> list[float]:
+    try:
+        ends = [float(cell) for cell in row[1:5]]
+        if len(row) == 1 + len(_BOX_HEADER) and all(map(math.isfinite, ends)):
+            return [*ends, float(_class_number(row[5].strip(), class_names, source))]
+    except ValueError:
+        pass
+    raise SampleError(
+        f"'{source}' has a line for '{row[0]}' that is no box",
+        hint="write: file,y0,x0,y1,x1,class, or nothing but commas after a file without boxes",
+    )
 
 
 def _inside(folder: Path, name: str, source: str) -> Path:

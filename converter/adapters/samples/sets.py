@@ -88,7 +88,7 @@ class FileSamples(ABC):
 
     def digest(self, number: int) -> bytes:
         """Return the SHA-256 of the file and its label."""
-        label = b"" if self.labels is None else str(int(self.labels[number])).encode()
+        label = b"" if self.labels is None else _label_bytes(self.labels[number])
         return hashlib.sha256(hashlib.sha256(_read(self.files[number])).digest() + label).digest()
 
 
@@ -254,6 +254,13 @@ def _load_npy(path: Path) -> Array:
     raise SampleError(
         f"{path.name} holds no samples (shape {list(loaded.shape)})", hint="the first axis counts samples"
     )
+
+
+def _label_bytes(label: Array) -> bytes:
+    """Return a class number as text, or the boxes of a picture, without the rows that only fill up the array."""
+    if label.ndim == 0:
+        return str(int(label)).encode()
+    return np.ascontiguousarray(label[label[:, -1] >= 0], dtype="<f8").tobytes()
 
 
 def _read(path: Path) -> bytes:

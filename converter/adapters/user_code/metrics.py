@@ -51,7 +51,10 @@ def recorded_metric(name: str | None, manifest: Manifest, *, source: str) -> Met
 
 
 def own_metric(name: str, function: Callable[[Array, Array], float]) -> Metric:
-    """Return a user's function(outputs, labels) as a metric; what it raises becomes an InputError."""
+    """Return a user's function(outputs, labels) as a metric; what it raises becomes an InputError.
+
+    An error says so by an attribute: ``function.larger_is_better = False``.
+    """
 
     def measured(outputs: Array, labels: Array) -> float:
         try:
@@ -59,4 +62,4 @@ def own_metric(name: str, function: Callable[[Array, Array], float]) -> Metric:
         except Exception as error:  # a user's function may raise anything
             raise InputError(f"the metric '{name}' failed: {type(error).__name__}: {error}", hint=_HINT) from error
 
-    return Metric(name, measured)
+    return Metric(name, measured, larger_is_better=bool(getattr(function, "larger_is_better", True)))

@@ -135,28 +135,28 @@ def _names(text: str) -> frozenset[str]:
 #: Operators without weights that a runtime does not run right on integers, though it does on floats: most it refuses
 #: itself. Comparisons of 16 bits TFLM computes wrongly, and so does LiteRT PRELU.
 NOT_IN_INTEGERS: Mapping[tuple[RuntimeKind, str], frozenset[str]] = {
-    ("litert", "int8"): _names("ADD_N COS CUMSUM FLOOR FLOOR_DIV L2_POOL_2D SIN SQUARE"),
+    ("litert", "int8"): _names("ADD_N CEIL COS CUMSUM FLOOR FLOOR_DIV L2_POOL_2D ROUND SIN SQUARE"),
     ("litert", "int16"): _names(
         """
-        ADD_N ARG_MAX ARG_MIN COS CUMSUM DEPTH_TO_SPACE FLOOR HARD_SWISH L2_NORMALIZATION L2_POOL_2D LOG_SOFTMAX PRELU
-        RELU_N1_TO_1 SIN SPACE_TO_DEPTH SQUARE SQUARED_DIFFERENCE
+        ADD_N ARG_MAX ARG_MIN CEIL COS CUMSUM DEPTH_TO_SPACE FLOOR HARD_SWISH L2_NORMALIZATION L2_POOL_2D LOG_SOFTMAX
+        PRELU RELU_N1_TO_1 ROUND SIN SPACE_TO_DEPTH SQUARE SQUARED_DIFFERENCE
         """
     ),
-    ("tflite-runtime", "int8"): _names("ADD_N COS CUMSUM DIV FLOOR FLOOR_DIV L2_POOL_2D NEG SIN SQUARE"),
+    ("tflite-runtime", "int8"): _names("ADD_N CEIL COS CUMSUM DIV FLOOR FLOOR_DIV L2_POOL_2D NEG ROUND SIN SQUARE"),
     ("tflite-runtime", "int16"): _names(
         """
-        ADD_N ARG_MAX ARG_MIN COS CUMSUM DEPTH_TO_SPACE DIV EQUAL FLOOR GELU GREATER GREATER_EQUAL HARD_SWISH
-        L2_NORMALIZATION L2_POOL_2D LESS LESS_EQUAL LOG_SOFTMAX NEG NOT_EQUAL PRELU RELU_N1_TO_1 SIN SPACE_TO_DEPTH
-        SQUARE SQUARED_DIFFERENCE TILE
+        ADD_N ARG_MAX ARG_MIN CEIL COS CUMSUM DEPTH_TO_SPACE DIV EQUAL FLOOR GELU GREATER GREATER_EQUAL HARD_SWISH
+        L2_NORMALIZATION L2_POOL_2D LESS LESS_EQUAL LOG_SOFTMAX NEG NOT_EQUAL PRELU RELU_N1_TO_1 ROUND SIN
+        SPACE_TO_DEPTH SQUARE SQUARED_DIFFERENCE TILE
         """
     ),
-    ("tflm", "int8"): _names("ADD_N COS EXP FLOOR FLOOR_DIV L2_POOL_2D LOG NEG SIN SQRT SQUARE"),
+    ("tflm", "int8"): _names("ADD_N CEIL COS EXP FLOOR FLOOR_DIV L2_POOL_2D LOG NEG ROUND SIN SQRT SQUARE"),
     ("tflm", "int16"): _names(
         """
-        ADD_N ARG_MAX ARG_MIN BATCH_TO_SPACE_ND COS CUMSUM DEPTH_TO_SPACE DIV EQUAL EXP FLOOR FLOOR_DIV GATHER
+        ADD_N ARG_MAX ARG_MIN BATCH_TO_SPACE_ND CEIL COS CUMSUM DEPTH_TO_SPACE DIV EQUAL EXP FLOOR FLOOR_DIV GATHER
         GATHER_ND GREATER GREATER_EQUAL HARD_SWISH L2_NORMALIZATION L2_POOL_2D LESS LESS_EQUAL LOG LOG_SOFTMAX
-        MIRROR_PAD NEG NOT_EQUAL PRELU REDUCE_MAX REDUCE_MIN RESIZE_BILINEAR SIN SPACE_TO_BATCH_ND SPACE_TO_DEPTH SQRT
-        SQUARE SQUARED_DIFFERENCE
+        MIRROR_PAD NEG NOT_EQUAL PRELU REDUCE_MAX REDUCE_MIN RESIZE_BILINEAR ROUND SIN SPACE_TO_BATCH_ND SPACE_TO_DEPTH
+        SQRT SQUARE SQUARED_DIFFERENCE
         """
     ),
 }
@@ -252,19 +252,15 @@ def _by_data(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind) -> R
     if operator.custom or not operator.inputs or operator.inputs[0] < 0:
         return None
     data = facts.tensors[operator.inputs[0]]
-    if operator.name == "SUM" and kind != "tflm" and _rescales(data, facts.tensors[operator.outputs[0]]):
+    if operator.name == "SUM" and data.quantized and kind != "tflm":
         return Refusal(
             "SUM",
-            f"of {data.dtype} in another scale is computed wrongly by LiteRT's reference kernels, which prove a bundle",
+            f"of {data.dtype} is computed wrongly by LiteRT's reference kernels, which prove a bundle for {kind}",
             f"MEAN in its place, or {_IN_FLOAT}",
         )
     if not data.quantized or operator.name not in NOT_IN_INTEGERS.get((kind, data.dtype), ()):
         return None
     return Refusal(operator.name, f"in {data.dtype} is not run right by {kind}", _IN_FLOAT)
-
-
-def _rescales(data: TensorFacts, made: TensorFacts) -> bool:
-    return data.dtype in ("int8", "int16") and (data.scales, data.zero_points) != (made.scales, made.zero_points)
 
 
 def _by_version(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind, version: str) -> Refusal | None:

@@ -66,7 +66,8 @@ OPERATORS: dict[str, OperatorStructures] = {
     "ARG_MIN": OperatorStructures("i", ""),
     "ASSIGN_VARIABLE": OperatorStructures("", "", "i"),
     "AVERAGE_POOL_2D": _POOL,
-    "BATCH_MATMUL": OperatorStructures("bbb", "pppbbb", "ii"),
+    # The header has three fields behind the pointers; the wheel takes 16 bytes more.
+    "BATCH_MATMUL": OperatorStructures("bbb", "pppbbb", "iiii"),
     "BATCH_TO_SPACE_ND": _NOTHING,
     "BROADCAST_ARGS": _NOTHING,
     "BROADCAST_TO": _NOTHING,
@@ -100,7 +101,7 @@ OPERATORS: dict[str, OperatorStructures] = {
     "HARD_SWISH": OperatorStructures("", "hhhihi"),
     "IF": _INNER_GRAPHS,
     "L2_NORMALIZATION": OperatorStructures("i", "i"),
-    "L2_POOL_2D": OperatorStructures(10 * "i", ""),
+    "L2_POOL_2D": _POOL,
     "LEAKY_RELU": OperatorStructures("i", 6 * "i"),
     "LESS": _COMPARISON,
     "LESS_EQUAL": _COMPARISON,

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from converter.adapters.user_code.metrics import own_metric
 from converter.core.scoring import Metric, compare, default_metric, interval, squared_error, task_metrics, whole_drop
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.canonical import canonical_json
@@ -90,6 +91,15 @@ def test_a_narrower_level_gives_a_narrower_interval() -> None:
     )
     assert wide.low < narrow.low < narrow.high < wide.high
     assert (wide.level, narrow.level) == (0.95, 0.8)
+
+
+def test_an_error_of_ones_own_says_that_smaller_is_better() -> None:
+    def off(outputs: np.ndarray, labels: np.ndarray) -> float:
+        return float(np.abs(outputs - labels).max())
+
+    assert own_metric("m:off", off).larger_is_better
+    off.larger_is_better = False  # type: ignore[attr-defined]
+    assert not own_metric("m:off", off).larger_is_better
 
 
 def test_scores_of_anomalies_keep_their_order(anomaly_folder: Path, front_door: Command, tmp_path: Path) -> None:
