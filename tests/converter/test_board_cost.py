@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -215,6 +216,13 @@ def test_a_microcontroller_gets_flash_arena_and_latency_and_how_they_were_made()
         "arena: TFLM's structures and its reference kernels' scratch; "
         "latency: 3 cycles a multiplication in 8 bits at 25000000 Hz, uncalibrated"
     )
+
+
+def test_scratch_that_is_not_counted_is_said() -> None:
+    facts, board = read_facts(DIGITS[0].read_bytes()), load_profile("mps2-an386")
+    runtime = msgspec.structs.replace(board.runtime, kernels="cmsis-nn")
+    cost = predict(facts, greedy(live_buffers(facts)), msgspec.structs.replace(board, runtime=runtime))
+    assert "reference kernels' scratch (CMSIS-NN's own scratch comes on top); " in cost.method
 
 
 def test_a_board_without_tflm_has_no_arena_and_one_without_a_clock_no_latency() -> None:

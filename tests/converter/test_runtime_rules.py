@@ -15,6 +15,7 @@ from converter.core.board.checks import check_board
 from converter.core.board.operator_versions import required_version
 from converter.core.board.runtime_rules import (
     MEASURED,
+    NOT_IN_INTEGERS,
     RIGHT,
     RIGHT_CONSTANTS,
     TFLM_OPERATORS,
@@ -351,3 +352,24 @@ def test_no_version_and_no_name_breaks_the_table(name: bytes, version: int) -> N
     found = first_refusal(facts, "tflite-runtime", "2.14.0")
     assert found is not None
     assert found.operator == described.name
+
+
+def test_positions_of_64_bits_are_refused_on_tflm() -> None:
+    tensors = (tensor("int8"), tensor("int32", constant_bytes=4), TensorFacts("best", (1,), "int64", 0))
+    facts = GraphFacts((OperatorFacts("ARG_MAX", 2, (0, 1), (2,)),), tensors, (0,), (2,), 1, 100, None)
+    found = first_refusal(facts, "tflm", "1")
+    assert str(found) == "ARG_MAX with 64-bit answers is not run by tflm"
+    assert first_refusal(facts, "litert", MEASURED["litert"]) is None
+
+
+def test_integers_are_refused_by_operators_that_a_runtime_has_in_floats_only() -> None:
+    for (kind, dtype), names in NOT_IN_INTEGERS.items():
+        assert not names & set(RIGHT[kind])
+        for name in sorted(names):
+            operators = (OperatorFacts(name, 1, (0,), (1,)),)
+            facts = with_right_versions(GraphFacts(operators, (tensor(dtype), tensor(dtype)), (0,), (1,), 1, 100, None))
+            found = first_refusal(facts, kind, MEASURED[kind])
+            known = kind != "tflm" or name in TFLM_OPERATORS
+            assert str(found) == (
+                f"{name} in {dtype} is not run right by {kind}" if known else f"{name} is no operator of TFLM"
+            )

@@ -35,7 +35,7 @@ def check_quantizable(facts: GraphFacts) -> None:
     inner = [name for name in facts.operator_names() if name in _CONTROL_FLOW]
     if inner:
         raise UnsupportedModelError(
-            f"the model has the operator {inner[0]}, whose inner graph cannot be quantized to int8",
+            f"the model has the operator {inner[0]}, whose inner graph cannot be quantized",
             hint='keep it float with a recipe (precision = "float32"), or unroll it: in Keras LSTM(…, unroll=True)',
         )
 

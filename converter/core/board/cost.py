@@ -274,7 +274,8 @@ def _method(facts: GraphFacts, profile: Profile) -> str:
     parts = []
     if profile.runtime.kind == "tflm":
         unknown = sorted({o.name for o in facts.operators if o.name not in tflm.OPERATORS})
-        parts.append("arena: TFLM's structures and its reference kernels' scratch")
+        own = " (CMSIS-NN's own scratch comes on top)" if "cmsis" in profile.runtime.kernels.lower() else ""
+        parts.append(f"arena: TFLM's structures and its reference kernels' scratch{own}")
         parts += [f"assumed for {', '.join(unknown)}"] if unknown else []
     if profile.accelerator is not None:
         parts.append(f"latency: the compiler's estimate for {profile.accelerator.id}, not measured")

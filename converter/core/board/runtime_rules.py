@@ -162,6 +162,7 @@ NOT_IN_INTEGERS: Mapping[tuple[RuntimeKind, str], frozenset[str]] = {
 }
 #: Types of QUANTIZE's input and output that tflite-runtime does not load.
 _UNKNOWN_REQUANTIZING = frozenset({("int8", "int16"), ("uint8", "int16")})
+_POSITIONS = frozenset({"ARG_MAX", "ARG_MIN"})
 _IN_FLOAT = (
     'float32 for this operator (a recipe with precision = "mixed" and its output as "float32" under [layers]), '
     "or float32 throughout"
@@ -257,6 +258,10 @@ def _by_data(operator: OperatorFacts, facts: GraphFacts, kind: RuntimeKind) -> R
             "SUM",
             f"of {data.dtype} is computed wrongly by LiteRT's reference kernels, which prove a bundle for {kind}",
             f"MEAN in its place, or {_IN_FLOAT}",
+        )
+    if operator.name in _POSITIONS and kind == "tflm" and facts.tensors[operator.outputs[0]].dtype == "int64":
+        return Refusal(
+            operator.name, "with 64-bit answers is not run by tflm", "32-bit ones: argmax(…, output_type=tf.int32)"
         )
     if not data.quantized or operator.name not in NOT_IN_INTEGERS.get((kind, data.dtype), ()):
         return None
