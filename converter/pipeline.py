@@ -3,7 +3,7 @@
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from converter.preprocessing_check import better_preprocessing
 from converter.proof import Proof, SampleSets, acceptance_npz, assess, host_kernels, prove
 from edgefleet.contracts.errors import InputError, UnsupportedModelError
 from edgefleet.contracts.evidence import LayerError
-from edgefleet.contracts.manifest import Manifest
+from edgefleet.contracts.manifest import Manifest, TensorSpec
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.oracle import check_runs_right, open_oracle
 from edgefleet.runtimes.probe import probe_model
@@ -66,8 +66,9 @@ def convert(
     source_facts = read_facts(source.data)
     check_source(source_facts)
     check_operators(source_facts, request.profile)  # quantizing removes none, and takes long
-    request = _with_roles(request, source.data)
-    sets = _open_sets(request, source.data, held)
+    inputs, outputs = _interface(source.data)
+    request = _with_roles(request, source.data, outputs)
+    sets = _open_sets(request, inputs, held)
     made = make_model(request, source, source_facts, sets, clock=clock, say=say)
     return pack_bundle(request, _prove(request, made, sets), sets, now=now, recorded=recorded)
 
@@ -92,22 +93,25 @@ def _probe_source(model: bytes) -> None:
         raise
 
 
-def _with_roles(request: ConversionRequest, model: bytes) -> ConversionRequest:
+def _interface(model: bytes) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    interpreter = LiteRtInterpreter(model, kernels="reference")
+    return interpreter.inputs, interpreter.outputs
+
+
+def _with_roles(request: ConversionRequest, model: bytes, outputs: Sequence[TensorSpec]) -> ConversionRequest:
     """Return the request with what each output of a detector is, told by its user or by the model."""
-    outputs = LiteRtInterpreter(model, kernels="reference").outputs
     own_metric = ":" in request.metric.name
     return replace(request, roles=settled_roles(model, outputs, request.task, request.roles, own_metric=own_metric))
 
 
-def _open_sets(request: ConversionRequest, model: bytes, held: Held) -> SampleSets:
-    interpreter = LiteRtInterpreter(model, kernels="reference")
-    check_preprocessing(request.preprocessing, interpreter.inputs)
-    names = [spec.name for spec in interpreter.inputs]
+def _open_sets(request: ConversionRequest, inputs: Sequence[TensorSpec], held: Held) -> SampleSets:
+    check_preprocessing(request.preprocessing, inputs)
+    names = [spec.name for spec in inputs]
     paths = (request.calibration, request.evaluation, request.acceptance)
     sets = SampleSets(*(None if path is None else open_set(path, held, names, request.labels) for path in paths))
     for samples in (sets.calibration, sets.evaluation, sets.acceptance):
         if samples is not None:  # the first sample is checked before anything takes long
-            next(model_inputs(samples, [0], request.preprocessing, interpreter.inputs))
+            next(model_inputs(samples, [0], request.preprocessing, inputs))
     return sets
 
 
