@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from converter.core.detection import detections
+from converter.core.detection import check_roles, detections
 from edgefleet.contracts.errors import SampleError
 from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.manifest import DetectionRole, Task
@@ -31,7 +31,14 @@ def predict(
     The answer is the first output; for the task ``anomaly`` of a model that reconstructs its input, the mean squared
     error of the reconstruction, shape (samples,); for a detector whose outputs have ``roles``, its detections, shape
     (samples, rows, 6).
+
+    Raises:
+        SampleError: there are no samples, or one does not fit.
+        InputError: the outputs cannot have these roles.
+        ModelFailedError: the interpreter failed.
     """
+    if roles:
+        check_roles(roles, interpreter.outputs)
     answers = [_answer(interpreter, sample, task, roles) for sample in inputs]
     if not answers:
         raise SampleError("the set has no samples", hint="give at least one sample")

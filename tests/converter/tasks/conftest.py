@@ -217,6 +217,7 @@ def detection_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.write("raw.tflite", raw_heads())
     folder.save("calibration.npz", x=scenes(60, 1).x)
     labelled = scenes(120, 2)
+    np.save(folder.path / "one.npy", labelled.x[:1])
     folder.save("labelled.npz", x=labelled.x, y=labelled.y)
     return folder.path
 

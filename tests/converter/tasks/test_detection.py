@@ -27,7 +27,7 @@ from converter.core.detection_metrics import (
     resampled_precision,
 )
 from converter.core.reports.confusion import detection_confusion
-from edgefleet.contracts.bundle import open_bundle
+from edgefleet.contracts.bundle import open_bundle, pack
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.evidence import ConversionEvidence
 from edgefleet.contracts.manifest import DetectionRole, TensorSpec
@@ -199,6 +199,25 @@ def test_a_post_processed_detector_becomes_a_sound_bundle(
     again = tmp_path / "again"
     assert front_door(*convert(detection_folder, "ssd.tflite", again)).returncode == 0
     assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "roles", [("boxes",), ("count", "boxes", "boxes", "other"), ("scores", "boxes", "count", "classes")]
+)
+def test_a_bundle_whose_roles_belie_its_model_is_refused(
+    detection_folder: Path, front_door: Command, tmp_path: Path, float_recipe: Path, roles: tuple[DetectionRole, ...]
+) -> None:
+    words = convert(detection_folder, "ssd.tflite", tmp_path, "--recipe", float_recipe)
+    assert front_door(*words).returncode == 0
+    path = tmp_path / "squares-1.0.0-linux-x86_64.bundle"
+    bundle = open_bundle(path)
+    members = {name: bundle.read(name) for name in bundle.spans}
+    interface = msgspec.structs.replace(bundle.manifest.interface, roles=roles)
+    path.write_bytes(pack(msgspec.structs.replace(bundle.manifest, interface=interface), members))
+    scored = front_door("evaluate", path, detection_folder / "labelled.npz")
+    assert scored.returncode in (2, 3)
+    assert scored.stderr.startswith("error: ")
+    assert front_door("run", path, detection_folder / "one.npy", "--output", tmp_path / "o.npy").returncode in (0, 3)
 
 
 def test_plain_outputs_need_names_or_an_option(detection_folder: Path, front_door: Command, tmp_path: Path) -> None:
