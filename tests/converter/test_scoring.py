@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from converter.adapters.user_code.metrics import load_metric
-from converter.core.reports.confusion import LARGEST_MATRIX, confusion, confusion_table
 from converter.core.detection import detections
+from converter.core.reports.confusion import LARGEST_MATRIX, confusion, confusion_table
 from converter.core.scoring import check_labels, compare, default_metric, score, task_metrics, top1
 from edgefleet.contracts.errors import InputError, SampleError
 from edgefleet.contracts.evidence import ClassScore
