@@ -29,6 +29,7 @@ _HINT = "the file is damaged or not made by a converter: get it again from where
 _CONFUSION_HINT = "the file is damaged; if it comes straight from its converter, report this line with the model"
 #: How long a fork that was told to stop may take to tidy up.
 _TIDYING_S = 3.0
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -47,11 +48,13 @@ def contained(work: Callable[[], T]) -> T:
     parent = os.getpid()
     reading, writing = os.pipe()
     with _told_of_termination():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)  # in the middle of a fork it would be lost
         child = os.fork()
         if child == 0:
-            _answer(work, reading, writing, parent)
-        os.close(writing)
+            _answer(work, reading, writing, parent, before)
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            os.close(writing)
             with os.fdopen(reading, "rb") as stream:
                 answer = stream.read()
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -104,12 +107,15 @@ def _end(child: int) -> None:
         os.waitpid(child, 0)
 
 
-def _answer(work: Callable[[], Any], reading: int, writing: int, parent: int) -> NoReturn:
+def _answer(
+    work: Callable[[], Any], reading: int, writing: int, parent: int, unblocked: set[signal.Signals | int]
+) -> NoReturn:
     """Write what came of the work, and end the fork without running anything else of this process."""
     status = 1
     try:
         os.close(reading)
         _end_with(parent)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         answer: tuple[Any, tuple[type[EdgeFleetError], str, str] | None]
         try:
             answer = (work(), None)
