@@ -227,6 +227,8 @@ OPERATORS: tuple[SingleOperator, ...] = (
                    ((1, 12, 10, 3),), "TransposeConvOptions", {"padding": 1, "strideW": 2, "strideH": 2}, (-4.0, 4.0),
                    version=3, variant="with bias"),
     SingleOperator("BATCH_MATMUL", ((1, 3, 8), (1, 8, 5)), ((1, 3, 5),), "BatchMatMulOptions", {}, (-5.0, 5.0)),
+    SingleOperator("BATCH_MATMUL", ((1, 2, 3, 8), (1, 2, 5, 8)), ((1, 2, 3, 5),), "BatchMatMulOptions", {"adjY": True},
+                   (-5.0, 5.0), variant="of rank 4, turned"),
     _pair("ADD", (-2.0, 2.0), "AddOptions"),
     _pair("SUB", (-2.0, 2.0), "SubOptions"),
     _pair("MUL", _UNIT, "MulOptions"),

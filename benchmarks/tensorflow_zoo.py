@@ -11,6 +11,7 @@ random, as answers are compared and not scored.
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -469,8 +470,10 @@ def _settle_norms(model: Model) -> None:
 
 
 def _converter(built: Any) -> Any:
-    if not isinstance(built, Model | tf.Module):
-        return tf.lite.TFLiteConverter.from_keras_model(built)
+    if hasattr(built, "save") and not isinstance(built, Model):  # the older Keras's
+        folder = tempfile.mkdtemp(prefix="zoo-")
+        built.save(folder, save_format="tf")
+        return tf.lite.TFLiteConverter.from_saved_model(folder)
     if not isinstance(built, Model):
         converter = tf.lite.TFLiteConverter.from_concrete_functions([built.__call__.get_concrete_function()], built)
         converter.experimental_enable_resource_variables = True

@@ -217,13 +217,14 @@ def _prepared(operator: OperatorFacts, facts: GraphFacts, pointer_bytes: int) ->
 
 
 def _matrices(operator: OperatorFacts, inputs: Sequence[TensorFacts], pointer_bytes: int) -> Sequence[int]:
-    """A multiplier where they are integers, and the transposed copies: the kernel multiplies rows with rows."""
+    """A multiplier where they are integers, transposed copies, and a shape: the kernel multiplies rows with rows."""
     turned = [inputs[0]] if "adjX" in operator.flags else []
     turned += [] if "adjY" in operator.flags else [inputs[1]]
     multiplier = (4 * 7,) if inputs[0].quantized else ()
     structure_bytes = tflm.structure_bytes(tflm.EVAL_TENSOR, pointer_bytes)
     copies = [(structure_bytes, _array_bytes(len(each.shape)), tensor_bytes(each)) for each in turned]
-    return (*multiplier, *(size_bytes for copy in copies for size_bytes in copy))
+    shape_bytes = _array_bytes(max(len(each.shape) for each in inputs))
+    return (*multiplier, *(size_bytes for copy in copies for size_bytes in copy), shape_bytes)
 
 
 def _array_bytes(length: int) -> int:

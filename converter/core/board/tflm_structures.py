@@ -66,8 +66,7 @@ OPERATORS: dict[str, OperatorStructures] = {
     "ARG_MIN": OperatorStructures("i", ""),
     "ASSIGN_VARIABLE": OperatorStructures("", "", "i"),
     "AVERAGE_POOL_2D": _POOL,
-    # The header has three fields behind the pointers; the wheel takes 16 bytes more.
-    "BATCH_MATMUL": OperatorStructures("bbb", "pppbbb", "iiii"),
+    "BATCH_MATMUL": OperatorStructures("bbb", "pppbbb"),
     "BATCH_TO_SPACE_ND": _NOTHING,
     "BROADCAST_ARGS": _NOTHING,
     "BROADCAST_TO": _NOTHING,
