@@ -54,7 +54,7 @@ _REDUCER = OperatorStructures("b", 11 * "i")
 _POOL = OperatorStructures(10 * "i", 8 * "i")
 _COMPARISON = OperatorStructures("", 7 * "i" + "b")
 _INNER_GRAPHS = OperatorStructures("ii", "ii")
-_GATE = 2 * (9 * "i" + "bb" + "i")
+_GATE = 2 * (9 * "i" + "bbb")
 _LSTM_PRODUCT = 15 * "i" + "dd" + "hh" + 5 * "i"
 _CONVOLUTION = OperatorStructures(7 * "i", "iiii" + "iii" + "ii" + "pp" + "ii" + "i", "ii")
 
@@ -155,8 +155,9 @@ OPERATORS: dict[str, OperatorStructures] = {
     "TANH": OperatorStructures("", "iiii"),
     "TRANSPOSE": _NOTHING,
     "TRANSPOSE_CONV": OperatorStructures(5 * "i", "i" + 8 * "h" + 9 * "i" + "ii" + "pp", "ii"),
+    # The wheel takes 8 bytes more than the header has fields; two integers stand for them everywhere.
     "UNIDIRECTIONAL_SEQUENCE_LSTM": OperatorStructures(
-        "iiibbb", "biiii" + "ihi" + "i" + 4 * _GATE + 3 * _LSTM_PRODUCT + 4 * "i"
+        "iiibbb", "biiii" + "ihi" + "i" + 4 * _GATE + 3 * _LSTM_PRODUCT + 4 * "i" + "ii"
     ),
     "UNPACK": OperatorStructures("ii", ""),
     "VAR_HANDLE": OperatorStructures("pp", "i"),
