@@ -185,7 +185,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=Path, help="make the conversions that this file lists, and print their hashes")
     parser.add_argument("--only", default="", help="a word of the conversions' titles")
-    parser.add_argument("--emulated", default="digits", help="a word of the titles of those that run under QEMU")
+    parser.add_argument("--emulated", default="digits int8", help="a word of the titles of those that run under QEMU")
     return parser.parse_args()
 
 
