@@ -28,7 +28,7 @@ _KNOWN: tuple[type[EdgeFleetError], ...] = (UnsupportedModelError, ModelFailedEr
 _HINT = "the file is damaged or not made by a converter: get it again from where it was made"
 _TOO_LONG = "make the model or its input smaller; if it was small, the file is damaged: get it again"
 #: Seconds of processor time for loading and one inference: these, and more for each byte and each input value.
-_TIME_S = 6.0
+_TIME_S = 4.0
 _BYTES_A_SECOND = 1 << 20
 _VALUES_A_SECOND = 1 << 14
 #: Seconds on the clock after which a machine that is busy otherwise is not waited for.
@@ -49,7 +49,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 def probe_model(model: bytes, *, kernels: Kernels = "production", deadline_s: float = _DEADLINE_S) -> None:
     """Load ``model`` and run it once on zeros in a child process; return where that went well.
 
-    Besides ``deadline_s`` seconds on the clock it may take some seconds of processor time (six, and more for a larger
+    Besides ``deadline_s`` seconds on the clock it may take some seconds of processor time (four, and more for a larger
     file or input), and half of the memory that this machine has to spare.
 
     Raises:
