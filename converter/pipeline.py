@@ -155,9 +155,8 @@ def _check_runtime(request: ConversionRequest, made: MadeModel, proof: Proof) ->
         ModelFailedError: its answers differ by more than rounding does.
     """
     kind = request.profile.runtime.kind
-    if kind != "litert":
-        samples = [[tensor[number] for tensor in proof.inputs] for number in range(len(proof.inputs[0]))]
-        check_runs_right(made.runnable, kind=kind, task=request.task, inputs=samples, roles=request.roles)
+    samples = [[tensor[number] for tensor in proof.inputs] for number in range(len(proof.inputs[0]))]
+    check_runs_right(made.runnable, kind=kind, task=request.task, inputs=samples, roles=request.roles)
 
 
 def _layers(request: ConversionRequest, made: MadeModel, sets: SampleSets) -> tuple[LayerError, ...]:

@@ -7,44 +7,24 @@ kernels answer, so that the choice does not depend on the processor.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as replace_fields
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from msgspec.structs import replace
 
-from converter.adapters.running.execution import predict
-from converter.adapters.running.parallel import share, worker_count
-from converter.adapters.samples.sets import SampleSet, prepared
-from converter.core.detection import read_as
-from converter.core.detection_metrics import (
-    detection_distance,
-    mean_average_precision,
-    own_boxes,
-    resampled_precision,
-)
 from converter.core.recipe import FOUR_BIT_OPERATORS, Recipe, has_integer_activations, recipe_sha256
-from converter.core.scoring import Metric, check_labels, compare, interval, top1, top1_accuracy, whole_drop
+from converter.core.scoring import Metric
 from converter.core.search.budgets import Breach, Choices, Found, Measured, Nearest, SearchBudgets, Trial
 from converter.core.search.pareto import on_front
 from converter.core.search.stages import search
+from converter.judging import Answering, Judge, Judged
 from converter.observation import Observation, observe
 from converter.quantization import Quantized, quantize, quantize_observed
 from converter.sample_parts import Parts
 from edgefleet.contracts.errors import BudgetError, InputError
-from edgefleet.contracts.evidence import Candidate, Interval
+from edgefleet.contracts.evidence import Candidate
 from edgefleet.contracts.manifest import DetectionRole, Precision, Preprocessing, Task
-from edgefleet.runtimes.litert import LiteRtInterpreter
-from edgefleet.runtimes.metrics import rank_correlation
-from edgefleet.runtimes.tensors import to_model_inputs
 
-Array = npt.NDArray[Any]
-#: A candidate keeps the accuracy budget where it does so with nine chances in ten: the upper end of this interval.
-GATE_LEVEL = 0.8
 _MOST_TRIALS = 60
 _MOST_REPORTED = 6
 #: Two samples of 200 are one point, whatever the last bits say.
@@ -58,8 +38,6 @@ _HURRIED = (
 )
 #: How many samples gauge the sensitivity of a layer.
 _GAUGING_SAMPLES = 64
-#: Prepared inputs are kept while they take no more than this; larger sets are prepared again for each candidate.
-_KEPT_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +172,11 @@ class _Bench:
         self._longest_s = self._judging_s = 0.0
         self._measured = 0
         self.made: dict[str, Quantized] = {}
-        self._reported: dict[str, _Judged] = {}
+        self._reported: dict[str, Judged] = {}
         self._observation: Observation | None = None
-        self._searching = _Judge.of(request, request.samples.search)
-        self._reporting = _Judge.of(request, request.samples.report)
+        how = Answering(request.preprocessing, request.task, request.roles, request.metric)
+        self._searching = Judge.of(request.model, request.samples.search, how)
+        self._reporting = Judge.of(request.model, request.samples.report, how)
         self._gauging = self._searching.first(_GAUGING_SAMPLES)
 
     def choices(self) -> Choices:
@@ -289,7 +268,7 @@ class _Bench:
         """Return a candidate's drop on the samples that decide nothing else."""
         return self._unseen(measured).drop
 
-    def _unseen(self, measured: Measured) -> "_Judged":
+    def _unseen(self, measured: Measured) -> Judged:
         key = recipe_sha256(measured.recipe)
         if key not in self._reported:
             self._reported[key] = self._reporting.judge(self.made[key].data)
@@ -309,135 +288,6 @@ class _Bench:
         return self._observation
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """A candidate against the float model on one part of the samples."""
-
-    drop: float
-    worst_drop: float
-    distance: float
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Compares models with the float model on one set of samples; ``whole`` is what counts as a drop of 1."""
-
-    task: Task
-    roles: tuple[DetectionRole, ...]
-    metric: Metric
-    inputs: "_Inputs"
-    labels: Array
-    float_outputs: Array
-    whole: float
-
-    @classmethod
-    def of(cls, request: SearchRequest, samples: SampleSet) -> "_Judge":
-        """Ask the float model."""
-        inputs = _Inputs(samples, request.preprocessing)
-        float_outputs = _answers(request.model, inputs, request.task, request.roles)
-        metric, labels = _yardstick(request, samples, float_outputs)
-        whole = whole_drop(metric, labels)
-        return cls(request.task, request.roles, metric, inputs, labels, float_outputs, whole)
-
-    def first(self, count: int) -> "_Judge":
-        """Return the judge of the first samples alone."""
-        return replace_fields(
-            self, inputs=self.inputs.first(count), labels=self.labels[:count], float_outputs=self.float_outputs[:count]
-        )
-
-    def judge(self, model: bytes) -> _Judged:
-        """Return the drop of the metric, float minus model (the other way round for an error), and its interval."""
-        outputs = _answers(model, self.inputs, self.task, self.roles)
-        compared = compare(self.metric, self.float_outputs, outputs, self.labels, task=read_as(self.task, self.roles))
-        drop = self._sign * compared.difference / self.whole + 0.0  # never minus zero
-        return _Judged(drop, self._worst_drop(outputs), self._apart(outputs), self._as_drop(compared.interval))
-
-    def distance(self, model: bytes) -> float:
-        """Return how far a model's outputs lie from the float model's."""
-        return self._apart(_answers(model, self.inputs, self.task, self.roles))
-
-    def _apart(self, outputs: Array) -> float:
-        if self.roles:
-            return detection_distance(self.float_outputs, outputs)
-        return _distance(self.float_outputs, outputs)
-
-    def _worst_drop(self, outputs: Array) -> float:
-        """Return the unfavourable end of the drop's interval; nothing is uncertain about equal outputs."""
-        if np.array_equal(outputs, self.float_outputs):
-            return 0.0
-        return self._as_drop(interval(self.metric, self.float_outputs, outputs, self.labels, level=GATE_LEVEL)).high
-
-    def _as_drop(self, found: Interval) -> Interval:
-        """Return the interval of a difference, model minus float, as one of the drop."""
-        low, high = sorted(self._sign * end / self.whole + 0.0 for end in (found.low, found.high))
-        return Interval(low=low, high=high, level=found.level, method=found.method)
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.metric.larger_is_better else 1.0
-
-
-class _Inputs:
-    """The prepared samples of a set, kept in memory where they are few."""
-
-    def __init__(self, samples: SampleSet, how: Preprocessing) -> None:
-        self._samples, self._how, self._count = samples, how, len(samples)
-        size = sum(value.nbytes for value in self._prepared(0)) * self._count
-        self._kept = [self._prepared(n) for n in range(self._count)] if size <= _KEPT_BYTES else None
-
-    def first(self, count: int) -> "_Inputs":
-        """Return the first samples alone."""
-        part = copy(self)
-        part._count = min(count, self._count)
-        return part
-
-    def __iter__(self) -> Iterator[list[Array]]:
-        for number in range(self._count):
-            yield self._prepared(number) if self._kept is None else self._kept[number]
-
-    def _prepared(self, number: int) -> list[Array]:
-        return prepared(self._samples, number, self._how)
-
-
-def _answers(model: bytes, inputs: _Inputs, task: Task, roles: tuple[DetectionRole, ...]) -> Array:
-    """Return a model's answers in the order of the inputs; each thread has an interpreter of its own."""
-
-    def worker() -> Callable[[list[Array]], Array]:
-        interpreter = LiteRtInterpreter(model, kernels="reference")
-
-        def answer(sample: list[Array]) -> Array:
-            interpreter.reset_state()  # which thread meets which sample is chance
-            return predict(interpreter, [to_model_inputs(sample, interpreter.inputs)], task, roles)
-
-        return answer
-
-    return np.concatenate(share(iter(inputs), [worker() for _ in range(worker_count())]))
-
-
-def relative_error(outputs: Array, float_outputs: Array) -> float:
-    """Return the squared difference from the float model's outputs as a share of their own variance."""
-    wanted = float_outputs.astype(np.float64)
-    spread = float(((wanted - wanted.mean(axis=0)) ** 2).sum())
-    return float(((outputs - wanted) ** 2).sum()) / spread if spread > 0.0 else 0.0
-
-
-def _yardstick(request: SearchRequest, samples: SampleSet, float_outputs: Array) -> tuple[Metric, Array]:
-    """Return the metric and its labels; without labels, how far answers are from the float model's own."""
-    if samples.labels is not None:
-        answers = float_outputs.size // len(float_outputs)
-        check_labels(samples.labels, answers, task=request.task, source=samples.source, roles=request.roles)
-        return request.metric, samples.labels
-    if request.task == "classification":
-        return Metric("agreement with float", top1_accuracy), top1(float_outputs)
-    if request.task == "anomaly":
-        return Metric("rank correlation with float", rank_correlation), float_outputs
-    if request.roles:
-        metric = Metric("map50 against float's own", mean_average_precision, resampled=resampled_precision)
-        return metric, own_boxes(float_outputs)
-    return Metric("squared error relative to float", relative_error, larger_is_better=False), float_outputs
-
-
 def _worth_reporting(trials: Sequence[Trial], chosen: Trial) -> list[Trial]:
     """Return the trials that no other is smaller and closer than, the smallest first, and the chosen one."""
     front = on_front([(trial.measured.model_bytes, trial.measured.distance) for trial in trials])
@@ -446,9 +296,3 @@ def _worth_reporting(trials: Sequence[Trial], chosen: Trial) -> list[Trial]:
         key=lambda trial: trial.measured.model_bytes,
     )
     return sorted([chosen, *best[: _MOST_REPORTED - 1]], key=lambda trial: trial.measured.model_bytes)
-
-
-def _distance(float_outputs: Array, outputs: Array) -> float:
-    """Return the mean absolute difference; infinite where an output is not finite."""
-    apart = float(np.abs(outputs.astype(np.float64) - float_outputs).mean())
-    return apart if math.isfinite(apart) else math.inf

@@ -12,10 +12,11 @@ from converter.adapters.samples.sets import ArraySamples
 from converter.core.recipe import Recipe, recipe_sha256
 from converter.core.scoring import default_metric
 from converter.core.search.budgets import Found, Nearest, SearchBudgets
+from converter.judging import relative_error
 from converter.observation import observe
 from converter.quantization import quantize, quantize_observed
 from converter.sample_parts import Parts, split_samples
-from converter.search import BoardCost, SearchRequest, find_recipe, relative_error
+from converter.search import BoardCost, SearchRequest, find_recipe
 from edgefleet.contracts.errors import InputError, SampleError, UnsupportedModelError
 from edgefleet.contracts.manifest import Preprocessing
 from edgefleet.runtimes.litert import LiteRtInterpreter
