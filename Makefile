@@ -46,7 +46,7 @@ demo: .make/demo ## the whole loop on this machine: convert, approve, roll out, 
 
 test: .make/dev .make/system .make/tflite-runtime ## all tests
 	@$(COMPILE)
-	$(BIN)/python -m pytest -m "not wheel" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not wheel" --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
 check: .make/dev .make/system ## format, lint, types, import walls, docs, and the wheel with one extra at a time
 	$(BIN)/ruff format --check .

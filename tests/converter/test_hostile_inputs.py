@@ -6,6 +6,7 @@ Models are digits with one thing changed, so that each sentence can be compared 
 
 import errno
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -448,23 +449,34 @@ def test_a_conversion_that_is_stopped_half_way(
         "    yield\n"
     )
     command = [
+        "env", "--default-signal=INT",  # which a shell that puts the tests into the background lets be ignored
         Path(sys.executable).with_name("edgefleet"), "convert", DIGITS / "v1_float32.tflite",
         "--profile", "linux-x86_64", "--name", "digits", "--version", "1.0.0", "--out", out,
         "--calibration", "waiting:samples",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True) as running:
-        worker = int((tmp_path / "started").read_text())
-        watched = os.pidfd_open(worker)
-        running.send_signal(number)
-        _, printed = running.communicate(timeout=60)
+        try:
+            watched = os.pidfd_open(int(_told(tmp_path / "started")))
+            running.send_signal(number)
+            _, printed = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert (running.returncode, printed) == (status, said)
     assert ended(watched)
 
 
+def _told(fifo: Path) -> str:
+    """Return what is written into a FIFO, for which a minute is enough."""
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert select.select([reading], [], [], 60.0)[0], "the conversion never asked for its samples"
+        return os.read(reading, 64).decode()
+    finally:
+        os.close(reading)
+
+
 def ended(watched: int) -> bool:
     """Wait until a process ends, for as long as a minute."""
-    import select
-
     try:
         return bool(select.select([watched], [], [], 60.0)[0])
     finally:
