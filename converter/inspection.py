@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from converter.adapters.flatbuffers.reading import read_facts
-from converter.adapters.flatbuffers.soundness import check_shapes
+from converter.adapters.flatbuffers.soundness import check_sound
 from converter.adapters.imports.model_files import read_source
 from converter.core.board.checks import needed_runtime, outdated_operators
 from converter.core.graph import GraphFacts
@@ -115,7 +115,7 @@ def _read(path: Path) -> tuple[bytes, Bundle | None]:
 
 def _probed_facts(data: bytes) -> GraphFacts:
     probe_model(data, kernels="reference")
-    check_shapes(data)
+    check_sound(data)
     return read_facts(data)
 
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from converter.adapters.flatbuffers.detector_outputs import settled_roles
 from converter.adapters.flatbuffers.reading import read_facts
-from converter.adapters.flatbuffers.soundness import check_shapes
+from converter.adapters.flatbuffers.soundness import check_sound
 from converter.adapters.imports.model_files import read_source
 from converter.adapters.running.execution import measure_latency
 from converter.adapters.samples.in_memory import HeldSamples, open_held
@@ -62,7 +62,7 @@ def convert(
     check_request(request)
     source = read_source(request.model)
     _probe_source(source.data)
-    check_shapes(source.data)
+    check_sound(source.data)
     source_facts = read_facts(source.data)
     check_source(source_facts)
     check_operators(source_facts, request.profile)  # quantizing removes none, and takes long

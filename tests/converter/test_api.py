@@ -152,7 +152,7 @@ def test_what_a_library_raises_over_a_model_is_a_sentence_too(
     def unheard_of(*_: object) -> None:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("converter.pipeline.check_shapes", unheard_of)
+    monkeypatch.setattr("converter.pipeline.check_sound", unheard_of)
     with pytest.raises(ModelFailedError) as refused:
         convert(calibration=calibration)
     assert refused.value.message.startswith(

@@ -33,7 +33,7 @@ _LIMITS = {
 }
 
 
-def check_shapes(model: bytes) -> None:
+def check_sound(model: bytes) -> None:
     """Refuse a model that contradicts itself: shapes, order, constants, scales. Only for one that passed the probe.
 
     Raises:

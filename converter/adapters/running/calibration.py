@@ -5,13 +5,13 @@ The reference kernels give the same bits on every processor, and no operator is 
 on the machine. Samples come one at a time and none is kept: memory does not grow with their number.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.adapters.running.kept_tensors import keeping_interpreter
 from converter.core.graph import GraphFacts
 from converter.core.numerics.histograms import Histogram
 from converter.core.numerics.ranges import ChannelTally, Range, Statistics, merge_tallies, tally
@@ -30,7 +30,7 @@ class KeepingInterpreter:
     """
 
     def __init__(self, model: bytes) -> None:
-        self._interpreter = _keeping_interpreter(model)
+        self._interpreter = keeping_interpreter(model)
         self._inputs = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
         self._details = {int(detail["index"]): detail for detail in self._interpreter.get_tensor_details()}
 
@@ -162,18 +162,3 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
         scale=float(scale) if scale else None,
         zero_point=int(zero_point) if scale else None,
     )
-
-
-def _keeping_interpreter(model: bytes) -> Any:
-    """Return LiteRT's interpreter on reference kernels, all tensors kept for reading."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the memory that kept tensors take is wanted here
-        interpreter = Interpreter(
-            model_content=model,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-            experimental_preserve_all_tensors=True,
-        )
-    interpreter.allocate_tensors()
-    return interpreter

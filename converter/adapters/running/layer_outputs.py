@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a model on the reference kernels with every tensor kept, and read what its layers made of a sample."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.adapters.flatbuffers.reading import read_facts
-from edgefleet.contracts.errors import ModelFailedError, UnsupportedModelError
+from converter.adapters.running.kept_tensors import keeping_interpreter
+from edgefleet.contracts.errors import ModelFailedError
 from edgefleet.runtimes.litert import LiteRtInterpreter
 from edgefleet.runtimes.tensors import to_model_inputs
 
@@ -26,7 +26,7 @@ class LayerOutputs:
     def __init__(self, model: bytes) -> None:
         self.facts = read_facts(model)
         self._inputs = LiteRtInterpreter(model, kernels="reference").inputs
-        self._interpreter = _keeping_interpreter(model)
+        self._interpreter = keeping_interpreter(model)
         self._input_ids = [int(detail["index"]) for detail in self._interpreter.get_input_details()]
 
     def invoke(self, sample: Sequence[Array]) -> None:
@@ -55,23 +55,3 @@ class LayerOutputs:
         if not tensor.quantized:
             return values
         return (values.astype(np.float64) - tensor.zero_points[0]) * tensor.scales[0]
-
-
-def _keeping_interpreter(model: bytes) -> Any:  # LiteRT is untyped
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the memory that kept tensors take is wanted here
-            interpreter = Interpreter(
-                model_content=model,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-                experimental_preserve_all_tensors=True,
-            )
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise UnsupportedModelError(
-            f"LiteRT's reference kernels cannot load the model: {str(error).strip().splitlines()[0]}",
-            hint="explain a model whose operators the reference kernels have",
-        ) from error
-    return interpreter

@@ -4,7 +4,6 @@ generator of the user's own.
 """
 
 import hashlib
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ from converter.adapters.samples.tables import read_table
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, SampleError
 from edgefleet.contracts.manifest import Preprocessing, TensorSpec
-from edgefleet.runtimes.examples import input_arrays
+from edgefleet.runtimes.examples import input_arrays, read_npz
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import to_model_inputs
 
 Array = npt.NDArray[Any]
+#: All arrays of an .npz are held in memory; a few packed bytes may stand for more than there is.
+_NPZ_LIMIT_BYTES = 2 << 30
 
 
 class SampleSet(Protocol):
@@ -223,7 +224,7 @@ def _open_folder(folder: Path, class_names: Sequence[str]) -> SampleSet:
 
 
 def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
-    arrays = _load_npz(path)
+    arrays = read_npz(path, source=path.name, limit_bytes=_NPZ_LIMIT_BYTES, hint=SAMPLES_HINT)
     names = input_arrays(arrays, input_names)
     missing = [name for name in names if name not in arrays]
     if missing:
@@ -232,16 +233,6 @@ def _open_npz(path: Path, input_names: Sequence[str]) -> ArraySamples:
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         raise SampleError(f"{path.name} has arrays of different or no length: {lengths}", hint=SAMPLES_HINT)
     return ArraySamples(path.name, [arrays[name] for name in names], None if "y" in names else arrays.get("y"))
-
-
-def _load_npz(path: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):  # numpy would take a bare .npy as well, or a pickle
-        raise SampleError(f"{path.name} is not a readable .npz: it is no zip file", hint=SAMPLES_HINT)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except Exception as error:  # numpy and zipfile raise a dozen types for damaged files
-        raise SampleError(f"{path.name} is not a readable .npz: {_first_line(error)}", hint=SAMPLES_HINT) from error
 
 
 def _load_npy(path: Path) -> Array:
