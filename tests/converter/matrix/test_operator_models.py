@@ -26,8 +26,8 @@ WHEEL = Interpreter(pointer_bytes=8, wheel=True)
 BY_LABEL = {operator.label: operator for operator in OPERATORS}
 #: Each one that TFLM has, in one type that it takes, the types in turn; starting it takes a third of a second each.
 ON_TFLM: list[tuple[str, Data]] = [
-    (label, takes[number % len(takes)])
-    for number, (label, operator) in enumerate(sorted(BY_LABEL.items()))
+    (label, takes[sum(map(ord, label)) % len(takes)])
+    for label, operator in sorted(BY_LABEL.items())
     if operator.name in TFLM_OPERATORS and "another scale" not in label
     for takes in [[data for data in DATA if operator.name not in NOT_IN_INTEGERS.get(("tflm", data), ())]]
 ]
@@ -65,7 +65,9 @@ def test_tflm_computes_an_operator_right_in_the_arena_that_is_predicted(label: s
     expected = float_answers(operator)
     interpreter = TflmInterpreter(model)
     off = answers(interpreter, operator) - expected
-    assert np.sqrt((off**2).mean()) <= (0.15 if operator.out == "bool" else 0.05) * max(expected.std(), 1e-3)
+    # a step of 8 bits more or less makes some pairs equal that were not
+    allowed = 0.15 if operator.out == "bool" else 0.05 * max(expected.std(), 1e-3)
+    assert np.sqrt((off**2).mean()) <= allowed
     plan, measured = greedy(live_buffers(facts)), recorded_arena(interpreter)
     predicted = arena_memory(facts, plan, WHEEL)
     assert plan.size_bytes == measured.head_bytes
