@@ -40,8 +40,9 @@ class AgentKill(Fact, frozen=True, kw_only=True):
     """One kill of an agent: when, what it was doing, and how it came back.
 
     ``answer`` is the first answer's status, by the release ``answered_by``, ``back_s`` after the kill; ``verified``
-    tells whether that release is a good one or the candidate on trial, in a slot with its hash. ``messages`` are
-    those of the outbox since it was made, ``lost`` those of them that the server does not have.
+    tells whether that release is a good one or the candidate on trial, in a slot with its hash. ``cause`` is the rule
+    that ended the ``rollout``, where one did. ``messages`` are those of the outbox since it was made, ``lost`` those of
+    them that the server does not have.
     """
 
     victim: Victim
@@ -52,6 +53,7 @@ class AgentKill(Fact, frozen=True, kw_only=True):
     back_s: float
     verified: bool
     rollout: str
+    cause: str | None
     messages: int
     lost: int
     epochs: int
@@ -115,6 +117,7 @@ def kill_agent(rehearsal: Rehearsal, number: int, *, victim: Victim, after_s: fl
         back_s=round(back_s, 3),
         verified=verified,
         rollout=ended["state"],
+        cause=ended.get("cause"),
         messages=outbox.last_sequence,
         lost=len(missing_messages(bed, agent.device, outbox)),
         epochs=_epochs(bed, agent.device),
