@@ -100,9 +100,8 @@ def main() -> int:
 def _made(folder: Path, options: argparse.Namespace) -> Path:
     if options.tensorflow_python is None:
         skip(f"name a Python that has TensorFlow: --tensorflow-python PATH or {PYTHON_VARIABLE}")
-    subprocess.run(
-        [options.tensorflow_python, ROOT / "benchmarks" / "tensorflow_zoo.py", folder, *options.models], check=True
-    )
+    command = [options.tensorflow_python, "-m", "benchmarks.tensorflow_zoo", folder, *options.models]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, check=True)
     return folder
 
 

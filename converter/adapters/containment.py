@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError
+from edgefleet.runtimes.process_end import describe_end
 
 T = TypeVar("T")
 _HINT = "the file is damaged or not made by a converter: get it again from where it was made"
@@ -62,7 +63,7 @@ def contained(work: Callable[[], T]) -> T:
             _end(child)
             raise
     if status or not answer:
-        raise ModelFailedError(f"the model killed the converter ({_death(status)})", hint=_HINT)
+        raise ModelFailedError(f"the model killed the converter ({describe_end(status)})", hint=_HINT)
     result, refusal = pickle.loads(answer)  # noqa: S301  # written by our own fork
     if refusal is not None:
         kind, message, hint = refusal
@@ -160,12 +161,3 @@ def _confusion(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__}: {error}".splitlines()[0]
     return f"the converter cannot make sense of the model: {what} ({Path(last.filename).name}, line {last.lineno})"
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"

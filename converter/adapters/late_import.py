@@ -21,16 +21,16 @@ def import_late(name: str) -> None:
         return
     if spec is None:
         return
-    placeholder = ModuleType(name)
-    placeholder.__spec__ = spec
+    stand_in = ModuleType(name)
+    stand_in.__spec__ = spec
 
     def load(attribute: str) -> Any:
-        if sys.modules.get(name) is placeholder:
+        if sys.modules.get(name) is stand_in:
             del sys.modules[name]
         return getattr(importlib.import_module(name), attribute)
 
-    vars(placeholder)["__getattr__"] = load  # PEP 562
-    sys.modules[name] = placeholder
+    vars(stand_in)["__getattr__"] = load  # PEP 562
+    sys.modules[name] = stand_in
     parent, _, child = name.rpartition(".")
     if parent:
-        setattr(sys.modules[parent], child, placeholder)
+        setattr(sys.modules[parent], child, stand_in)

@@ -10,7 +10,6 @@ import importlib.util
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from converter.adapters.flatbuffers.reading import read_facts
 from converter.core.graph import GraphFacts
 from edgefleet.contracts.errors import MissingProgramError, ProfileError, UnsupportedModelError, missing_extra
 from edgefleet.contracts.profile import AcceleratorFacts
+from edgefleet.runtimes.process_end import describe_end
 
 #: Names the program, where this environment has no ``ethos-u-vela``.
 PROGRAM_VARIABLE = "EDGEFLEET_VELA"
@@ -159,11 +159,10 @@ def _run(command: list[str], facts: GraphFacts, accelerator: AcceleratorFacts, d
 
 
 def _crashed(number: int, facts: GraphFacts, accelerator: AcceleratorFacts) -> UnsupportedModelError:
-    name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
     small = any(tensor.dtype in ("int4", "int2") for tensor in facts.tensors)
     because = ", which has 4-bit weights" if small else ""
     return UnsupportedModelError(
-        f"vela crashed ({name}) on the model{because}, while compiling it for '{accelerator.id}'",
+        f"vela crashed ({describe_end(-number)}) on the model{because}, while compiling it for '{accelerator.id}'",
         hint="quantize all weights to int8 with a recipe" if small else "choose another precision, or no NPU",
     )
 

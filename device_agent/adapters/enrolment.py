@@ -29,11 +29,11 @@ from edgefleet.contracts.enrolment import (
 from edgefleet.contracts.errors import (
     ConflictError,
     EdgeFleetError,
-    FileMissingError,
     InputError,
     NotAllowedError,
     UnreachableError,
 )
+from edgefleet.contracts.files import read_file
 from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 
 _PRIVATE = 0o600
@@ -48,13 +48,8 @@ def read_ticket(path: Path) -> EnrolmentTicket:
         FileMissingError: there is none.
         SettingError: it breaks the schema.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileMissingError(
-            f"cannot read the ticket '{path}': {error.strerror or error}",
-            hint="make one on the server with: edgefleet devices invite NAME --profile P --output ticket.json",
-        ) from error
+    hint = "make one on the server with: edgefleet devices invite NAME --profile P --output ticket.json"
+    data = read_file(path, "the ticket", hint=hint)
     return decode_json(data, EnrolmentTicket, source=f"the ticket '{path.name}'")
 
 

@@ -5,7 +5,6 @@ The frames are those of :mod:`edgefleet.runtimes.tflite_runtime_child`.
 """
 
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import Dtype, TensorSpec
+from edgefleet.runtimes.process_end import describe_end
 from edgefleet.runtimes.tflite_runtime_child import LENGTHS, Document, arrays_of, describe, frame_of
 
 Array = npt.NDArray[Any]
@@ -191,7 +191,7 @@ class ChildInterpreter(ABC):
         written = self._said_since_last()
         self.close()
         said = f": {_last_line(written)}" if written.strip() else ""
-        return ModelFailedError(f"the model ended {self._runtime} ({_how(status)}){said}", hint=_DAMAGED_HINT)
+        return ModelFailedError(f"the model ended {self._runtime} ({describe_end(status)}){said}", hint=_DAMAGED_HINT)
 
     def _said_since_last(self) -> str:
         """Return what the child wrote to standard error since this was asked last."""
@@ -229,15 +229,6 @@ def _end(process: subprocess.Popen[bytes], ours: socket.socket, written: IO[byte
     if os.getpid() == owner:  # a fork of this process must leave the child alone
         process.kill()
         process.wait()
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _first_line(text: str) -> str:

@@ -22,6 +22,7 @@ import msgspec
 
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, ModelFailedError, UnsupportedModelError
 from edgefleet.runtimes.litert import Kernels
+from edgefleet.runtimes.process_end import describe_end
 
 _REFUSED = 3
 _KNOWN: tuple[type[EdgeFleetError], ...] = (UnsupportedModelError, ModelFailedError, MissingExtraError)
@@ -116,7 +117,7 @@ def _judge(status: int, document: bytes, deadline_s: float) -> None:
     if status == _REFUSED:
         raise _as_error(document)
     if status:
-        raise ModelFailedError(f"the model killed the interpreter ({_death(status)})", hint=_HINT)
+        raise ModelFailedError(f"the model killed the interpreter ({describe_end(status)})", hint=_HINT)
 
 
 def _import_runtime() -> None:
@@ -159,15 +160,6 @@ def _as_error(document: bytes) -> EdgeFleetError:
     refusal = msgspec.json.decode(document, type=_Refusal)
     kind = next((known for known in _KNOWN if known.code == refusal.code), ModelFailedError)
     return kind(refusal.message, hint=refusal.hint)
-
-
-def _death(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _refusal(model: bytes, kernels: Kernels) -> _Refusal | None:

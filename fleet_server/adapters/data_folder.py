@@ -20,9 +20,9 @@ from pathlib import Path
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import ConflictError, FileMissingError
+from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Fact
 from fleet_server.adapters.mqtt_link import BrokerTls
-from fleet_server.adapters.private_files import read_file
 
 
 class ServerSettings(Fact, frozen=True, kw_only=True):

@@ -17,8 +17,9 @@ import msgspec
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import InputError, NotAllowedError
+from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Fact
-from fleet_server.adapters.private_files import read_file, write_secret
+from fleet_server.adapters.private_files import write_secret
 
 #: What every API token is made of.
 _ONE_WORD = r"^[A-Za-z0-9_-]{1,200}\Z"

@@ -24,7 +24,8 @@ from securesystemslib.formats import encode_canonical
 
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError, NotAllowedError, SettingError, StorageError
-from fleet_server.adapters.private_files import read_file, write_file, write_secret
+from edgefleet.contracts.files import read_file
+from fleet_server.adapters.private_files import write_file, write_secret
 from fleet_server.core.tuf_types import SIGNER_FOR_URI_SCHEME, CryptoSigner, Key, Signature, Signer, SSlibKey
 
 SCHEME = "file"

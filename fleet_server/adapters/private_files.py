@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgefleet.contracts.errors import ConflictError, FileMissingError, StorageError
+from edgefleet.contracts.errors import ConflictError, StorageError
 
 
 def write_file(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = True) -> None:
@@ -55,20 +55,6 @@ def make_private_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise _unwritable(path, error) from error
-
-
-def read_file(path: Path, what: str) -> bytes:
-    """Return a file's bytes.
-
-    Raises:
-        FileMissingError: it cannot be read; ``what`` says what the user knows it as.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileMissingError(
-            f"cannot read {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
-        ) from error
 
 
 @contextmanager

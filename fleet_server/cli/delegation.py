@@ -3,10 +3,10 @@
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import ConflictError
+from edgefleet.contracts.files import read_file
 from fleet_server.adapters.api_client import ApiClient
 from fleet_server.adapters.data_folder import DataFolder, Listening
 from fleet_server.adapters.home import Home, Login, read_token
-from fleet_server.adapters.private_files import read_file
 from fleet_server.adapters.provision import ProductDelegation, delegate_product, publish_targets_offline
 from fleet_server.core.tuf_types import Signer
 

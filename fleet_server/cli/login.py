@@ -28,10 +28,10 @@ def log_in(
     The image repository's root becomes this home's trust anchor: the file given with --root, or else the server's
     own on this first use. Compare the printed SHA-256 with the administrator's.
     """
+    from edgefleet.contracts.files import read_file
     from fleet_server.adapters.api_client import ApiClient
     from fleet_server.adapters.approver import pin_root
     from fleet_server.adapters.home import Home, Login, read_token
-    from fleet_server.adapters.private_files import read_file
 
     person = Home(home)
     wanted = Login(server=server.strip().rstrip("/"), token=read_token(token_file))

@@ -26,7 +26,7 @@ def read_passphrase(path: Path | None) -> bytes | None:
         SettingError: it is empty, or longer than OpenSSL takes.
     """
     from edgefleet.contracts.errors import SettingError
-    from fleet_server.adapters.private_files import read_file
+    from edgefleet.contracts.files import read_file
 
     if path is None:
         return None

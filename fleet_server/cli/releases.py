@@ -24,10 +24,10 @@ def publish(
 ) -> None:
     """Upload a release: its bundles and its policy. Nothing is signed; 'releases approve' does that."""
     from edgefleet.contracts.bundle import open_bundle
+    from edgefleet.contracts.files import read_file
     from edgefleet.contracts.policy import read_policy
     from fleet_server.adapters.api_client import ApiClient
     from fleet_server.adapters.home import Home
-    from fleet_server.adapters.private_files import read_file
     from fleet_server.core.release_rules import check_release
 
     policy_bytes = read_file(policy, "the policy")

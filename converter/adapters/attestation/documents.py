@@ -15,8 +15,9 @@ from converter.core.reports.pareto_table import pareto_table
 from converter.core.reports.provenance import PAYLOAD_TYPE, check_statement, provenance_statement
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.canonical import sha256_hex
-from edgefleet.contracts.errors import FileMissingError, TrustError
+from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.evidence import ConversionEvidence
+from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.names import bundle_file_name
 
@@ -75,13 +76,8 @@ def check_provenance(bundle: Bundle, public_key: Path) -> str:
         TrustError: the key did not sign it, or it is not about this bundle.
     """
     path = bundle.path.with_suffix(SIGNED_SUFFIX)
-    try:
-        line = path.read_bytes()
-    except OSError as error:
-        raise FileMissingError(
-            f"cannot read the signed provenance '{path}': {error.strerror or error}",
-            hint="convert with --signing-key, and keep the files beside the bundle",
-        ) from error
+    hint = "convert with --signing-key, and keep the files beside the bundle"
+    line = read_file(path, "the signed provenance", hint=hint)
     key = load_public_key(public_key)
     payload = verified_payload(line, PAYLOAD_TYPE, key)
     try:

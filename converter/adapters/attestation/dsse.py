@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgefleet.contracts.errors import FileMissingError, SettingError, TrustError, missing_extra
+from edgefleet.contracts.errors import SettingError, TrustError, missing_extra
+from edgefleet.contracts.files import read_file
 
 if TYPE_CHECKING:
     from securesystemslib.dsse import Envelope
@@ -26,7 +27,7 @@ def load_signer(path: Path) -> "CryptoSigner":
         FileMissingError: there is no such file.
         SettingError: it is no private key, is encrypted, or of a kind that cannot sign.
     """
-    pem = _read(path, "the private key")
+    pem = read_file(path, "the private key")
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -48,7 +49,7 @@ def load_public_key(path: Path) -> "Key":
     Raises:
         MissingExtraError, FileMissingError, SettingError: as :func:`load_signer`.
     """
-    data = _read(path, "the public key")
+    data = read_file(path, "the public key")
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -104,12 +105,3 @@ def verified_payload(line: bytes, payload_type: str, key: "Key") -> bytes:
             hint="check which key signed it, and whether the file was changed",
         ) from error
     return envelope.payload
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise FileMissingError(
-            f"cannot read {what} '{path}': {error.strerror or error}", hint="check the path and its permissions"
-        ) from error

@@ -3,7 +3,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -91,32 +91,27 @@ def _step(tree: Model, facts: GraphFacts, number: int) -> Step:
 
 
 def _convolution(at: _Place) -> Step | None:
-    weights, bias, source = _parameters(at)
-    if weights is None or weights.ndim != 4 or weights.shape[3] != at.facts.tensors[source].shape[-1]:
-        return None  # a grouped convolution
-    return Step(
-        "linear",
-        (source,),
-        at.operator.outputs,
-        weights=weights,
-        bias=bias,
-        clip=_clip(at),
-        windows=_windows(at, at.facts.tensors[source].shape, weights.shape[1:3]),
-    )
+    return _windowed(at, "linear")  # with other channels it is a grouped convolution
 
 
 def _depthwise(at: _Place) -> Step | None:
+    return _windowed(at, "depthwise")  # with other channels it makes several outputs of one
+
+
+def _windowed(at: _Place, kind: Literal["linear", "depthwise"]) -> Step | None:
+    """Return the step of weights that slide over a picture; None where their channels are not those of the source."""
     weights, bias, source = _parameters(at)
-    if weights is None or weights.ndim != 4 or weights.shape[3] != at.facts.tensors[source].shape[-1]:
-        return None  # several outputs of one channel
+    shape = at.facts.tensors[source].shape
+    if weights is None or weights.ndim != 4 or weights.shape[3] != shape[-1]:
+        return None
     return Step(
-        "depthwise",
+        kind,
         (source,),
         at.operator.outputs,
-        weights=weights[0],
+        weights=weights[0] if kind == "depthwise" else weights,
         bias=bias,
         clip=_clip(at),
-        windows=_windows(at, at.facts.tensors[source].shape, weights.shape[1:3]),
+        windows=_windows(at, shape, weights.shape[1:3]),
     )
 
 
