@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schema of a profile: the facts about one board, as a TOML file states them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -69,7 +70,9 @@ class Profile(Fact, frozen=True, kw_only=True):
     """Everything EdgeFleet knows of one board.
 
     ``precisions`` lists what the board's runtime runs right, the preferred one first. ``swap`` says whether two
-    models fit beside each other during an update (``resident``) or not (``cold``).
+    models fit beside each other during an update (``resident``) or not (``cold``). ``execution`` says how code for the
+    board is tried here: run on a machine of its kind, run in QEMU, or compiled and measured and not run. ``sources``
+    says where each fact comes from, by the field's path or the path of what it is part of (``memory.regions``).
     """
 
     format_version: Literal[1]
@@ -84,6 +87,8 @@ class Profile(Fact, frozen=True, kw_only=True):
     accelerator: AcceleratorFacts | None = None
     swap: Literal["resident", "cold"] = "resident"
     emulator: Emulator | None = None
+    execution: Literal["native", "emulated", "compiled-only"] = "compiled-only"
+    sources: Mapping[str, str] = {}
 
 
 def compat_hash(profile: Profile) -> str:

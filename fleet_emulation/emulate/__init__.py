@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet emulate``: models on boards that nobody needs to own."""

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet emulate``: run a model on an emulated board, compare it layer by layer, begin a project, calibrate."""
+
+import typer
+
+from fleet_emulation.emulate.commands.run import run
+
+app = typer.Typer(
+    help="Models on emulated boards: run them, compare them layer by layer, count what they cost.",
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Make a group of the application, however many commands it has."""
+
+
+app.command(epilog="Example: edgefleet emulate run dist/kws-1.0.0-mps2-an386.bundle --input x.npy --output y.npy")(run)
