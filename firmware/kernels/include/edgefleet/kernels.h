@@ -41,8 +41,8 @@ enum { EF_ROUND_TWICE = 2, EF_ROUND_ONCE = 1 };
  *   int32_t scale[2][3 | 4 | 2]         as above
  * The weights of a channel: of each kernel row (kernel_w * in_c weights) first the whole groups of four, row after row;
  * then what is left of each row, row after row; then zeros up to k_quads * 4. With a dilation in x, a "row" is one tap
- * (in_c weights). "pairs-int4" is the same with two weights a byte: 4 bytes a quad, low nibble a, high nibble b, in
- * the order 0 2 1 3. */
+ * (in_c weights). "pairs-int4" is the same with two weights a byte and in natural order: 4 bytes a quad, each
+ * (a + 8) | (b & 15) << 4: a has an offset of 8, b is two's complement. */
 typedef struct {
     uint32_t in, out, scratch;
     int16_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
@@ -66,7 +66,7 @@ typedef struct {
 /* Fully connected, rows x in_n -> rows x out_n. Stream: for each four outputs (the last repeats where out_n % 4)
  *   int32_t bias[4]; k_quads x 16 bytes: four weights of each output; int32_t scale[4][words] where per_channel.
  * k_quads is even. One scale for all stands in the layer where not per_channel (k, m, c, l; for exact: m = multiplier,
- * l = shift). "int4": 8 bytes a quad, for each output two bytes: low nibbles 0 and 1... as w0 | w1 << 4, w2 | w3 << 4. */
+ * l = shift). "int4": 8 bytes a quad, 4 for outputs 0 and 1, then 4 for outputs 2 and 3, as in "pairs-int4". */
 typedef struct {
     uint32_t in, out, scratch;
     int32_t rows, in_n, out_n, k_quads;
