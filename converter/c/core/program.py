@@ -12,7 +12,8 @@ from edgefleet.contracts.manifest import Numerics
 
 KernelSet = Literal["portable", "dsp", "helium"]
 
-#: What a call reads or writes: a value of the graph by its number, or by its name what only one operator's calls share.
+#: What a call reads or writes: a value of the graph by its number; by its name what only one operator's calls share, or
+#: a state variable.
 Operand = int | str
 
 
@@ -92,9 +93,11 @@ class Call:
 class Lowered:
     """What one operator becomes: calls in order, sizes of what only they share, and outputs that are another value.
 
-    ``aliases`` maps an output to the value whose memory and bytes it is (reshape); ``temporaries`` gives bytes by name.
+    ``aliases`` maps an output to the value, or state variable, whose memory and bytes it is (reshape); ``temporaries``
+    gives bytes by name; ``states`` the same for memory that lives as long as the arena and that all operators share.
     """
 
     calls: tuple[Call, ...] = ()
     temporaries: Mapping[str, int] = field(default_factory=dict)
-    aliases: Mapping[int, int] = field(default_factory=dict)
+    aliases: Mapping[int, Operand] = field(default_factory=dict)
+    states: Mapping[str, int] = field(default_factory=dict)

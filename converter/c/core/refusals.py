@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the generator says that it has no kernel for an operator: one sentence with name, number and reason."""
+
+from converter.c.core.program import Operator
+from edgefleet.contracts.errors import UnsupportedModelError
+
+_HINT = "write this part of the model in another way, or choose a profile whose runtime has the operator"
+
+
+def unsupported(operator: Operator, reason: str, *, hint: str = _HINT) -> UnsupportedModelError:
+    """Return the error that names the operator, its place in the file, and why no C can be written for it."""
+    return UnsupportedModelError(
+        f"the operator {operator.name} (number {operator.number}) cannot be written as C: {reason}", hint=hint
+    )
