@@ -15,8 +15,8 @@ _SUFFIX = ".toml"
 
 def list_profiles() -> tuple[Profile, ...]:
     """Return the profiles that come with EdgeFleet, sorted by id."""
-    names = sorted(entry.name for entry in _BOARDS.iterdir() if entry.name.endswith(_SUFFIX))
-    return tuple(read_profile((_BOARDS / name).read_bytes(), source=name) for name in names)
+    stems = sorted(entry.name.removesuffix(_SUFFIX) for entry in _BOARDS.iterdir() if entry.name.endswith(_SUFFIX))
+    return tuple(read_profile((_BOARDS / f"{stem}{_SUFFIX}").read_bytes(), source=f"{stem}{_SUFFIX}") for stem in stems)
 
 
 def load_profile(id_or_path: str) -> Profile:

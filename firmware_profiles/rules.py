@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+import msgspec
+
 from edgefleet.contracts.profile import Profile
 
-_MICROCONTROLLERS = ("armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imac")
+_MICROCONTROLLERS = ("armv6-m", "armv7-m", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imc", "rv32imac")
 _VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,4}")
 _OPERATOR = re.compile(r"[A-Z][A-Z0-9_]*")
 _ADDRESS_SPACE_BYTES = 1 << 32
@@ -31,6 +33,8 @@ def broken_rules(profile: Profile) -> list[str]:
         *_operators(profile),
         *_budgets(profile),
         *_accelerator(profile),
+        *_execution(profile),
+        *_sources(profile),
     ]
 
 
@@ -106,3 +110,23 @@ def _accelerator(profile: Profile) -> Iterator[str]:
             ("memory_mode", "system_config") if npu.system_config is None else ("system_config", "memory_mode")
         )
         yield f"accelerator.{given} is given without accelerator.{missing}; vela takes both, or neither"
+
+
+def _execution(profile: Profile) -> Iterator[str]:
+    if profile.execution == "emulated" and profile.emulator is None:
+        yield "execution is 'emulated', but there is no [emulator]"
+
+
+def _sources(profile: Profile) -> Iterator[str]:
+    document = msgspec.to_builtins(profile)
+    for path in sorted(profile.sources):
+        if not _names_a_field(path, document):
+            yield f"sources names '{path}', and there is no such field"
+
+
+def _names_a_field(path: str, document: object) -> bool:
+    for part in path.split("."):
+        if not isinstance(document, dict) or part not in document:
+            return False
+        document = document[part]
+    return True

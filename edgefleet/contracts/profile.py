@@ -14,7 +14,18 @@ from edgefleet.contracts.names import Name
 class Cpu(Fact, frozen=True, kw_only=True):
     """The processor: ``architecture`` as ``uname -m`` says it, or the Arm or RISC-V profile of a microcontroller."""
 
-    architecture: Literal["x86_64", "aarch64", "armv7l", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imac"]
+    architecture: Literal[
+        "x86_64",
+        "aarch64",
+        "armv7l",
+        "armv6-m",
+        "armv7-m",
+        "armv7e-m",
+        "armv8-m.main",
+        "armv8.1-m.main",
+        "rv32imc",
+        "rv32imac",
+    ]
     core: str
     cores: Positive = 1
     clock_hz: Positive | None = None

@@ -4,7 +4,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +18,13 @@ from edgefleet.contracts.errors import FileMissingError, InputError, ProfileErro
 from edgefleet.contracts.profile import compat_hash
 from firmware_profiles import list_profiles, load_profile, read_profile
 
-KNOWN = ["corstone-300-u55", "linux-x86_64", "mps2-an386", "raspberry-pi-4"]
+KNOWN = [
+    "alif-e7-devkit", "arduino-zero", "b-u585i-iot02a", "corstone-300-u55", "ek-ra8m1", "esp32-c3-devkitm",
+    "esp32-c6-devkitc", "imx8mp-evk", "imxrt1060-evk", "jetson-orin-nano", "linux-x86_64", "longan-nano", "mps2-an385",
+    "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nrf52840-dk", "nrf5340-dk", "nucleo-f103rb",
+    "nucleo-h743zi2", "nucleo-l4r5zi", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-pico",
+    "raspberry-pi-pico-2", "rv32-virt", "stm32f746g-disco",
+]  # fmt: skip
 EDGEFLEET = Path(sys.executable).with_name("edgefleet")
 
 
@@ -52,9 +60,51 @@ def test_each_board_is_named_like_its_file(profile_id: str) -> None:
     assert load_profile(profile_id).id == profile_id
 
 
-def test_boards_differ_in_what_runs_on_them() -> None:
-    profiles = list_profiles()
-    assert len({compat_hash(profile) for profile in profiles}) == len(profiles)
+def test_boards_differ_in_what_runs_on_them_unless_they_have_the_same_processor_features_and_runtime() -> None:
+    kinds: dict[str, list[str]] = {}
+    for profile in list_profiles():
+        kinds.setdefault(compat_hash(profile), []).append(profile.id)
+    assert [ids for ids in kinds.values() if len(ids) > 1] == [
+        ["imx8mp-evk", "raspberry-pi-3", "raspberry-pi-4"],
+        ["jetson-orin-nano", "raspberry-pi-5"],
+    ]
+
+
+def test_boards_come_in_at_least_ten_classes_of_processor_and_memory() -> None:
+    cores = {profile.cpu.core for profile in list_profiles()}
+    assert {"cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "cortex-m85"} < cores
+    classes = {(p.cpu.core, (p.memory.ram_bytes).bit_length()) for p in list_profiles()}
+    assert len(classes) >= 10
+
+
+@pytest.mark.parametrize("profile_id", KNOWN)
+def test_each_fact_of_a_board_has_a_source(profile_id: str) -> None:
+    profile = load_profile(profile_id)
+    facts = msgspec.to_builtins(profile)
+    unnamed = [path for path in _stated(facts) if not any(_covers(source, path) for source in profile.sources)]
+    assert unnamed == []
+
+
+def _stated(facts: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in facts.items():
+        path = prefix + name
+        if path in ("format_version", "id", "title", "execution", "sources") or value in (None, (), []):
+            continue
+        if isinstance(value, dict):
+            yield from _stated(value, f"{path}.")
+        else:
+            yield path
+
+
+def _covers(source: str, path: str) -> bool:
+    return path == source or path.startswith(f"{source}.")
+
+
+@pytest.mark.parametrize("profile_id", KNOWN)
+def test_each_board_says_how_its_code_is_tried(profile_id: str) -> None:
+    profile = load_profile(profile_id)
+    native = profile_id == "linux-x86_64"
+    assert profile.execution == ("native" if native else "emulated" if profile.emulator else "compiled-only")
 
 
 def test_another_npu_changes_the_compat_hash() -> None:
@@ -80,9 +130,7 @@ def test_another_memory_map_changes_the_compat_hash() -> None:
 def test_an_unknown_id_names_the_known_ones() -> None:
     with pytest.raises(InputError) as caught:
         load_profile("pi-4")
-    assert caught.value.message == (
-        "there is no profile 'pi-4', only corstone-300-u55, linux-x86_64, mps2-an386, raspberry-pi-4"
-    )
+    assert caught.value.message == (f"there is no profile 'pi-4', only {', '.join(KNOWN)}")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -117,6 +165,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
          "b.toml: budgets.arena_bytes is 5000000, over memory.ram_bytes (4194304)"),
         ("mps2-an386", "budgets.model_bytes", 5_000_000,
          "b.toml: budgets.model_bytes is 5000000, over memory.flash_bytes (4194304)"),
+        ("nucleo-l4r5zi", "execution", "emulated",
+         "b.toml: execution is 'emulated', but there is no [emulator]"),
+        ("nucleo-l4r5zi", "sources", {"cpu.colour": "the box"},
+         "b.toml: sources names 'cpu.colour', and there is no such field"),
         ("mps2-an386", "operators", ["conv"],
          "b.toml: operators has 'conv', expected names as TFLite's schema writes them (CONV_2D)"),
         ("mps2-an386", "precisions", ["int8", "dynamic-int8"],
