@@ -82,22 +82,23 @@ typedef struct {
     int16_t act_min, act_max;
 } ef_pool_layer;
 
-/* Mean over some of four axes; reduce[i] != 0 says that axis i goes. */
+/* Mean: the axes are kept, reduced, kept, reduced, kept in turn (1 where there is none); offset = -count * in_zero. */
 typedef struct {
     uint32_t in, out, scratch;
-    int32_t shape[4];
-    uint8_t reduce[4];
-    int32_t count, in_zero, out_zero, multiplier, shift;
+    int32_t shape[5];
+    int32_t offset, out_zero, multiplier, shift;
 } ef_mean_layer;
 
-/* add, sub, mul with broadcasting: steps in elements, 0 along a broadcast axis.
- *   exact: the reference's arithmetic. add/sub: left shift 20, three multipliers; mul: one multiplier (out_*).
+/* add, sub, mul.
+ *   exact: the reference's arithmetic, with broadcasting: rows of shape[3] elements; steps in elements, 0 along a
+ *          broadcast axis; those of the last axis are 0 or 1. add/sub: left shift 20, three multipliers, a's and b's at
+ *          most 1; mul: out_* alone. A constant operand (1: a, 2: b) follows the layer instead of lying in the arena.
  *   flat:  add and sub of equal shapes, n elements: ssat8((c + (a1 * a >> 8) + (a2 * b >> 8)) >> 20), proved equal. */
 typedef struct {
     uint32_t a, b, out, scratch;
-    int32_t shape[5], a_step[5], b_step[5];
-    int32_t a_zero, b_zero, out_zero, a_multiplier, a_shift, b_multiplier, b_shift, out_multiplier, out_shift;
-    int32_t act_min, act_max;
+    int32_t shape[4], a_step[4], b_step[4];
+    int16_t constant, a_zero, b_zero, out_zero, act_min, act_max;
+    int32_t a_multiplier, a_shift, b_multiplier, b_shift, out_multiplier, out_shift;
 } ef_binary_layer;
 typedef struct {
     uint32_t a, b, out, scratch;
@@ -116,14 +117,14 @@ typedef struct {
     int32_t rows, n, multiplier, shift, diff_min;
 } ef_softmax_layer;
 
-/* Float ends: out = clamp(round(in / scale) + zero), and (in - zero) * scale. */
+/* Float ends: quantize: out = clamp(round(in / scale) + zero); dequantize: out = (in - zero) * scale. */
 typedef struct {
     uint32_t in, out, scratch;
     int32_t n, zero;
     float scale;
 } ef_float_layer;
 
-/* Moves: transpose, strided slice, split, concat, pad, state. Elements of `bytes` bytes go from in_start + sum(i * in_step)
+/* Moves: transpose, strided slice, split, concat, pad, state. Rows of `bytes` bytes go from in_start + sum(i * in_step)
  * to out_start + sum(i * out_step); starts and steps in bytes. */
 typedef struct {
     uint32_t in, out, scratch;
