@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AVERAGE_POOL_2D and MAX_POOL_2D."""
+
+import struct
+from typing import NamedTuple
+
+from converter.c.core.fixed_point import activation_range
+from converter.c.core.operands import computed, described, output, require_int16, require_same_scale
+from converter.c.core.program import Call, Graph, Lowered, Operator, Target, Value
+from converter.c.core.refusals import unsupported
+
+_LAYER = struct.Struct("<14h")
+_VARIANTS = {"AVERAGE_POOL_2D": "average_pool", "MAX_POOL_2D": "max_pool"}
+_PADDINGS = {0: "SAME", 1: "VALID"}
+
+
+class Along(NamedTuple):
+    """One axis of a pool: how many outputs, and by how much the first window begins before the picture."""
+
+    outputs: int
+    pad: int
+
+
+def along(operator: Operator, size: int, window: int, stride: int) -> Along:
+    """Return the outputs along one axis, as TFLite counts them.
+
+    Raises:
+        UnsupportedModelError: the window or its steps are none, or the padding is unknown.
+    """
+    padding = _PADDINGS.get(int(operator.options.get("padding", 0)))
+    if padding is None or min(window, stride, size) < 1:
+        raise unsupported(operator, f"a window of {window} in steps of {stride} over {size} elements makes no sense")
+    if padding == "VALID":
+        return Along((size - window) // stride + 1, 0)
+    outputs = -(-size // stride)
+    return Along(outputs, max(0, (outputs - 1) * stride + window - size) // 2)
+
+
+def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
+    """Write a pool.
+
+    Raises:
+        UnsupportedModelError: a type, scale, shape or option that the kernels do not take.
+    """
+    given, made = computed(operator, graph, 0, "int8"), output(operator, graph, "int8")
+    require_same_scale(operator, given, made)
+    if len(given.shape) != 4:
+        raise unsupported(operator, f"its input has {len(given.shape)} axes, and its kernels take 4")
+    batches, height, width, channels = given.shape
+    window = tuple(int(operator.options[name]) for name in ("filterHeight", "filterWidth"))
+    strides = tuple(int(operator.options[name]) for name in ("strideH", "strideW"))
+    rows, columns = along(operator, height, window[0], strides[0]), along(operator, width, window[1], strides[1])
+    _require_shape(operator, made, (batches, rows.outputs, columns.outputs, channels))
+    numbers = (*given.shape, rows.outputs, columns.outputs, *window, *strides, rows.pad, columns.pad)
+    require_int16(operator, *numbers)
+    body = _LAYER.pack(*numbers[:3], channels, *numbers[4:], *activation_range(operator, made))
+    note = f"{operator.name} {window[0]}x{window[1]} {described(given)} -> {described(made)}"
+    variant = f"{_VARIANTS[operator.name]}/portable/exact"
+    return Lowered((Call(variant, (given.number,), (made.number,), body, note=note),))
+
+
+def _require_shape(operator: Operator, made: Value, shape: tuple[int, ...]) -> None:
+    if made.shape != shape or min(shape) < 1:
+        raise unsupported(operator, f"its output has the shape {made.shape}, and its options make {shape}")
