@@ -75,6 +75,7 @@ class Testbed:
     """A server, a broker and agents. ``examples`` is the digits example; periods are real seconds.
 
     ``time_scale`` divides the policy's durations; the agents' ``poll_s`` and ``telemetry_s`` come out as given.
+    ``profile`` is what its devices are.
     """
 
     __test__ = False  # not a test, whatever its name begins with
@@ -88,8 +89,10 @@ class Testbed:
         poll_s: float = 15.0,
         telemetry_s: float = 1.0,
         broker_kind: BrokerKind | None = None,
+        profile: str = PROFILE,
     ) -> None:
         self.folder = folder
+        self.profile = profile
         self.examples = examples
         self.time_scale = time_scale
         self.settings = AgentSettings(poll_s=poll_s * time_scale, telemetry_s=telemetry_s * time_scale)
@@ -170,9 +173,9 @@ class Testbed:
         """Convert one of the example's float models, calibrated with an .npz, and return the bundle."""
         out = self.folder / "bundles"
         given = ("--calibration", samples, "--acceptance", self.examples / "acceptance.npz", "--out", out)
-        named = ("--profile", PROFILE, "--name", PRODUCT, "--version", version)
+        named = ("--profile", self.profile, "--name", PRODUCT, "--version", version)
         require(edgefleet("convert", self.examples / model, *named, *given))
-        return out / f"{PRODUCT}-{version}-{PROFILE}.bundle"
+        return out / f"{PRODUCT}-{version}-{self.profile}.bundle"
 
     def release(self, version: str, bundle: Path, policy: Path) -> None:
         """Publish a bundle, and let every approver verify and sign it."""
@@ -188,7 +191,7 @@ class Testbed:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = []
         for device in devices:
-            ticket = self.api.post("devices", {"name": device, "profile": PROFILE})
+            ticket = self.api.post("devices", {"name": device, "profile": self.profile})
             paths.append(folder / f"{device}.json")
             write_secret(paths[-1], msgspec.json.encode(ticket).decode())
         return paths
