@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.record import SKIPPED
 
-_INFRASTRUCTURE = {"__main__", "operator_models", "quantizer_recipes", "record"}
+_INFRASTRUCTURE = {"__main__", "operator_cases", "operator_models", "quantizer_recipes", "record"}
 
 
 def main() -> int:

@@ -95,9 +95,11 @@ class Lowered:
 
     ``aliases`` maps an output to the value, or state variable, whose memory and bytes it is (reshape); ``temporaries``
     gives bytes by name; ``states`` the same for memory that lives as long as the arena and that all operators share.
+    ``first`` are calls for when the arena is bound: they run before those of the graph's ``once``.
     """
 
     calls: tuple[Call, ...] = ()
     temporaries: Mapping[str, int] = field(default_factory=dict)
     aliases: Mapping[int, Operand] = field(default_factory=dict)
     states: Mapping[str, int] = field(default_factory=dict)
+    first: tuple[Call, ...] = ()

@@ -2,12 +2,13 @@
 """State variables of streaming models: memory that lives as long as the arena.
 
 A VAR_HANDLE names a variable, READ_VARIABLE and ASSIGN_VARIABLE copy it, CALL_ONCE gives first values through the graph
-that runs when the arena is bound.
+that runs when the arena is bound. A variable without first values begins at its zero point in TFLM, and cannot be read
+in LiteRT.
 """
 
-from converter.c.core.moves import Move, constant_call, move_call
+from converter.c.core.moves import Move, constant_call, fill_call, move_call
 from converter.c.core.operands import ELEMENT_BYTES, byte_count, constant_bytes, described, input_value, output
-from converter.c.core.program import Graph, Lowered, Operator, Target, Value
+from converter.c.core.program import Call, Graph, Lowered, Operator, Target, Value
 from converter.c.core.refusals import unsupported
 
 _TYPES = tuple(ELEMENT_BYTES)
@@ -22,14 +23,15 @@ def lower_nothing(_operator: Operator, _graph: Graph, _target: Target) -> Lowere
     return Lowered()
 
 
-def lower_read(operator: Operator, graph: Graph, _target: Target) -> Lowered:
+def lower_read(operator: Operator, graph: Graph, target: Target) -> Lowered:
     """Write the copy of a variable to a tensor, or none where nobody assigns the variable before the last reader.
 
     Raises:
-        UnsupportedModelError: the variable has no name, or a type that no kernel moves.
+        UnsupportedModelError: the variable has no name, no value yet, or a type that no kernel moves.
     """
     made = output(operator, graph, *_TYPES)
     state = _state(operator, graph)
+    _require_assigned(operator, graph, state, target)
     states = {state: byte_count(made)}
     if _read_in_place(operator, graph, state, made):
         return Lowered(aliases={made.number: state}, states=states)
@@ -37,8 +39,8 @@ def lower_read(operator: Operator, graph: Graph, _target: Target) -> Lowered:
     return Lowered((move_call(move, state, made.number, note=f"READ_VARIABLE {described(made)}"),), states=states)
 
 
-def lower_assign(operator: Operator, graph: Graph, _target: Target) -> Lowered:
-    """Write the copy of a tensor, or of a constant, to a variable.
+def lower_assign(operator: Operator, graph: Graph, target: Target) -> Lowered:
+    """Write the copy of a tensor, or of a constant, to a variable, and what the variable holds before.
 
     Raises:
         UnsupportedModelError: the variable has no name, or a type that no kernel moves.
@@ -52,7 +54,30 @@ def lower_assign(operator: Operator, graph: Graph, _target: Target) -> Lowered:
         call = constant_call(state, constant_bytes(value), note=note)
     else:
         call = move_call(Move((), byte_count(value)), value.number, state, note=note)
-    return Lowered((call,), states={state: byte_count(value)})
+    return Lowered((call,), states={state: byte_count(value)}, first=_first_values(graph, state, value, target))
+
+
+def _first_values(graph: Graph, state: str, value: Value, target: Target) -> tuple[Call, ...]:
+    """Return the call that fills a variable with its zero point, where the graph gives no first values itself."""
+    given = any(_assigns(other, graph, state) for other in graph.once)
+    if target.numerics != "tflm/1" or given or value.dtype != "int8" or value.zero_point == 0:
+        return ()
+    note = "the zero point until the first ASSIGN_VARIABLE"
+    return (fill_call(state, start=0, count=byte_count(value), value=value.zero_point, note=note),)
+
+
+def _require_assigned(operator: Operator, graph: Graph, state: str, target: Target) -> None:
+    if target.numerics == "tflm/1":
+        before: tuple[Operator, ...] = (*graph.once, *graph.operators)
+    else:
+        main = graph.operators
+        before = (*graph.once, *(main[: main.index(operator)] if operator in main else ()))
+    if not any(_assigns(other, graph, state) for other in before):
+        raise unsupported(operator, "its variable has no value before it is first read: give it one through CALL_ONCE")
+
+
+def _assigns(operator: Operator, graph: Graph, state: str) -> bool:
+    return operator.name == "ASSIGN_VARIABLE" and _state(operator, graph) == state
 
 
 def _state(operator: Operator, graph: Graph) -> str:
