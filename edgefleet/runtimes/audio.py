@@ -95,15 +95,15 @@ def _features(clip: Doubles, how: AudioPreprocessing) -> Doubles:
     if how.kind == "waveform":
         return clip
     framed = np.lib.stride_tricks.sliding_window_view(clip, how.frame_samples)[:: how.stride_samples]
-    spectrum = np.fft.rfft(framed * _hann(how.frame_samples), how.fft_samples)
+    spectrum = np.fft.rfft(framed * hann(how.frame_samples), how.fft_samples)
     magnitudes = np.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag)  # np.abs differs by processor
     bands = _filtered(
-        magnitudes, _mel_filters(how.fft_samples, how.mel_bins, how.sample_rate_hz, how.low_hz, how.high_hz)
+        magnitudes, mel_filters(how.fft_samples, how.mel_bins, how.sample_rate_hz, how.low_hz, how.high_hz)
     )
     logarithms = logarithm(bands + how.log_offset)
     if how.kind == "log-mel":
         return logarithms
-    return _filtered(logarithms, _cosines(how.mel_bins, how.coefficients))
+    return _filtered(logarithms, cosines(how.mel_bins, how.coefficients))
 
 
 def _scaled(features: Doubles, how: AudioPreprocessing) -> Floats:
@@ -112,7 +112,8 @@ def _scaled(features: Doubles, how: AudioPreprocessing) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def _hann(samples: int) -> Doubles:
+def hann(samples: int) -> Doubles:
+    """Return the periodic Hann window."""
     return _steady(np.array([0.5 - 0.5 * math.cos(2.0 * math.pi * n / samples) for n in range(samples)]))
 
 
@@ -122,11 +123,10 @@ def _steady(table: Doubles) -> Doubles:
 
 
 @lru_cache(maxsize=8)
-def _mel_filters(fft_samples: int, bins: int, rate_hz: int, low_hz: float, high_hz: float) -> Doubles:
+def mel_filters(fft_samples: int, bins: int, rate_hz: int, low_hz: float, high_hz: float) -> Doubles:
     """Return the weight of each of the spectrum's (fft_samples // 2 + 1) lines in each band; 0 Hz has none."""
-    lines = np.array([_mel(line * rate_hz / fft_samples) for line in range(fft_samples // 2 + 1)])
-    low, high = _mel(low_hz), _mel(high_hz)
-    edges = low + (high - low) * np.arange(bins + 2) / (bins + 1)
+    lines = np.array([mel(line * rate_hz / fft_samples) for line in range(fft_samples // 2 + 1)])
+    edges = mel_edges(bins, low_hz, high_hz)
     rising = (lines[:, np.newaxis] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - lines[:, np.newaxis]) / (edges[2:] - edges[1:-1])
     weights: Doubles = np.maximum(0.0, np.minimum(rising, falling))
@@ -134,12 +134,20 @@ def _mel_filters(fft_samples: int, bins: int, rate_hz: int, low_hz: float, high_
     return _steady(weights)
 
 
-def _mel(hertz: float) -> float:
+def mel_edges(bins: int, low_hz: float, high_hz: float) -> Doubles:
+    """Return where the triangles begin, peak and end on the mel scale: band b from edges[b] over b + 1 to b + 2."""
+    low, high = mel(low_hz), mel(high_hz)
+    edges: Doubles = low + (high - low) * np.arange(bins + 2) / (bins + 1)
+    return edges
+
+
+def mel(hertz: float) -> float:
+    """Return a frequency on the HTK mel scale."""
     return 1127.0 * math.log(1.0 + hertz / 700.0)
 
 
 @lru_cache(maxsize=8)
-def _cosines(bins: int, coefficients: int) -> Doubles:
+def cosines(bins: int, coefficients: int) -> Doubles:
     """Return the orthonormal DCT-II as a matrix, shape (bins, coefficients)."""
     table = [
         [math.cos(math.pi * k * (2 * n + 1) / (2 * bins)) * math.sqrt((1.0 if k == 0 else 2.0) / bins)

@@ -35,7 +35,7 @@ def quantize(values: Array, spec: TensorSpec) -> Array:
     with np.errstate(over="ignore"):  # infinite is clamped as well
         # A copy, and an array even of a single number: the steps below work in place, as this runs for every request.
         scaled = np.array(values, dtype=np.float32)
-    scaled /= np.float32(spec.scale)
+        scaled /= np.float32(spec.scale)
     np.rint(scaled, out=scaled)
     scaled += np.float32(spec.zero_point)
     if np.isnan(scaled.min(initial=np.inf)):  # a minimum with a NaN in it is NaN
