@@ -34,6 +34,13 @@ static inline int32_t ef_scaled_twice(int32_t x, int32_t multiplier, int32_t shi
     return ef_rounding_divide(ef_doubling_high(x, multiplier), -shift);
 }
 
+/* x times a factor, rounded once, halves up. */
+static inline int32_t ef_scaled_once(int32_t x, int32_t multiplier, int32_t shift)
+{
+    int32_t bits = 31 - shift;
+    return (int32_t)(((int64_t)x * multiplier + ((int64_t)1 << (bits - 1))) >> bits);
+}
+
 static inline int32_t ef_clamp(int32_t x, int32_t least, int32_t most)
 {
     return x < least ? least : x > most ? most : x;
