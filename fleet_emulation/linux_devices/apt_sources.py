@@ -64,8 +64,9 @@ def arm64_sources(etc: Path = _ETC) -> list[Source]:
         return _users_own(Path(own))
     system = distribution(etc)
     if system.id != "debian":
+        name = system.id or "something unknown"
         raise SettingError(
-            f"arm64 devices are made from Debian's packages, and this machine runs '{system.id or 'something unknown'}'",
+            f"arm64 devices are made from Debian's packages, and this machine runs '{name}'",
             hint=f"write a sources.list of a Debian release and name it with {SOURCES_VARIABLE}",
         )
     found = [_narrowed(source, system.codename) for path in _files(etc / "apt") for source in read_sources(path)]

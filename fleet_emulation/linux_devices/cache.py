@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefleet.contracts.errors import StorageError
@@ -42,6 +42,8 @@ def make_once(kind: str, key: str, make: Callable[[Path], None], *, say: Say = s
         StorageError: the cache cannot be written.
     """
     if found := find_made(kind, key):
+        with suppress(OSError):  # a cache that others own is as good
+            os.utime(found)
         return found
     try:
         return _make(cache_folder() / kind / key, make, say)

@@ -15,13 +15,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, InputError, UnreachableError
+from edgefleet.contracts.errors import EdgeFleetError, InputError, UnreachableError
+from edgefleet.contracts.files import read_file
 from edgefleet.contracts.profile import Profile
-from firmware_profiles.loader import load_profile
 from fleet_emulation.linux_devices.agent import DeviceAgent, enrolled_agent
 from fleet_emulation.linux_devices.control import Answer
 from fleet_emulation.linux_devices.machine import QEMU, Hardware, Machine, Parts, restore
+from fleet_emulation.linux_devices.profiles import cpu_of, linux_profile
 from fleet_emulation.linux_devices.programs import find_program, program
+from fleet_emulation.linux_devices.result import Result
 from fleet_emulation.linux_devices.root_file_system import find_root_file_system, make_disk, root_file_system
 from fleet_emulation.linux_devices.snapshot import DISK_BYTES, Snapshot, snapshot
 from fleet_emulation.linux_devices.software import software_for
@@ -31,14 +33,6 @@ _START_S = 30.0
 _SHUT_DOWN_S = 30.0
 _FILE_S = 60.0
 _ENTROPY_BYTES = 64
-
-
-class Result(NamedTuple):
-    """How a command on a device ended; a negative status is a signal's number."""
-
-    status: int
-    stdout: bytes
-    stderr: bytes
 
 
 class Started(NamedTuple):
@@ -155,10 +149,7 @@ class LinuxDevice:
 
     def put(self, source: Path | bytes, target: str, *, mode: int = 0o644) -> None:
         """Write a file on the device; ``/data`` is its disk, ``/tmp`` and ``/run`` are in memory."""
-        try:
-            data = source if isinstance(source, bytes) else source.read_bytes()
-        except OSError as error:
-            raise FileMissingError(f"cannot read '{source}': {error.strerror}", hint="check the path") from error
+        data = source if isinstance(source, bytes) else read_file(source, "the file", hint="check the path")
         self._ask("put", data, path=target, mode=mode, limit_s=_FILE_S)
 
     def get(self, source: str) -> bytes:
@@ -252,10 +243,10 @@ def linux_device(
         UnreachableError: there is no root file system and no network, or the device does not come up.
         EdgeFleetError: the profile is of no arm64 Linux device; or QEMU does not start.
     """
-    facts = _linux_profile(profile)
+    facts = linux_profile(profile)
     program(QEMU)
     root = root_file_system()
-    hardware = Hardware(cpu=_cpu_of(facts), memory_mib=memory_mib, cores=cores)
+    hardware = Hardware(cpu=cpu_of(facts), memory_mib=memory_mib, cores=cores)
     taken = snapshot(root, hardware, limit_s=limit_s)
     with ExitStack() as cleaned:
         home = folder or Path(cleaned.enter_context(tempfile.TemporaryDirectory(prefix="edgefleet-device-")))
@@ -297,19 +288,3 @@ def missing() -> str | None:
         return error.message
     needed = [name for name in ("apt-get", "dpkg-deb", "mke2fs") if find_program(name) is None]
     return f"the program '{needed[0]}' is not installed, and there is no root file system yet" if needed else None
-
-
-def _linux_profile(profile: str | Profile) -> Profile:
-    facts = load_profile(profile) if isinstance(profile, str) else profile
-    if facts.cpu.architecture != "aarch64":
-        raise InputError(
-            f"the profile '{facts.id}' is of no arm64 Linux device: its CPU is {facts.cpu.architecture}",
-            hint="name a profile such as raspberry-pi-4",
-        )
-    return facts
-
-
-def _cpu_of(profile: Profile) -> str:
-    """Return the CPU as QEMU names it."""
-    emulator = profile.emulator
-    return emulator.cpu if emulator is not None and emulator.cpu else profile.cpu.core

@@ -25,6 +25,7 @@ from fleet_emulation.processes import Program
 
 QEMU = "qemu-system-aarch64"
 _KERNEL_ARGUMENTS = "console=ttyAMA0 quiet loglevel=4 mitigations=off nokaslr audit=0 panic=-1 rdinit=/init"
+_KERNEL_ARGUMENTS += " init_on_alloc=0 lsm=landlock hardened_usercopy=off randomize_kstack_offset=off"
 _IGNORE_SHARED = [{"capability": "x-ignore-shared", "state": True}]
 _NETWORK = "lan"
 _CONNECT_S = 20.0

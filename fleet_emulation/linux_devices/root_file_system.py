@@ -30,14 +30,14 @@ import msgspec
 from edgefleet.contracts.canonical import canonical_json
 from edgefleet.contracts.manifest import Fact
 from fleet_emulation.linux_devices.apt_sources import Source, arm64_sources
-from fleet_emulation.linux_devices.cache import Say, find_made, make_once, say_on_stderr
+from fleet_emulation.linux_devices.cache import Say, find_made, keep_newest, make_once, say_on_stderr
 from fleet_emulation.linux_devices.debian_packages import Apt, unpack
 from fleet_emulation.linux_devices.programs import program, run_program
 from fleet_emulation.linux_devices.wheels import device_requirements, install_wheels
 
 KIND = "root"
 #: To be raised when this module makes something else from the same packages.
-_LAYOUT = 2
+_LAYOUT = 4
 _PACKAGES = ("busybox-static", "libstdc++6", "python3")
 _KERNEL = "linux-image-cloud-arm64"
 #: What apt adds to what was asked for, and a device that is never upgraded does not need.
@@ -71,9 +71,30 @@ import sys
 from device_agent.cli import main
 sys.exit(main())
 """
+#: What starts the device's Python on this machine, below the tree; see ``user_mode``.
+USER_MODE_PYTHON = "usr/bin/qemu-python3"
+_USER_MODE = """\
+#!/bin/sh
+root=${0%/usr/bin/*}
+exec qemu-aarch64 -L "$root" -0 "$0" "$root/usr/bin/python3" "$@"
+"""
+#: What qemu-user shows instead of this machine's own file: LiteRT's library for CPUs crashes on that of another kind.
+_CPU = """\
+processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+
+"""
+_CPU_LISTS = ("possible", "present")
 #: Where EdgeFleet's own code lies on a device.
 SOFTWARE = "/data/software"
 _SPACE_BYTES = 64 << 20
+_KEPT = 2
 _LIMIT_S = 120.0
 
 
@@ -171,6 +192,7 @@ def root_file_system(*, say: Say = say_on_stderr) -> RootFileSystem:
     """
     wanted = recipe()
     folder = make_once(KIND, wanted.key, lambda folder: _make(wanted, arm64_sources(), folder, say), say=say)
+    keep_newest(KIND, count=_KEPT, besides=folder)
     return RootFileSystem(folder)
 
 
@@ -224,14 +246,18 @@ def _complete(tree: Path) -> None:
             (tree / name).symlink_to(f"usr/{name}")
     for name in ("data", "dev", "proc", "root", "run", "sys", "tmp", "etc"):
         (tree / name).mkdir(exist_ok=True)
+    (tree / "proc/cpuinfo").write_text(_CPU)
+    (tree / "sys/devices/system/cpu").mkdir(parents=True)
+    for name in _CPU_LISTS:
+        (tree / "sys/devices/system/cpu" / name).write_text("0\n")
     for name, text in _ETC.items():
         (tree / "etc" / name).write_text(text)
     for name in _BUSYBOX.split():
         if not (tree / "bin" / name).exists():
             (tree / "bin" / name).symlink_to("busybox")
-    agent = tree / "usr/bin/edgefleet-agent"
-    agent.write_text(_AGENT)
-    agent.chmod(0o755)
+    for name, text in (("usr/bin/edgefleet-agent", _AGENT), (USER_MODE_PYTHON, _USER_MODE)):
+        (tree / name).write_text(text)
+        (tree / name).chmod(0o755)
 
 
 def _python_of(tree: Path) -> str:

@@ -92,8 +92,8 @@ class Control:
         head = json.dumps(answer.message | {"id": request["id"]}).encode()
         message = LENGTHS.pack(len(head), len(answer.payload)) + head + answer.payload
         with self._writing:
-            for at in range(0, len(message), _PIECE_BYTES):
-                os.write(self._port, message[at : at + _PIECE_BYTES])
+            while message:  # the port takes a part of a long message at a time
+                message = message[os.write(self._port, message[:_PIECE_BYTES]) :]
 
     def _wake(self, request: Message, entropy: bytes) -> Answer:
         """Set the clock, take randomness that no other device has, and mount the disk: all that a snapshot has not."""
