@@ -218,11 +218,17 @@
     CONV2D_BLOCK ef_conv2d_block_any_int4, INT4_QUAD, INT4_QUAD_BYTES, BEGIN_INT4_SUMS, PART_INT4_SUMS, END_ANY
     CONV2D_BLOCK ef_conv2d_block_sums_int4, INT4_QUAD, INT4_QUAD_BYTES, BEGIN_INT4_SUMS, PART_INT4_SUMS, END_SUMS
 
-/* Bytes of four pixels -> columns. Returns where the columns end.
+/* Rows of bytes under four windows -> columns: whole words of each row. Returns where the columns end.
  *
- * uint32_t *f(const int8_t *p0, const int8_t *p1, const int8_t *p2, const int8_t *p3, uint32_t *columns, int32_t quads)
+ * uint32_t *f(const struct ef_windows *windows, uint32_t *columns, int32_t words, int32_t rows)
  *
- * Registers: r0-r3 pixels, r4-r7 four bytes of each, r8-r11 widened, r12 columns, lr pairs of quads left. */
+ * struct ef_windows: the first row of each window, then the bytes from a row to the next one of each window.
+ * Registers: r0-r3 rows, r4-r7 four bytes of each, r8-r11 widened, r12 columns, lr pairs of quads left. */
+    .equ AT_PITCH_LEFT, 0        /* of each window: pitch less the row's words */
+    .equ AT_WORDS, 16
+    .equ AT_ROWS, 20
+    .equ WIDEN_FRAME, 28
+
     .macro LOAD_QUAD
     ldr r4, [r0], #4
     ldr r5, [r1], #4
@@ -268,20 +274,40 @@
     .macro WIDEN name, quad
     FUNCTION \name
     push {r4-r11, lr}
-    ldrd r12, lr, [sp, #36]
-    lsrs lr, lr, #1
-    bcc 1f
+    sub sp, #WIDEN_FRAME
+    strd r2, r3, [sp, #AT_WORDS]
+    mov r12, r1
+    mov lr, r2
+    ldm r0, {r0-r7}
+    .irp pitch, r4, r5, r6, r7
+    sub \pitch, \pitch, lr, lsl #2
+    .endr
+    stm sp, {r4-r7}
+1:  lsrs lr, lr, #1
+    bcc 2f
     \quad
-1:  cmp lr, #0
-    beq 3f
-2:  \quad
+2:  cmp lr, #0
+    beq 4f
+3:  \quad
     \quad
     subs lr, lr, #1
-    bne 2b
-3:  mov r0, r12
+    bne 3b
+4:  ldrd r8, r9, [sp, #AT_WORDS]
+    subs r9, r9, #1
+    beq 5f
+    str r9, [sp, #AT_ROWS]
+    mov lr, r8
+    ldm sp, {r4-r7}
+    add r0, r0, r4
+    add r1, r1, r5
+    add r2, r2, r6
+    add r3, r3, r7
+    b 1b
+5:  mov r0, r12
+    add sp, #WIDEN_FRAME
     pop {r4-r11, pc}
     END \name
     .endm
 
-    WIDEN ef_widen4, WIDEN_PLAIN
-    WIDEN ef_widen4_halves, WIDEN_HALVES
+    WIDEN ef_conv2d_widen, WIDEN_PLAIN
+    WIDEN ef_conv2d_widen_halves, WIDEN_HALVES
