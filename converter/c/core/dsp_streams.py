@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weight streams that only the dsp kernels read; the portable ones are in ``kernels.h`` and ``weight_streams``.
+"""Weight streams that only the dsp kernels read; the portable ones are in ``kernels.h``.
 
-"halves" holds two weights of one channel as ``256 * odd + even`` in 16 bits, where the dsp kernels multiply the half with
-one input and its low byte with ``256 * even input + 127 - odd input``: together 256 times both products, and
-127 times the even weight, which the stream's bias takes away. Sums are 256 times as large as those of "pairs"; a scale's
-left shift ``l`` is less by 8.
+"halves" holds two weights of one channel as ``256 * odd + even`` in 16 bits. The dsp kernels multiply the half with one
+input and its low byte with ``256 * even input + 127 - odd input``: together 256 times both products and 127 times the
+even weight, which the stream's bias takes away. Sums are 256 times as large as those of "pairs"; a scale's left shift
+``l`` is less by 8.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ _SURPLUS = 127
 
 
 def fit_halves(weights: Integers, least: Integers, most: Integers) -> bool:
-    """Return whether weights and the bounds of their sums (a bound each channel) fit the form."""
+    """Return whether weights, and the bounds of sums of those channels that are not constant, fit the form."""
     bound = max(abs(int(least.min())), abs(int(most.max())))
     return int(weights.min()) >= -127 and bound << HALVES_BITS < 1 << 31
 
