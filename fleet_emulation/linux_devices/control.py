@@ -14,7 +14,7 @@ from edgefleet.contracts.errors import UnreachableError
 from fleet_emulation.linux_devices.inside.control import LENGTHS, receive
 
 #: How much longer than the device itself the host waits for an answer.
-_GRACE_S = 20.0
+GRACE_S = 20.0
 _HINT = "see the device's console"
 
 
@@ -38,8 +38,10 @@ class Control:
         self._reader = threading.Thread(target=self._read, name=f"control of {name}", daemon=True)
         self._reader.start()
 
-    def ask(self, do: str, payload: bytes = b"", *, limit_s: float, **fields: object) -> Answer:
-        """Send a request and wait for its answer.
+    def ask(
+        self, do: str, payload: bytes = b"", *, limit_s: float, grace_s: float = GRACE_S, **fields: object
+    ) -> Answer:
+        """Send a request and wait for its answer: ``limit_s`` is the device's own time, ``grace_s`` that of the way.
 
         Raises:
             UnreachableError: the device went off, or does not answer in time.
@@ -50,9 +52,9 @@ class Control:
         head = json.dumps({"id": number, "do": do, "limit_s": limit_s, **fields}).encode()
         try:
             self._send(LENGTHS.pack(len(head), len(payload)) + head + payload)
-            return answer.result(limit_s + _GRACE_S)
+            return answer.result(limit_s + grace_s)
         except NoAnswerError:
-            what = f"{self._name} does not answer '{do}' within {limit_s + _GRACE_S:.0f} s"
+            what = f"{self._name} does not answer '{do}' within {limit_s + grace_s:.0f} s"
             raise UnreachableError(what, hint=_HINT) from None
         except OSError:
             raise UnreachableError(f"{self._name} is off", hint=_HINT) from None

@@ -29,6 +29,8 @@ from fleet_emulation.linux_devices.snapshot import DISK_BYTES, Snapshot, snapsho
 from fleet_emulation.linux_devices.software import software_for
 
 MEMORY_MIB = 512
+#: Two programs of the agent start side by side, on a small machine of ours too.
+CORES = 2
 _START_S = 30.0
 _SHUT_DOWN_S = 30.0
 _FILE_S = 60.0
@@ -228,7 +230,7 @@ def linux_device(
     *,
     folder: Path | None = None,
     memory_mib: int = MEMORY_MIB,
-    cores: int = 1,
+    cores: int = CORES,
     reach: Sequence[int] = (),
     limit_s: float = 120.0,
 ) -> Iterator[LinuxDevice]:

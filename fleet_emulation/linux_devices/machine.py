@@ -147,10 +147,10 @@ class Machine:
             UnreachableError: it does not come up in time, or ended; the message has the console's last line.
         """
         try:
-            self.control.ask("run", command=["true"], limit_s=limit_s)
+            self.control.ask("run", command=["true"], limit_s=limit_s, grace_s=0.0)
         except UnreachableError as error:
             raise UnreachableError(
-                f"{self.name} did not come up within {limit_s:.0f} s; its console ends with: {self._last_line()}",
+                f"{self.name} did not come up within {limit_s:g} s; its console ends with: {self._last_line()}",
                 hint=f"see its console: {self._parts.console_log}",
             ) from error
 
@@ -207,12 +207,21 @@ def boot(name: str, hardware: Hardware, parts: Parts) -> Machine:
 
 
 def restore(name: str, hardware: Hardware, parts: Parts, state: Path) -> Machine:
-    """Bring a machine up from a snapshot of one with the same hardware."""
+    """Bring a machine up from a snapshot of one with the same hardware.
+
+    Raises:
+        EdgeFleetError: QEMU does not start, or the snapshot is damaged.
+    """
     command = [program(QEMU), *arguments(hardware, parts, keep_ram=False), "-incoming", "defer"]
     machine = _started(name, command, parts)
     try:
         machine.load(state)
-    except BaseException:  # whatever it was, no program may be left behind
+    except EdgeFleetError as error:
+        machine.kill()
+        said = machine.program.last_words() or error.message
+        hint = f"delete its folder, '{state.parent}': it is made again"
+        raise EdgeFleetError(f"the snapshot of {name} cannot be used: {said}", hint=hint) from error
+    except BaseException:  # an interruption leaves no program behind either
         machine.kill()
         raise
     return machine

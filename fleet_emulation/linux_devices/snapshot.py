@@ -60,7 +60,7 @@ def snapshot(root: RootFileSystem, hardware: Hardware, *, limit_s: float, say: S
     key = hashlib.sha256("\0".join(facts).encode() + ram_disk).hexdigest()[:24]
 
     def make(folder: Path) -> None:
-        say(f"starting an arm64 device with a {hardware.cpu} and {hardware.memory_mib} MiB, once")
+        say(f"booting an arm64 device with a {hardware.cpu} and {hardware.memory_mib} MiB, once")
         (folder / "initramfs").write_bytes(ram_disk)
         with tempfile.TemporaryDirectory(prefix="ef-") as sockets:
             _take(root, hardware, folder, Path(sockets), limit_s)
@@ -74,7 +74,7 @@ def _take(root: RootFileSystem, hardware: Hardware, folder: Path, sockets: Path,
     parts = _parts(root, folder, sockets)
     with parts.disk.open("wb") as disk:
         disk.truncate(DISK_BYTES)
-    machine = boot("the device to start others from", hardware, parts)
+    machine = boot(f"an arm64 device with a {hardware.cpu}", hardware, parts)
     try:
         machine.wait_until_up(limit_s=limit_s)
         _warm_up(machine)
