@@ -118,37 +118,56 @@ static void resize_across(const ef_picture_facts *facts, const uint8_t *pixels, 
     }
 }
 
-/* The level of one number of the result, from the rows that are kept. */
-static uint8_t level_narrow(const ef_picture *picture, taps t, uint32_t number, uint32_t total)
+/* One column of the rows that are kept, from the first that takes part; they lie in a ring. */
+typedef struct {
+    const uint32_t *weights, *weights_end;
+    const uint32_t *first, *wrap; /* the column's place in the first row, and behind the last row of the ring */
+    uint32_t row_step, ring_step;
+} column;
+
+/* The level of one number of the result. */
+static inline uint8_t level_narrow(const column *rows, uint32_t number, uint32_t total)
 {
-    const uint32_t *weights = row_weights(picture);
     uint32_t sum = 0;
-    for (int32_t i = t.first; i < t.last; i++) sum += *weights++ * kept_row(picture, (uint32_t)i)[number];
+    const uint32_t *at = rows->first + number, *wrap = rows->wrap + number;
+    for (const uint32_t *weight = rows->weights; weight < rows->weights_end; at += rows->row_step) {
+        if (at == wrap) at -= rows->ring_step;
+        sum += *weight++ * *at;
+    }
     return (uint8_t)((2 * sum + total) / (2 * total));
 }
 
-static uint8_t level_wide(const ef_picture *picture, taps t, uint32_t number, uint64_t total)
+static uint8_t level_wide(const column *rows, uint32_t number, uint64_t total)
 {
-    const uint32_t *weights = row_weights(picture);
     uint64_t sum = 0;
-    for (int32_t i = t.first; i < t.last; i++) sum += (uint64_t)*weights++ * kept_row(picture, (uint32_t)i)[number];
+    const uint32_t *at = rows->first + number, *wrap = rows->wrap + number;
+    for (const uint32_t *weight = rows->weights; weight < rows->weights_end; at += rows->row_step) {
+        if (at == wrap) at -= rows->ring_step;
+        sum += (uint64_t)*weight++ * *at;
+    }
     return (uint8_t)((2 * sum + total) / (2 * total));
 }
 
 static void make_row(ef_picture *picture, taps t)
 {
     const ef_picture_facts *facts = picture->facts;
-    uint32_t *weights = row_weights(picture);
     uint32_t total = 0, number = 0;
-    taps at = t;
-    for (int32_t i = t.first; i < t.last; i++, at.distance += at.step)
-        total += *weights++ = weight_at(&facts->down, at.distance);
+    column rows;
+    rows.row_step = (uint32_t)facts->across.out * facts->frame_channels;
+    rows.ring_step = rows.row_step * facts->rows_kept;
+    rows.first = kept_row(picture, (uint32_t)t.first);
+    rows.wrap = kept_row(picture, 0) + rows.ring_step;
+    uint32_t *weights = row_weights(picture);
+    rows.weights = weights;
+    for (int32_t i = t.first; i < t.last; i++, t.distance += t.step)
+        total += *weights++ = weight_at(&facts->down, t.distance);
+    rows.weights_end = weights;
     for (uint32_t x = 0; x < facts->across.out; x++) {
         uint8_t pixel[3];
         uint32_t across = picture->scratch[x];
         for (uint32_t c = 0; c < facts->frame_channels; c++, number++)
-            pixel[c] = facts->wide ? level_wide(picture, t, number, (uint64_t)total * across)
-                                   : level_narrow(picture, t, number, total * across);
+            pixel[c] = facts->wide ? level_wide(&rows, number, (uint64_t)total * across)
+                                   : level_narrow(&rows, number, total * across);
         picture->input = put_pixel(facts, pixel, picture->input);
     }
     picture->row++;

@@ -25,11 +25,22 @@ static inline uint32_t zeros_above(uint64_t x) /* x != 0 */
 #endif
 }
 
+/* A word as it is. GCC would remember that it is half of 64 bits, and multiply the other half too. */
+static inline int32_t word(int32_t x)
+{
+#if defined(__GNUC__) && (defined(__arm__) || defined(__riscv))
+    __asm__("" : "+r"(x));
+#endif
+    return x;
+}
+
 /* (a * c + b * s) / 2^31 of 64-bit a, b and Q31 c, s: upper and lower halves apart, each in one 64-bit sum. */
 static inline int64_t turned(int64_t a, int64_t b, int32_t c, int32_t s)
 {
-    int64_t upper = (int64_t)(int32_t)(a >> 32) * c + (int64_t)(int32_t)(b >> 32) * s;
-    int64_t lower = (int64_t)(int32_t)((uint32_t)a >> 1) * c + (int64_t)(int32_t)((uint32_t)b >> 1) * s;
+    int32_t a_upper = word((int32_t)(a >> 32)), b_upper = word((int32_t)(b >> 32));
+    int32_t a_lower = word((int32_t)((uint32_t)a >> 1)), b_lower = word((int32_t)((uint32_t)b >> 1));
+    int64_t upper = (int64_t)a_upper * c + (int64_t)b_upper * s;
+    int64_t lower = (int64_t)a_lower * c + (int64_t)b_lower * s;
     return 2 * upper + (lower >> 30);
 }
 
@@ -57,17 +68,18 @@ static void stage(ef_complex *x, uint32_t points, uint32_t half, const int32_t *
 {
     uint32_t step = quarter / half * 2; /* of the sine's table; half >= 2 */
     for (ef_complex *group = x; group < x + points; group += 2 * half) {
-        ef_complex *late = group + half / 2, *b = group + half, *b_late = late + half;
-        plus_minus(group, b, b->re, b->im);
-        plus_minus(late, b_late, b_late->im, -b_late->re);
-    }
-    for (uint32_t j = 1; j < half / 2; j++) {
-        int32_t c = sine[quarter - j * step], s = sine[j * step];
-        for (ef_complex *a = x + j; a < x + points; a += 2 * half) {
-            ef_complex *late = a + half / 2;
-            ef_complex t = rotated(a + half, c, s), u = rotated(late + half, c, s);
+        ef_complex *a = group, *late = group + half / 2;
+        plus_minus(a, a + half, a[half].re, a[half].im);
+        plus_minus(late, late + half, late[half].im, -late[half].re);
+        const int32_t *sines = sine, *cosines = sine + quarter;
+        while (++a < group + half / 2) {
+            late++;
+            sines += step;
+            cosines -= step;
+            ef_complex t = rotated(a + half, word(*cosines), word(*sines));
             plus_minus(a, a + half, t.re, t.im);
-            plus_minus(late, late + half, u.im, -u.re);
+            t = rotated(late + half, word(*cosines), word(*sines));
+            plus_minus(late, late + half, t.im, -t.re);
         }
     }
 }
@@ -146,7 +158,7 @@ static void split(ef_complex *x, uint32_t points, uint32_t end, const int32_t *s
         ef_complex even = {low->re + high->re, low->im - high->im};
         ef_complex odd = {low->re - high->re, low->im + high->im};
         if (k >= end) return;
-        ef_complex t = rotated(&odd, sine[middle - k], sine[k]);
+        ef_complex t = rotated(&odd, word(sine[middle - k]), word(sine[k]));
         measure(low, even.re + t.im, even.im - t.re);
         if (points - k < end) measure(high, even.re - t.im, even.im + t.re);
     }
@@ -163,7 +175,7 @@ static int32_t log2_of(uint64_t x)
     for (uint32_t bit = 0; bit < LOG_FRACTION_BITS; bit++) {
         uint64_t square = (uint64_t)mantissa * mantissa;
         uint32_t over = (uint32_t)(square >> 63);
-        mantissa = (uint32_t)(square >> (31 + over));
+        mantissa = (uint32_t)(over ? square >> 32 : square >> 31);
         fraction = 2 * fraction + over;
     }
     return whole * (1 << LOG_FRACTION_BITS) + (int32_t)fraction;
