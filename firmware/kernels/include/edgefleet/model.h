@@ -6,9 +6,11 @@
  *     static uint8_t arena[KWS_ARENA_BYTES] __attribute__((aligned(16)));
  *     ef_model model;
  *     if (ef_open(&model, &kws) || ef_bind(&model, arena, sizeof arena)) return 1;
- *     memcpy(ef_tensor(&model, EF_INPUT, 0), samples, 490);
+ *     memcpy(ef_tensor(&model, EF_INPUT, 0, NULL), samples, KWS_INPUT_0_BYTES);
  *     ef_invoke(&model, NULL, NULL);
- *     const int8_t *scores = ef_tensor(&model, EF_OUTPUT, 0);
+ *     const int8_t *scores = ef_tensor(&model, EF_OUTPUT, 0, NULL);
+ *
+ * Inputs are overwritten by an inference: write them anew before each. Outputs stay until the next.
  */
 #ifndef EDGEFLEET_MODEL_H
 #define EDGEFLEET_MODEL_H
@@ -21,10 +23,10 @@ extern "C" {
 
 typedef enum {
     EF_OK = 0,
-    EF_BAD_BLOB,         /* not a model blob, of another format, or cut off */
-    EF_MISSING_KERNEL,   /* ef_refusal names the kernel variant that this firmware does not have */
-    EF_SMALL_ARENA,      /* fewer bytes than ef_arena_bytes says, or not aligned to 16 */
-    EF_STOPPED           /* yield said so; the next ef_invoke begins anew */
+    EF_BAD_BLOB,       /* not a model blob, of another format, cut off, or for other firmware: ef_refusal says which */
+    EF_MISSING_KERNEL, /* ef_refusal names the kernel variant that this firmware does not have */
+    EF_SMALL_ARENA,    /* fewer bytes than ef_arena_bytes says, or not aligned to 16 */
+    EF_STOPPED         /* yield said so; the next ef_invoke begins anew */
 } ef_status;
 
 typedef enum { EF_INPUT = 0, EF_OUTPUT = 1 } ef_direction;
@@ -38,11 +40,18 @@ typedef struct {
     ef_kernel kernel;
 } ef_variant;
 
-/* A model as a program: its blob, and what runs it. Generated code defines one for each model. */
+struct ef_program;
+typedef ef_status (*ef_run)(const struct ef_program *program, uint8_t *arena, ef_yield yield, void *user);
+
+/* A model as a program: its blob, and what runs it. Generated code defines one for each model.
+ * `begin` fills state variables where there are any; `plan` is the fingerprint of the layers that `run` was written for,
+ * 0 where it reads them from the blob (ef_run_layers). */
 typedef struct ef_program {
     const uint8_t *blob;
     uint32_t blob_bytes;
-    ef_status (*run)(const struct ef_program *program, uint8_t *arena, ef_yield yield, void *user);
+    uint32_t plan;
+    ef_run run;
+    ef_run begin;
     const ef_variant *variants;
     uint32_t variant_count;
 } ef_program;
@@ -55,14 +64,21 @@ typedef struct {
 
 /* Check the blob: magic, format, sizes, and that each kernel variant it names is there. */
 ef_status ef_open(ef_model *model, const ef_program *program);
+/* Take the arena (ef_arena_bytes, aligned to 16), and put state variables to their first values. */
+ef_status ef_bind(ef_model *model, void *arena, uint32_t arena_bytes);
 /* Bytes that ef_bind needs: tensors, scratch and state. */
 uint32_t ef_arena_bytes(const ef_model *model);
-/* Take the arena, and put state variables to their first values. */
-ef_status ef_bind(ef_model *model, void *arena, uint32_t arena_bytes);
-/* Where an input or output lies in the arena; NULL where there is none of that number. */
-void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number);
+/* Where an input or output lies in the arena, and how many bytes it has; NULL where there is none of that number. */
+void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number, uint32_t *bytes);
 /* Run one inference. */
 ef_status ef_invoke(ef_model *model, ef_yield yield, void *user);
+
+/* What runs a program whose layers may change with its blob: `run` and `begin` of an ef_program with plan 0. */
+ef_status ef_run_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
+ef_status ef_begin_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
+
+/* Where a layer's first output lies in the arena, after that layer has run: for comparing models layer by layer. */
+const void *ef_layer_output(const ef_model *model, uint32_t layer, uint32_t *bytes);
 
 #ifdef __cplusplus
 }

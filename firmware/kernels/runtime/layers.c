@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Layers read from the blob: what runs a model whose layers are not known when the firmware is built. */
+#include <edgefleet/blob.h>
+#include <edgefleet/model.h>
+
+static ef_kernel kernel_of(const ef_program *program, uint32_t id)
+{
+    for (uint32_t i = 0; i < program->variant_count; i++)
+        if (program->variants[i].id == id) return program->variants[i].kernel;
+    return 0;
+}
+
+static ef_status run_from(const ef_program *program, uint8_t *arena, uint32_t first, uint32_t end, ef_yield yield,
+                          void *user)
+{
+    const ef_blob_header *header = (const void *)program->blob;
+    const ef_variant_record *variants = (const void *)(program->blob + header->variants_at);
+    const ef_layer_record *layer = (const void *)(program->blob + header->layers_at);
+    layer += first;
+    for (uint32_t i = first; i < end; i++, layer++) {
+        kernel_of(program, variants[layer->variant].id)(program->blob + layer->layer_at, arena);
+        if (yield && yield(user, i)) return EF_STOPPED;
+    }
+    return EF_OK;
+}
+
+ef_status ef_run_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user)
+{
+    const ef_blob_header *header = (const void *)program->blob;
+    return run_from(program, arena, header->once_count, header->layer_count, yield, user);
+}
+
+ef_status ef_begin_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user)
+{
+    const ef_blob_header *header = (const void *)program->blob;
+    return run_from(program, arena, 0, header->once_count, yield, user);
+}
