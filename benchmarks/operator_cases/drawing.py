@@ -47,6 +47,11 @@ class Draw:
         halves = (2 * self.size(0, 99) + 1) / (2 * self.size(1, 99))
         return float(np.float32(round(halves * large) * 2.0**-30)), float(np.float32(large * 2.0**-30))
 
+    def scale_at_a_bound(self) -> float:
+        """Return a scale in which the bound of an activation, 6 or 1, lies at the edge between two integers."""
+        scale = np.float32(self.one_of((6.0, 1.0))) / np.float32(self.size(5, 250) + 0.5)
+        return float(np.nextafter(scale, np.float32(self.one_of((0.0, 1.0, scale)))))
+
     def zero_point(self) -> int:
         """Return a zero point, one in two times at the ends or in the middle."""
         return int(self.one_of(_EDGE_ZERO_POINTS)) if self.chance() else self.size(-128, 127)

@@ -20,7 +20,7 @@ _WORDS = {"int8": np.int8, "int32": np.int32, "float32": np.float32}
 
 def _one(row: str, name: str, draw: Draw, shape: Sequence[int], made: Sequence[int], **options: Any) -> Case:
     """Return a case of one input and one output that share scale and zero point."""
-    scale, zero = draw.scale(), draw.zero_point()
+    scale, zero = draw.scale_at_a_bound() if draw.chance(0.3) else draw.scale(), draw.zero_point()
     graph = GraphWriter()
     given, out = graph.tensor(shape, scale, zero), graph.tensor(made, scale, zero)
     graph.operator(name, [given], [out], **options)
@@ -52,7 +52,8 @@ def _mean(draw: Draw) -> Case:
     keep = draw.chance()
     made = [1 if place in axes else size for place, size in enumerate(shape) if keep or place not in axes]
     graph = GraphWriter()
-    given_ends, made_ends = (draw.scale(), draw.zero_point()), (draw.scale(), draw.zero_point())
+    given_scale, made_scale = draw.scales_near_ties() if draw.chance() else (draw.scale(), draw.scale())
+    given_ends, made_ends = (given_scale, draw.zero_point()), (made_scale, draw.zero_point())
     given = graph.tensor(shape, *given_ends)
     numbers = graph.integers([place - len(shape) if draw.chance(0.3) else place for place in axes])
     out = graph.tensor(made, *(given_ends if draw.chance() else made_ends))
@@ -81,19 +82,30 @@ def _binary(row: str, name: str, *, broadcast: bool = False) -> Callable[[Draw],
         graph = GraphWriter()
         constant = draw.size(0, 5) if broadcast else 0
         operands, inputs = [], {}
+        *scales, made_scale = _scales_near_ties(draw, name) if draw.chance() else [draw.scale() for _ in range(3)]
+        made_scale = draw.scale_at_a_bound() if draw.chance(0.1) else made_scale
         for place, shape in enumerate((a_shape, b_shape)):
             data = draw.bytes(shape)
             fixed = constant == place + 1
-            operands.append(graph.tensor(shape, draw.scale(), draw.zero_point(), data=data if fixed else None))
+            operands.append(graph.tensor(shape, scales[place], draw.zero_point(), data=data if fixed else None))
             if not fixed:
                 inputs[operands[-1]] = data
         if draw.chance(0.05) and a_shape == made and not constant:
             operands[1], inputs = operands[0], {operands[0]: inputs[operands[0]]}
-        out = graph.tensor(made, draw.scale(), draw.zero_point())
+        out = graph.tensor(made, made_scale, draw.zero_point())
         graph.operator(name, operands, [out], fusedActivationFunction=draw.activation())
         return graph.case(row, inputs, [out])
 
     return case
+
+
+def _scales_near_ties(draw: Draw, name: str) -> tuple[float, float, float]:
+    """Return scales of both operands and the result such that some answers are at the edge between two."""
+    if name == "MUL":
+        a, b = draw.scale(), draw.scale()
+        return a, b, float(np.float32(a * b * 2 * draw.size(40, 4000) / (2 * draw.size(0, 99) + 1)))
+    given, made = draw.scales_near_ties()
+    return given, given, made
 
 
 def _every_byte(draw: Draw) -> Array:
@@ -105,7 +117,7 @@ def _activation(
 ) -> Callable[[Draw], Case]:
     def case(draw: Draw) -> Case:
         given_scale, made_scale = draw.scales_near_ties() if draw.chance() else (draw.scale(), draw.scale())
-        made_scale = max(made_scale, given_scale / ratio)
+        made_scale = draw.scale_at_a_bound() if draw.chance(0.2) else max(made_scale, given_scale / ratio)
         graph = GraphWriter()
         data = _every_byte(draw)[None]
         given = graph.tensor(data.shape, draw.scale(1e-3, 0.5) if made else given_scale, draw.zero_point())

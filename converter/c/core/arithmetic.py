@@ -17,6 +17,7 @@ from converter.c.core.fixed_point import (
     activation_range,
     quantize_multiplier,
     scaled_twice,
+    single,
     to_int8,
 )
 from converter.c.core.flat_sums import FlatSum, flat_sum
@@ -31,6 +32,7 @@ from converter.c.core.operands import (
 )
 from converter.c.core.program import Call, Graph, Lowered, Operator, Target, Value
 from converter.c.core.refusals import unsupported
+from edgefleet.contracts.manifest import Numerics
 
 _EXACT = struct.Struct("<12i6h6i")
 _FLAT = struct.Struct("<4i")
@@ -65,13 +67,13 @@ class Binary(NamedTuple):
         return to_int8(scaled_twice(value, *self.out_factor) + self.made.zero_point, self.least, self.most)
 
 
-def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
+def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     """Write a sum, difference or product: as a table where one operand decides, flat where that is proved, or exact.
 
     Raises:
         UnsupportedModelError: a type, scale, shape or activation that the kernels do not take.
     """
-    binary = _read(operator, graph)
+    binary = _read(operator, graph, target.numerics)
     table = _as_table(binary)
     if table is not None:
         return Lowered((table,))
@@ -83,7 +85,7 @@ def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
     return Lowered((_exact_call(binary, rows),))
 
 
-def _read(operator: Operator, graph: Graph) -> Binary:
+def _read(operator: Operator, graph: Graph, numerics: Numerics) -> Binary:
     a, b, made = input_value(operator, graph, 0), input_value(operator, graph, 1), output(operator, graph, "int8")
     for value in (a, b):
         if value.dtype != "int8":
@@ -92,12 +94,18 @@ def _read(operator: Operator, graph: Graph) -> Binary:
         raise unsupported(operator, "both operands are constants", hint="fold it into the model")
     (a_scale, _), (b_scale, _), (scale, _) = (quantization(operator, value) for value in (a, b, made))
     least, most = activation_range(operator, made)
-    factors = _product_factors if operator.name == "MUL" else _sum_factors
-    return Binary(operator, a, b, made, *factors(operator, a_scale, b_scale, scale), least, most)
+    if operator.name == "MUL":
+        factors = (0, 0), (0, 0), _product_factor(a_scale, b_scale, scale, numerics)
+    else:
+        factors = _sum_factors(operator, a_scale, b_scale, scale)
+    return Binary(operator, a, b, made, *factors, least, most)
 
 
-def _product_factors(_operator: Operator, a: float, b: float, made: float) -> tuple[Multiplier, Multiplier, Multiplier]:
-    return (0, 0), (0, 0), quantize_multiplier(a * b / made)
+def _product_factor(a: float, b: float, made: float, numerics: Numerics) -> Multiplier:
+    """Return what a product is multiplied by: TFLM reckons it in double, LiteRT in float32."""
+    if numerics == "tflm/1":
+        return quantize_multiplier(a * b / made)
+    return quantize_multiplier(single(np.float32(a) * np.float32(b) / np.float32(made)))
 
 
 def _sum_factors(operator: Operator, a: float, b: float, made: float) -> tuple[Multiplier, Multiplier, Multiplier]:

@@ -183,7 +183,8 @@ def _hard_swish(ends: Ends) -> Table:
     scaled = _doubling_high_16(x, _upper_half(out_multiplier))
     factor = _gate(x, _upper_half(gate_multiplier), gate_shift)
     product = factor * scaled
-    return to_int8(rounding_divide(np.sign(product) * (np.abs(product) >> 15), -out_shift) + ends.made.zero_point)
+    high = np.sign(product) * (np.abs(product) >> 15)
+    return to_int8(_rounding_divide_16(high, -out_shift) + ends.made.zero_point)
 
 
 def _gate(x: Integers, multiplier: int, shift: int) -> Integers:
@@ -193,7 +194,7 @@ def _gate(x: Integers, multiplier: int, shift: int) -> Integers:
     x = _doubling_high_16(x, multiplier)
     if shift > 0:
         x = _to_int16(x << 1)
-    return (rounding_divide(x, max(-shift, 0)) + (1 << 15)) >> 1
+    return (_rounding_divide_16(x, max(-shift, 0)) + (1 << 15)) >> 1
 
 
 def _upper_half(multiplier: int) -> int:
@@ -205,6 +206,16 @@ def _doubling_high_16(a: Integers, b: int) -> Integers:
     nudged = product + np.where(product >= 0, 1 << 14, 1 - (1 << 14))
     halves: Integers = np.sign(nudged) * (np.abs(nudged) >> 15)
     return halves
+
+
+def _rounding_divide_16(values: Integers, exponent: int) -> Integers:
+    """Return 16-bit values divided by a power of two.
+
+    By 2**16 and more the reference's mask is -1 in 16 bits, and 1 or -1 comes out where nothing should be left.
+    """
+    if exponent < 16:
+        return rounding_divide(values, exponent)
+    return np.where(values < 0, np.int64(-1), np.int64(1))
 
 
 def _to_int16(values: Integers) -> Integers:
