@@ -23,6 +23,8 @@ EdgeFleetError                       exit 1   failed
 ├── PortInUseError                   exit 1
 ├── MissingExtraError                exit 1   a Python extra is not installed
 ├── MissingProgramError              exit 1   a system program is not installed
+├── BuildError                       exit 1   a compiler did not make what it should
+├── BoardError                       exit 1   a board hung, faulted, or answered nonsense
 ├── ConflictError                    exit 1   the thing exists already, or moved on meanwhile
 └── NotFoundError                    exit 1   the thing is not known here
 
@@ -199,6 +201,18 @@ class MissingProgramError(EdgeFleetError):
     """A system program is missing."""
 
     code = "program-missing"
+
+
+class BuildError(EdgeFleetError):
+    """A compiler did not make what it should: a source does not compile, a name is missing."""
+
+    code = "build-failed"
+
+
+class BoardError(EdgeFleetError):
+    """A board hung, faulted, or answered nonsense."""
+
+    code = "board-failed"
 
 
 class ConflictError(EdgeFleetError):

@@ -21,6 +21,7 @@ class Cpu(Fact, frozen=True, kw_only=True):
         "armv6-m",
         "armv7-m",
         "armv7e-m",
+        "armv8-m.base",
         "armv8-m.main",
         "armv8.1-m.main",
         "rv32imc",
@@ -100,6 +101,24 @@ class Profile(Fact, frozen=True, kw_only=True):
     emulator: Emulator | None = None
     execution: Literal["native", "emulated", "compiled-only"] = "compiled-only"
     sources: Mapping[str, str] = {}
+
+
+def kernel_set(profile: Profile) -> Literal["portable", "dsp", "helium"]:
+    """Return the kernels that a microcontroller's code is generated for.
+
+    ``runtime.kernels`` says so (``edgefleet-portable``, ``edgefleet-dsp``, ``edgefleet-helium``); for any other word
+    the processor's features do: Helium where it has ``mve``, the DSP extension's where it has ``dsp``.
+    """
+    match profile.runtime.kernels:
+        case "edgefleet-helium":
+            return "helium"
+        case "edgefleet-dsp":
+            return "dsp"
+        case "edgefleet-portable":
+            return "portable"
+    if "mve" in profile.cpu.features:
+        return "helium"
+    return "dsp" if "dsp" in profile.cpu.features else "portable"
 
 
 def compat_hash(profile: Profile) -> str:
