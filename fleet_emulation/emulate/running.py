@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a model on an emulated board: generate, build, boot, and count what an inference costs."""
+
+import io
+import tempfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.adapters.output_files import write_whole
+from converter.adapters.settings import read_batch
+from converter.c.core.program import Target, Value
+from converter.c.generate import Generated, LayerFacts, generate
+from edgefleet.boards.counting import Counts
+from edgefleet.boards.inference import Inference, InferenceImage, build_inference, run_inference
+from edgefleet.boards.toolchains import find_toolchain
+from edgefleet.contracts.bundle import open_bundle
+from edgefleet.contracts.errors import IncompatibleError, SampleError
+from edgefleet.contracts.files import read_file
+from edgefleet.contracts.manifest import Fact, Numerics
+from edgefleet.contracts.profile import Profile, kernel_set
+from firmware_profiles.loader import load_profile
+
+Array = npt.NDArray[Any]
+_SUFFIX = ".bundle"
+_MAKE_ANOTHER = "name a microcontroller's profile with --profile; 'edgefleet profiles list' shows them"
+
+
+@dataclass(frozen=True)
+class BoardOptions:
+    """How a model is to be tried: on which board, with which compiler, as which kind of firmware."""
+
+    profile: str | None = None
+    compiler: Literal["gcc", "zig"] | None = None
+    updatable: bool = False
+    reset_state: Literal["each", "never"] = "each"
+
+
+class LayerCost(Fact, frozen=True, kw_only=True):
+    """What one layer costs, in the most expensive sample."""
+
+    operator: str
+    variant: str
+    instructions: int
+    loads: int
+    stores: int
+
+
+class BoardRun(Fact, frozen=True, kw_only=True):
+    """What a batch on a board gave and cost.
+
+    ``instructions``, ``loads`` and ``stores`` (in words) are those of one inference, the largest of the batch;
+    ``flash_bytes`` is the whole image, ``model_bytes`` the blob in it; ``ram_bytes`` is everything but the stack.
+    """
+
+    output: str
+    samples: int
+    profile: str
+    compiler: str
+    kernels: str
+    numerics: str
+    updatable: bool
+    instructions: int
+    loads: int
+    stores: int
+    init_instructions: int
+    stack_bytes: int
+    flash_bytes: int
+    ram_bytes: int
+    model_bytes: int
+    code_bytes: int
+    arena_bytes: int
+    layers: tuple[LayerCost, ...]
+
+
+@dataclass(frozen=True)
+class BoardModel:
+    """A model, and what it is to run on."""
+
+    name: str
+    model: bytes
+    profile: Profile
+    numerics: Numerics
+
+
+def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -> BoardRun:
+    """Run a bundle's model, or an int8 model, on a batch, and write its first output.
+
+    Raises:
+        EdgeFleetError: a file that cannot be used, a model that no C can be written for or that does not fit the board,
+            a missing compiler or emulator, a board that hangs or answers with garbage.
+    """
+    chosen = open_for_board(path, options.profile)
+    samples = read_batch(batch)
+    generated = generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, kernel_set(chosen.profile)))
+    inputs = batch_bytes(samples, generated.inputs)
+    with tempfile.TemporaryDirectory(prefix="edgefleet-emulate-") as folder:
+        image = build_inference(
+            generated,
+            profile=chosen.profile,
+            toolchain=find_toolchain(chosen.profile.cpu, prefer=options.compiler),
+            folder=Path(folder) / "build",
+            updatable=options.updatable,
+        )
+        done = run_inference(
+            image, inputs, len(samples), folder=Path(folder) / "run", reset_each=options.reset_state == "each"
+        )
+    answers = first_output(done.outputs, len(samples), generated.outputs)
+    content = io.BytesIO()
+    np.save(content, answers, allow_pickle=False)
+    write_whole(output, content.getvalue())
+    return _report(output, len(samples), chosen, generated, image, done, updatable=options.updatable)
+
+
+def batch_bytes(samples: Array, inputs: tuple[Value, ...]) -> bytes:
+    """Return a batch as the board reads it.
+
+    Raises:
+        SampleError: the model has several inputs, or the batch is of another type or shape, or empty.
+    """
+    if len(inputs) != 1:
+        raise SampleError(
+            f"the model has {len(inputs)} inputs, and a batch is one array", hint="use the Python API for such a model"
+        )
+    wanted, shape = inputs[0].dtype, inputs[0].shape
+    of_samples = samples.shape[1:] in (shape, shape[1:])
+    if samples.dtype.name != wanted or not len(samples) or not of_samples or shape[:1] != (1,):
+        raise SampleError(
+            f"the batch is {samples.dtype.name}{list(samples.shape)}, and the model takes {wanted}{list(shape[1:])} "
+            "behind the axis of samples",
+            hint="quantize the samples as the model's input says, and put them along the first axis",
+        )
+    return np.ascontiguousarray(samples).astype(samples.dtype.newbyteorder("<")).tobytes()
+
+
+def first_output(data: bytes, samples: int, outputs: tuple[Value, ...]) -> Array:
+    """Return the first output of each sample, first axis samples."""
+    sizes = [prod(value.shape) * np.dtype(value.dtype).itemsize for value in outputs]
+    rows = np.frombuffer(data, np.uint8).reshape(samples, sum(sizes))[:, : sizes[0]]
+    first = np.ascontiguousarray(rows).view(np.dtype(outputs[0].dtype).newbyteorder("<"))
+    return first.reshape(samples, *outputs[0].shape[1:])
+
+
+def _report(
+    output: Path,
+    samples: int,
+    chosen: BoardModel,
+    generated: Generated,
+    image: InferenceImage,
+    done: Inference,
+    *,
+    updatable: bool,
+) -> BoardRun:
+    most = done.most
+    return BoardRun(
+        output=str(output),
+        samples=samples,
+        profile=chosen.profile.id,
+        compiler=f"{image.image.key.compiler} {image.image.key.version}",
+        kernels=generated.target.kernel_set,
+        numerics=chosen.numerics,
+        updatable=updatable,
+        instructions=most.instructions,
+        loads=most.loads,
+        stores=most.stores,
+        init_instructions=done.init.instructions if done.init else 0,
+        stack_bytes=done.stack_bytes,
+        flash_bytes=image.image.flash_bytes,
+        ram_bytes=image.image.ram_bytes,
+        model_bytes=image.blob_bytes,
+        code_bytes=image.besides_bytes,
+        arena_bytes=generated.arena_bytes,
+        layers=tuple(map(_layer, generated.layers, done.most_by_layer)),
+    )
+
+
+def _layer(facts: LayerFacts, counts: Counts) -> LayerCost:
+    return LayerCost(
+        operator=f"{facts.operator} {facts.operator_name}",
+        variant=facts.variant,
+        instructions=counts.instructions,
+        loads=counts.loads,
+        stores=counts.stores,
+    )
+
+
+def open_for_board(path: Path, profile: str | None) -> BoardModel:
+    """Read a bundle or an int8 model, and settle its board.
+
+    Raises:
+        FileMissingError, BundleError: the file cannot be used.
+        IncompatibleError: the board is no microcontroller that can be emulated, or none is named.
+    """
+    if path.suffix != _SUFFIX:
+        if profile is None:
+            raise IncompatibleError(f"'{path}' is a model and names no board", hint=_MAKE_ANOTHER)
+        board = _emulated(load_profile(profile))
+        return BoardModel(_c_name(path.stem), read_file(path, "model"), board, board.runtime.numerics)
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    if manifest.runtime.accelerator is not None:
+        raise IncompatibleError(
+            f"'{path.name}' is compiled for the NPU '{manifest.runtime.accelerator.id}', which QEMU does not have",
+            hint="convert the model for a board without an accelerator",
+        )
+    board = _emulated(load_profile(profile or manifest.profile.id))
+    return BoardModel(_c_name(manifest.name), bundle.read(manifest.model), board, manifest.runtime.numerics)
+
+
+def _emulated(profile: Profile) -> Profile:
+    if profile.runtime.kind != "tflm":
+        raise IncompatibleError(f"the board '{profile.id}' is no microcontroller", hint=_MAKE_ANOTHER)
+    if profile.emulator is None:
+        raise IncompatibleError(
+            f"QEMU has no machine for '{profile.id}': its code is compiled and not run",
+            hint="run it on the emulated board with the same core: " + _relatives(profile),
+        )
+    return profile
+
+
+def _relatives(profile: Profile) -> str:
+    from firmware_profiles.loader import list_profiles
+
+    alike = [
+        other.id
+        for other in list_profiles()
+        if other.emulator is not None and other.runtime.kernels == profile.runtime.kernels and not other.accelerator
+    ]
+    return ", ".join(alike)
+
+
+def _c_name(name: str) -> str:
+    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name.lower())
+    return plain if plain[:1].isalpha() else f"model_{plain}"
