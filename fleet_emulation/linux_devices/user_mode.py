@@ -45,7 +45,8 @@ class ArmPython:
     @property
     def environment(self) -> Mapping[str, str]:
         """What to add to the environment."""
-        return {"QEMU_CPU": self.cpu, "PYTHONPATH": str(self.software), "PYTHONNOUSERSITE": "1", "PYTHONHOME": ""}
+        of_this_machine = {"PYTHONHOME": "", "PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}  # shall not be seen
+        return {"QEMU_CPU": self.cpu, "PYTHONPATH": str(self.software), **of_this_machine}
 
     def command(self, *arguments: object) -> list[str]:
         """Return the words that start Python with these arguments."""

@@ -90,10 +90,10 @@ class Control:
             what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             answer = Answer({"error": what, "missing": isinstance(error, FileNotFoundError)})
         head = json.dumps(answer.message | {"id": request["id"]}).encode()
-        message = LENGTHS.pack(len(head), len(answer.payload)) + head + answer.payload
+        left = memoryview(LENGTHS.pack(len(head), len(answer.payload)) + head + answer.payload)
         with self._writing:
-            while message:  # the port takes a part of a long message at a time
-                message = message[os.write(self._port, message[:_PIECE_BYTES]) :]
+            while left:  # the port takes a part of a long message at a time
+                left = left[os.write(self._port, left[:_PIECE_BYTES]) :]
 
     def _wake(self, request: Message, entropy: bytes) -> Answer:
         """Set the clock, take randomness that no other device has, and mount the disk: all that a snapshot has not."""

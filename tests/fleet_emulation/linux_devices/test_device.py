@@ -84,7 +84,7 @@ def test_a_command_gets_its_input_and_gives_status_output_and_errors(pi: LinuxDe
 
 
 def test_long_output_comes_whole(pi: LinuxDevice) -> None:
-    data = np.random.default_rng(7).bytes(3 << 20)
+    data = np.random.default_rng(7).bytes(1 << 20)
     assert pi.run(["cat"], stdin=data).stdout == data
 
 
