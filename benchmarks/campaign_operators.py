@@ -17,8 +17,9 @@ from typing import Any
 from benchmarks.operator_cases.comparison import Bench
 from benchmarks.operator_cases.host_kernels import HostKernels, build
 from benchmarks.operator_cases.oracles import NUMERICS
-from benchmarks.operator_cases.rows import LOWERINGS, ROWS
+from benchmarks.operator_cases.rows import ROWS
 from benchmarks.record import RESULTS, write
+from converter.c.core.lowering import LOWERINGS
 
 _ELEMENTS, _SETS = 1_000_000, 2_000
 _SEED = 1_000_000

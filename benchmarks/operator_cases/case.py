@@ -50,11 +50,15 @@ _VERSIONS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A graph, tensors for its inputs (for each step, where it has a memory), and the campaign's row it counts for."""
+    """A graph, tensors for its inputs (for each step, where it has a memory), and the campaign's row it counts for.
+
+    ``tflm_graph`` is the same with other types, where the wheel takes only those.
+    """
 
     row: str
     graph: Graph
     steps: tuple[tuple[Array, ...], ...]
+    tflm_graph: Graph | None = None
 
 
 @dataclass

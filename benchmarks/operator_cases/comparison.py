@@ -71,7 +71,7 @@ class Bench:
 
     def run(self, case: Case, tally: Tally, seed: int) -> None:
         """Compare one case, once with every tensor at its own place and once for each input that may be overwritten."""
-        model = flatbuffer(case.graph)
+        model = flatbuffer(case.tflm_graph if case.tflm_graph and self.numerics == "tflm/1" else case.graph)
         try:
             parts = lowered(case.graph, Target(self.numerics, "portable"), self.lowerings)
         except UnsupportedModelError as error:

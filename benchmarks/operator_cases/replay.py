@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.operator_cases.drawing import Draw
 from benchmarks.operator_cases.host_kernels import HostKernels, Program, lowered
-from benchmarks.operator_cases.rows import LOWERINGS, ROWS
+from benchmarks.operator_cases.rows import ROWS
+from converter.c.core.lowering import LOWERINGS
 from converter.c.core.program import Target
 from edgefleet.contracts.errors import UnsupportedModelError
 

@@ -14,7 +14,8 @@ from benchmarks.operator_cases.drawing import Draw
 from benchmarks.operator_cases.host_kernels import HostKernels, sanitizer_environment
 from benchmarks.operator_cases.oracles import NUMERICS
 from benchmarks.operator_cases.replay import digest
-from benchmarks.operator_cases.rows import LOWERINGS, ROWS
+from benchmarks.operator_cases.rows import ROWS
+from converter.c.core.lowering import LOWERINGS
 from edgefleet.contracts.manifest import Numerics
 
 _CASES = 25

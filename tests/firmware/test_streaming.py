@@ -10,7 +10,7 @@ import pytest
 from benchmarks.operator_cases.case import Case, GraphWriter, flatbuffer
 from benchmarks.operator_cases.host_kernels import HostKernels, Program, lowered
 from benchmarks.operator_cases.oracles import NUMERICS
-from benchmarks.operator_cases.rows import LOWERINGS
+from converter.c.core.lowering import LOWERINGS
 from converter.c.core.program import Target
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.manifest import Numerics

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.operator_cases.case import GraphWriter
 from benchmarks.operator_cases.drawing import Draw
 from benchmarks.operator_cases.host_kernels import HostKernels, Program, lowered
-from benchmarks.operator_cases.rows import LOWERINGS
 from converter.c.core.fixed_point import quantize_multiplier, scaled_twice, to_int8
 from converter.c.core.flat_sums import FlatSum, flat_sum
+from converter.c.core.lowering import LOWERINGS
 from converter.c.core.moves import Axis, Move, collapsed, steps
 from converter.c.core.program import Call, Lowered, Target
 from edgefleet.contracts.manifest import Numerics

@@ -8,9 +8,10 @@ from converter.c.core.operands import ELEMENT_BYTES, byte_count
 from converter.c.core.program import Call, Graph, Lowered, Operand, Operator, Target
 from converter.c.core.refusals import unsupported
 from converter.c.core.weightless import WEIGHTLESS, Lowering
+from converter.c.core.with_weights import WITH_WEIGHTS
 from edgefleet.contracts.errors import UnsupportedModelError
 
-LOWERINGS: Mapping[str, Lowering] = {**WEIGHTLESS}
+LOWERINGS: Mapping[str, Lowering] = {**WITH_WEIGHTS, **WEIGHTLESS}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.operator_cases.case import GraphWriter
 from benchmarks.operator_cases.host_kernels import lowered
-from benchmarks.operator_cases.rows import LOWERINGS
+from converter.c.core.lowering import LOWERINGS
 from converter.c.core.program import Target
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.manifest import Numerics

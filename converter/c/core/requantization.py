@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a 32-bit sum to int8 in one shift, proved equal to the reference's roundings for every sum that can occur.
+
+The reference multiplies, rounds, shifts and rounds again. As ``floor((floor(a / b) + c) / d)`` is
+``floor((a + c * b) / (b * d))``, both roundings are one addition before one shift, and the form "relu" is
+``ssat8((((sum << l) * m >> 32) + c) >> 15)``. Ties of negative numbers go the other way, which takes one more step: in
+the form "any", ``+ k`` where the sum is negative. It is not needed where negative numbers are cut anyway. Both
+functions rise with the sum, so that they are equal if they step at the same sums: 255 comparisons prove a channel.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.c.core.fixed_point import INT8_MAX, INT8_MIN, Integers, scaled_once, scaled_twice
+from converter.c.core.kernel_choice import Form
+
+ROUND_ONCE, ROUND_TWICE = 1, 2
+_FRACTION_BITS = 15
+_LEAST_LEFT, _MOST_LEFT = 2, 30
+#: A left shift that every stream takes, for channels that are multiplied by 0.
+_ANY_LEFT = 8
+_ANSWERS = np.arange(INT8_MIN + 1, INT8_MAX + 1, dtype=np.int64)[None, :]
+_OFFSETS_TRIED = 300
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What channels add up to, and how the reference makes int8 of it: one multiplier and shift a channel."""
+
+    least: Integers
+    most: Integers
+    multipliers: Integers
+    shifts: Integers
+    out_zero: int
+    act_min: int
+    act_max: int
+    rounding: int
+
+    def answers(self, sums: Integers) -> Integers:
+        """Return the reference's answers to sums, channels first."""
+        scaled = scaled_once if self.rounding == ROUND_ONCE else scaled_twice
+        rounded = scaled(sums, self.multipliers[:, None], self.shifts[:, None])
+        cut: Integers = np.clip(rounded + self.out_zero, self.act_min, self.act_max)
+        return cut
+
+    def channel(self, number: int) -> "Sums":
+        """Return one channel of them."""
+        one = slice(number, number + 1)
+        return replace(
+            self, least=self.least[one], most=self.most[one], multipliers=self.multipliers[one], shifts=self.shifts[one]
+        )
+
+    def together(self) -> "Sums":
+        """Return one channel that can be all of them; they must share multiplier and shift."""
+        return replace(self.channel(0), least=self.least.min(keepdims=True), most=self.most.max(keepdims=True))
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a layer is scaled: the form, its words of each channel, and what is to be added to each bias."""
+
+    form: Form
+    words: Integers
+    bias: Integers
+
+
+def scaling(sums: Sums) -> Scaling:
+    """Return the fastest form that is right for every channel."""
+    steps = _Steps(sums)
+    none: Integers = np.zeros(len(sums.least), np.int64)
+    for form in ("relu", "any"):
+        words = _words(sums, with_k=form == "any")
+        wrong = np.flatnonzero(~steps.agree(words, none))
+        offsets = none.copy()
+        if all(_repaired(sums, steps, words, offsets, int(channel)) for channel in wrong):
+            return Scaling(form, words if form == "any" else words[:, 1:], offsets)
+    return Scaling("exact", np.stack([sums.multipliers, sums.shifts], axis=1), none)
+
+
+def _words(sums: Sums, *, with_k: bool) -> Integers:
+    """Return k, m, c, l of every channel, to be proved."""
+    right = -sums.shifts
+    left = np.clip(_FRACTION_BITS + 1 - right, 0, 62)
+    half = np.int64(1) << (_FRACTION_BITS - 1)
+    if sums.rounding == ROUND_ONCE:
+        k, ties = np.zeros_like(left), np.full_like(left, half)
+    else:
+        first = np.int64(1) << np.clip(left - 2, 0, _FRACTION_BITS - 1)
+        ties = np.where(right > 0, half + first, half)
+        k = np.where((right > 0) & with_k, -(np.int64(1) << np.clip(left - 1, 0, 30)), 0)
+    words = np.stack([k, sums.multipliers, ties + (sums.out_zero << _FRACTION_BITS), left], axis=1)
+    always = sums.answers(sums.least[:, None])[:, 0]
+    constant = always == sums.answers(sums.most[:, None])[:, 0]
+    words[constant] = np.array([0, 0, 0, _ANY_LEFT])
+    words[constant, 2] = always[constant] << _FRACTION_BITS
+    return words
+
+
+class _Steps:
+    """The sums at which each answer of the reference begins, and whether another function begins there too."""
+
+    def __init__(self, sums: Sums) -> None:
+        self._sums = sums
+        low, high = np.broadcast_arrays(sums.least[:, None] - 1, (sums.most[:, None] + 1) + 0 * _ANSWERS)
+        low, high = low.copy(), high.copy()
+        while ((high - low) > 1).any():
+            middle = (low + high) >> 1
+            reached = sums.answers(np.clip(middle, sums.least[:, None], sums.most[:, None])) >= _ANSWERS
+            open_ended = high - low > 1
+            high = np.where(open_ended & reached, middle, high)
+            low = np.where(open_ended & ~reached, middle, low)
+        self._first = high
+
+    def agree(self, words: Integers, offsets: Integers) -> npt.NDArray[np.bool_]:
+        """Tell of each channel whether its words, with an offset on the sum, answer as the reference does."""
+        return self._agree(self._first, self._sums.least, self._sums.most, words, offsets)
+
+    def agree_one(self, channel: int, words: Integers, offset: int) -> bool:
+        """Tell the same of one channel."""
+        one = slice(channel, channel + 1)
+        least, most = self._sums.least[one], self._sums.most[one]
+        return bool(self._agree(self._first[one], least, most, words[None], np.array([offset]))[0])
+
+    @staticmethod
+    def _agree(
+        first: Integers, least: Integers, most: Integers, words: Integers, offsets: Integers
+    ) -> npt.NDArray[np.bool_]:
+        left = words[:, 3]
+        bound = np.maximum(np.abs(least + offsets), np.abs(most + offsets)).astype(np.float64)
+        constant = words[:, 1] == 0
+        fits = constant | (
+            (left >= _LEAST_LEFT) & (left <= _MOST_LEFT) & (bound * 2.0 ** np.minimum(left, 62) < 1 << 31)
+        )
+        shown = np.where(fits[:, None], words, 0)
+        reached = first <= most[:, None]
+        at = _one_shift(np.minimum(first, most[:, None]) + offsets[:, None], shown) >= _ANSWERS
+        before = _one_shift(np.maximum(first - 1, least[:, None]) + offsets[:, None], shown) < _ANSWERS
+        begins_there = (at | ~reached) & (before | (first == least[:, None]))
+        agreed: npt.NDArray[np.bool_] = fits & begins_there.all(axis=1)
+        return agreed
+
+
+def _one_shift(sums: Integers, words: Integers) -> Integers:
+    k, m, c, left = (words[:, place, None] for place in range(4))
+    # a channel that is multiplied by 0 may wrap on the way: nothing of it is left
+    high = np.where(m == 0, 0, (sums << np.where(m == 0, 0, left)) * m >> 32)
+    cut: Integers = np.clip((high + c + np.where(sums < 0, k, 0)) >> _FRACTION_BITS, INT8_MIN, INT8_MAX)
+    return cut
+
+
+def _repaired(sums: Sums, steps: _Steps, words: Integers, offsets: Integers, channel: int) -> bool:
+    """Find other words for a channel of a very small factor, in place; tell whether there are any."""
+    if -sums.shifts[channel] < _FRACTION_BITS:
+        return False
+    for found, offset in _small_factors(sums.channel(channel)):
+        if steps.agree_one(channel, found, offset):
+            words[channel], offsets[channel] = found, offset
+            return True
+    return False
+
+
+def _small_factors(one: Sums) -> Iterator[tuple[Integers, int]]:
+    """Yield words and an offset on the sum: fewer bits of the multiplier, and the constant that the middle asks for."""
+    right, least, most = int(-one.shifts[0]), int(one.least[0]), int(one.most[0])
+    multiplier = int(one.multipliers[0])
+    short = multiplier >> (right - _FRACTION_BITS + 1)
+    if short == 0:
+        return
+    middle = (least + most) // 2
+    exact = Fraction(middle * multiplier, 1 << (31 + right)) + Fraction(1, 2) + one.out_zero
+    if one.rounding == ROUND_TWICE:
+        exact += Fraction(1, 1 << (right + 1))
+    wanted, sum_of_one = exact * (1 << _FRACTION_BITS), Fraction(1 << 32, short << _LEAST_LEFT)
+    tries = []
+    for constant in range(math.floor(wanted) - _OFFSETS_TRIED, math.floor(wanted) + _OFFSETS_TRIED):
+        offset = (wanted - constant) * sum_of_one
+        tries += [
+            (abs(offset - near), constant, near - middle) for near in (math.floor(offset), math.floor(offset) + 1)
+        ]
+    for _, constant, moved in sorted(tries)[:_OFFSETS_TRIED]:
+        yield np.array([0, short, constant, _LEAST_LEFT], np.int64), moved
