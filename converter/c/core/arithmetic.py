@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from converter.c.core import kernel_choice
 from converter.c.core.element_tables import INPUTS, table_call
 from converter.c.core.fixed_point import (
     INT8_MAX,
@@ -30,7 +31,7 @@ from converter.c.core.operands import (
     output,
     quantization,
 )
-from converter.c.core.program import Call, Graph, Lowered, Operator, Target, Value
+from converter.c.core.program import Call, Graph, KernelSet, Lowered, Operator, Target, Value
 from converter.c.core.refusals import unsupported
 from edgefleet.contracts.manifest import Numerics
 
@@ -81,7 +82,7 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     if _elementwise(binary) and operator.name in _SIGNS:
         flat = flat_sum(binary.answers, *_real_factors(binary))
         if flat is not None:
-            return Lowered((_flat_call(binary, flat),))
+            return Lowered((_flat_call(binary, flat, target.kernel_set),))
     return Lowered((_exact_call(binary, rows),))
 
 
@@ -206,10 +207,11 @@ def _exact_call(binary: Binary, rows: _Rows) -> Call:
     )
 
 
-def _flat_call(binary: Binary, flat: FlatSum) -> Call:
+def _flat_call(binary: Binary, flat: FlatSum, kernel_set: KernelSet) -> Call:
     body = _FLAT.pack(element_count(binary.made), *flat)
     numbers = (binary.a.number, binary.b.number)
-    return Call("add/portable/flat", numbers, (binary.made.number,), body, in_place=(0, 1), note=_note(binary))
+    variant = kernel_choice.add_flat(kernel_set)
+    return Call(variant, numbers, (binary.made.number,), body, in_place=(0, 1), note=_note(binary))
 
 
 def _note(binary: Binary) -> str:

@@ -16,6 +16,8 @@ Stream = Literal["portable", "halves", "3x3", "helium"]
 
 _PLANE_ROWS = 10
 _LARGEST_SUM_16_BITS = 256
+_HELIUM_CHUNK = 16
+_ROUND_ONCE = 1
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,12 @@ def conv2d(
     shape: Conv2dShape, form: Form, kernel_set: KernelSet, *, int4: bool = False, halves: bool = False
 ) -> Choice | None:
     """Choose for conv2d. ``halves``: weights and scales fit ``dsp_streams.conv2d_halves``; int4: sums below 2**27."""
-    if kernel_set != "dsp":
+    if kernel_set == "portable":
         return None
+    if kernel_set == "helium":
+        direct = shape.by_pixel and shape.in_c % _HELIUM_CHUNK == 0
+        windows = 0 if direct else 2 * (-(-shape.k // _HELIUM_CHUNK) * _HELIUM_CHUNK)
+        return Choice(f"conv2d/helium/{form}{'-int4' if int4 else ''}", "helium", windows)
     halves = halves and form != "exact" and not int4
     name = f"conv2d/dsp/{form}{'-int4' if int4 else '-halves' if halves else ''}"
     direct = shape.by_pixel and shape.in_c % 4 == 0
@@ -54,20 +60,37 @@ def _conv2d_scratch(shape: Conv2dShape, form: Form, direct: bool) -> int:
 
 def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet) -> Choice | None:
     """Choose for a depthwise convolution."""
-    if kernel_set != "dsp":
+    if kernel_set == "portable":
         return None
+    if kernel_set == "helium":
+        turned = shape.out_h > 2 * shape.out_w  # the long axis inside
+        return _depthwise_helium(shape.turned() if turned else shape, form, turned)
     if _is_3x3(shape) and form != "exact":
         turned = shape.out_h > 2 * shape.out_w  # the long axis inside
         return _depthwise_3x3(shape.turned() if turned else shape, form, turned)
-    extent = (shape.kernel_h - 1) * shape.dilation_h + 1
     columns = (shape.out_w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
+    plane_rows, one_chunk = _plane_rows(shape)
+    row_halves = (-(-columns // shape.dilation_w) + 1) * shape.dilation_w
+    plane_halves = -(-plane_rows * row_halves // 2) * 2
+    weights = shape.kernel_h * (-(-shape.kernel_w // 2)) * 4
+    in_place = shape.same_place and one_chunk
+    return Choice(f"depthwise/dsp/{form}", "portable", plane_halves * 8 + weights, in_place)
+
+
+def _plane_rows(shape: DepthwiseShape) -> tuple[int, bool]:
+    """Return the input rows that a chunk of output rows needs, and whether one chunk holds all."""
+    extent = (shape.kernel_h - 1) * shape.dilation_h + 1
     fit = (_PLANE_ROWS - extent) // shape.stride_h + 1 if extent < _PLANE_ROWS else 1
     chunk_rows = min(fit, shape.out_h)
-    row_halves = (-(-columns // shape.dilation_w) + 1) * shape.dilation_w
-    plane_halves = -(-((chunk_rows - 1) * shape.stride_h + extent) * row_halves // 2) * 2
-    weights = shape.kernel_h * (-(-shape.kernel_w // 2)) * 4
-    in_place = shape.same_place and chunk_rows == shape.out_h
-    return Choice(f"depthwise/dsp/{form}", "portable", plane_halves * 8 + weights, in_place)
+    return (chunk_rows - 1) * shape.stride_h + extent, chunk_rows == shape.out_h
+
+
+def _depthwise_helium(shape: DepthwiseShape, form: Form, turned: bool) -> Choice:
+    columns = -(-shape.out_w // 4) * 4
+    read = (columns - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
+    plane_rows, one_chunk = _plane_rows(shape)
+    scratch_bytes = plane_rows * (-(-read // 4) * 4)
+    return Choice(f"depthwise/helium/{form}", "portable", scratch_bytes, shape.same_place and one_chunk, turned)
 
 
 def _is_3x3(shape: DepthwiseShape) -> bool:
@@ -91,29 +114,33 @@ def fully_connected(
     shape: FullyConnectedShape, form: Form, kernel_set: KernelSet, *, int4: bool = False, halves: bool = False
 ) -> Choice | None:
     """Choose for fully connected. ``halves``: the weights fit ``dsp_streams.fit_halves``; int4 sums below 2**27."""
-    if kernel_set != "dsp":
+    if kernel_set == "portable" or (kernel_set == "helium" and form == "exact" and shape.rounding == _ROUND_ONCE):
         return None
+    if kernel_set == "helium":
+        return Choice(f"fully_connected/helium/{form}{'-int4' if int4 else ''}", "helium", 0)
     halves = halves and not int4
     name = f"fully_connected/dsp/{form}{'-int4' if int4 else '-halves' if halves else ''}"
     scratch_bytes = shape.k_quads * 8 + -(-shape.out_n // 4) * 16
     return Choice(name, "halves" if halves else "portable", scratch_bytes)
 
 
-def average_pool(kernel_h: int, kernel_w: int, kernel_set: KernelSet) -> str | None:
+def average_pool(kernel_h: int, kernel_w: int, kernel_set: KernelSet) -> str:
     """Return the variant of an average pool."""
-    return "average_pool/dsp/exact" if kernel_set == "dsp" and kernel_h * kernel_w <= _LARGEST_SUM_16_BITS else None
+    wide = kernel_set == "dsp" and kernel_h * kernel_w > _LARGEST_SUM_16_BITS
+    return f"average_pool/{'portable' if wide else kernel_set}/exact"
 
 
-def max_pool(kernel_set: KernelSet) -> str | None:
+def max_pool(kernel_set: KernelSet) -> str:
     """Return the variant of a max pool."""
-    return "max_pool/dsp/exact" if kernel_set == "dsp" else None
+    return f"max_pool/{kernel_set}/exact"
 
 
-def mean(shape: tuple[int, ...], kernel_set: KernelSet) -> str | None:
+def mean(shape: tuple[int, ...], kernel_set: KernelSet) -> str:
     """Return the variant of a mean over ``ef_mean_layer``'s five axes."""
-    return "mean/dsp/rows" if kernel_set == "dsp" and shape[3:] == (1, 1) else None
+    fast = kernel_set != "portable" and shape[3:] == (1, 1)
+    return f"mean/{kernel_set}/rows" if fast else "mean/portable/exact"
 
 
-def add_flat(kernel_set: KernelSet) -> str | None:
+def add_flat(kernel_set: KernelSet) -> str:
     """Return the variant of a flat sum."""
-    return "add/dsp/flat" if kernel_set == "dsp" else None
+    return f"add/{kernel_set}/flat"

@@ -5,6 +5,7 @@ import math
 import struct
 from itertools import groupby
 
+from converter.c.core import kernel_choice
 from converter.c.core.fixed_point import quantize_multiplier
 from converter.c.core.operands import axis, computed, described, element_count, integers, output, quantization
 from converter.c.core.program import Call, Graph, Lowered, Operator, Target
@@ -14,7 +15,7 @@ _LAYER = struct.Struct("<5i4i")
 _LARGEST_COUNT = 1 << 23  # sums of int8 less a zero point stay within 32 bits
 
 
-def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
+def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     """Write a mean: sums, less the zero point, times a factor that holds the division.
 
     Raises:
@@ -29,8 +30,10 @@ def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
     shape = _alternating(operator, given.shape, reduced)
     multiplier, shift = _divided(*quantize_multiplier(given_scale / made_scale), count)
     body = _LAYER.pack(*shape, -count * zero, made_zero, multiplier, shift)
+    variant = kernel_choice.mean(shape, target.kernel_set) or "mean/portable/exact"
     note = f"MEAN of {count} {described(given)} -> {described(made)}"
-    return Lowered((Call("mean/portable/exact", (given.number,), (made.number,), body, note=note),))
+    variant = kernel_choice.mean(shape, target.kernel_set)
+    return Lowered((Call(variant, (given.number,), (made.number,), body, note=note),))
 
 
 def _divided(multiplier: int, shift: int, count: int) -> tuple[int, int]:

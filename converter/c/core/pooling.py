@@ -4,13 +4,13 @@
 import struct
 from typing import NamedTuple
 
+from converter.c.core import kernel_choice
 from converter.c.core.fixed_point import activation_range
 from converter.c.core.operands import computed, described, output, require_int16, require_same_scale
 from converter.c.core.program import Call, Graph, Lowered, Operator, Target, Value
 from converter.c.core.refusals import unsupported
 
 _LAYER = struct.Struct("<14h")
-_VARIANTS = {"AVERAGE_POOL_2D": "average_pool", "MAX_POOL_2D": "max_pool"}
 _PADDINGS = {0: "SAME", 1: "VALID"}
 
 
@@ -36,7 +36,7 @@ def along(operator: Operator, size: int, window: int, stride: int) -> Along:
     return Along(outputs, max(0, (outputs - 1) * stride + window - size) // 2)
 
 
-def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
+def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     """Write a pool.
 
     Raises:
@@ -47,15 +47,18 @@ def lower(operator: Operator, graph: Graph, _target: Target) -> Lowered:
     if len(given.shape) != 4:
         raise unsupported(operator, f"its input has {len(given.shape)} axes, and its kernels take 4")
     batches, height, width, channels = given.shape
-    window = tuple(int(operator.options[name]) for name in ("filterHeight", "filterWidth"))
-    strides = tuple(int(operator.options[name]) for name in ("strideH", "strideW"))
+    window = int(operator.options["filterHeight"]), int(operator.options["filterWidth"])
+    strides = int(operator.options["strideH"]), int(operator.options["strideW"])
     rows, columns = along(operator, height, window[0], strides[0]), along(operator, width, window[1], strides[1])
     _require_shape(operator, made, (batches, rows.outputs, columns.outputs, channels))
     numbers = (*given.shape, rows.outputs, columns.outputs, *window, *strides, rows.pad, columns.pad)
     require_int16(operator, *numbers)
     body = _LAYER.pack(*numbers[:3], channels, *numbers[4:], *activation_range(operator, made))
     note = f"{operator.name} {window[0]}x{window[1]} {described(given)} -> {described(made)}"
-    variant = f"{_VARIANTS[operator.name]}/portable/exact"
+    if operator.name == "AVERAGE_POOL_2D":
+        variant = kernel_choice.average_pool(window[0], window[1], target.kernel_set)
+    else:
+        variant = kernel_choice.max_pool(target.kernel_set)
     return Lowered((Call(variant, (given.number,), (made.number,), body, note=note),))
 
 

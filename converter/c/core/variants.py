@@ -20,6 +20,10 @@ _DSP = {
     "mean": ("mean.c",),
     "add": ("add_flat.c",),
 }
+_HELIUM = {
+    "conv2d": "conv2d", "depthwise": "depthwise", "fully_connected": "fully_connected", "average_pool": "pool",
+    "max_pool": "pool", "mean": "pool", "add": "add_flat",
+}  # fmt: skip
 RUNTIME_SOURCES = ("runtime/model.c",)
 #: What an updatable program needs besides, to run layers that it reads from a blob.
 LAYERS_SOURCE = "runtime/layers.c"
@@ -45,6 +49,8 @@ def _sources(variant: str) -> tuple[str, ...]:
         return (f"portable/{_PORTABLE[operator]}.c",)
     if kernels == "dsp" and operator in _DSP:
         return tuple(f"dsp/{name}" for name in _DSP[operator])
+    if kernels == "helium" and operator in _HELIUM:
+        return (f"helium/{_HELIUM[operator]}.c",)
     raise UnsupportedModelError(
         f"no kernel is called '{variant}'", hint="this is a fault of the generator: report the model"
     )
