@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from converter.c.core import kernel_choice, weight_streams
+from converter.c.core import helium_streams, kernel_choice, weight_streams
 from converter.c.core.dsp_streams import HALVES_BITS, conv2d_halves, fit_halves
 from converter.c.core.fixed_point import Integers
 from converter.c.core.kernel_choice import Choice
@@ -12,7 +12,7 @@ from converter.c.core.operands import described, require_int16
 from converter.c.core.pooling import along
 from converter.c.core.program import Call, Graph, Lowered, Operator, Target
 from converter.c.core.refusals import unsupported
-from converter.c.core.requantization import ROUND_TWICE, Scaling, scaling
+from converter.c.core.requantization import ROUND_TWICE, Scaling, scaling, shifted_further
 from converter.c.core.weighted import Weighted, read
 
 
@@ -33,13 +33,13 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
 def lower_layer(layer: Weighted, target: Target) -> Lowered:
     """Write a convolution whose weights are out_c x kernel_h x kernel_w x in_c."""
     shape = _shape(layer)
-    scaled = scaling(layer.sums)
-    rows = weight_streams.in_rows(layer.weights.reshape(shape.out_c, -1), shape.rows)
+    scaled, rows = scaling(layer.sums), weight_streams.in_rows(layer.weights.reshape(shape.out_c, -1), shape.rows)
+    halves = _as_halves(layer, rows, scaled) if target.kernel_set == "dsp" else None
     choice = kernel_choice.conv2d(
-        shape, scaled.form, target.kernel_set, int4=layer.int4, halves=_fits_halves(layer, rows, scaled)
-    )
-    if choice is None:
-        choice = _portable(shape, scaled, layer.int4)
+        shape, scaled.form, target.kernel_set, int4=layer.int4, halves=halves is not None
+    ) or _portable(shape, scaled, layer.int4)
+    if choice.stream == "halves" and halves is not None:
+        scaled = halves
     call = Call(
         choice.variant,
         (layer.given.number,),
@@ -77,19 +77,22 @@ def steps(operator: Operator) -> tuple[int, int, int, int]:
     return tuple(int(operator.options.get(name, 1)) for name in names)  # type: ignore[return-value]
 
 
-def _fits_halves(layer: Weighted, rows: Integers, scaled: Scaling) -> bool:
-    if scaled.form == "exact":
-        return False
-    live = scaled.words[:, -3] != 0  # the others are constant
-    least, most = ((bound + scaled.bias)[live] for bound in (layer.sums.least, layer.sums.most))
-    lefts = scaled.words[:, -1]
-    return bool(lefts.min() >= HALVES_BITS) and (not live.any() or fit_halves(rows, least, most))
+def _as_halves(layer: Weighted, rows: Integers, scaled: Scaling) -> Scaling | None:
+    """Return the scaling of the stream "halves", which takes nearly all layers."""
+    shifted = shifted_further(layer.sums, scaled, HALVES_BITS)
+    if shifted is None:
+        return None
+    live = shifted.words[:, -3] != 0  # the others are constant
+    least, most = ((bound + shifted.bias)[live] for bound in (layer.sums.least, layer.sums.most))
+    return shifted if not live.any() or fit_halves(rows, least, most) else None
 
 
 def _stream(layer: Weighted, rows: Integers, scaled: Scaling, choice: Choice) -> bytes:
     bias = layer.folded(scaled.bias)
     if choice.stream == "halves":
         return conv2d_halves(bias, rows, scaled.words)
+    if choice.stream == "helium":
+        return helium_streams.grouped(bias, layer.weights.reshape(len(bias), -1), scaled.words, int4=layer.int4)
     return weight_streams.conv2d_pairs(bias, rows, scaled.words, int4=layer.int4)
 
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from converter.c.core import kernel_choice, weight_streams
+from converter.c.core import helium_streams, kernel_choice, weight_streams
 from converter.c.core.dsp_streams import fit_halves, fully_connected_halves
 from converter.c.core.fixed_point import Integers
 from converter.c.core.kernel_choice import Choice
@@ -76,4 +76,7 @@ def _stream(layer: Weighted, scaled: Scaling, choice: Choice) -> bytes:
     if choice.stream == "halves":
         padded = np.pad(layer.weights, ((0, 0), (0, -layer.weights.shape[1] % 8)))
         return fully_connected_halves(bias, padded, scales)
+    if choice.stream == "helium":
+        each = np.broadcast_to(scaled.words, (len(bias), scaled.words.shape[1]))
+        return helium_streams.grouped(bias, layer.weights, each, int4=layer.int4)
     return weight_streams.fully_connected_fours(bias, layer.weights, scales, int4=layer.int4)

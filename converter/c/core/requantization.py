@@ -82,6 +82,21 @@ def scaling(sums: Sums) -> Scaling:
     return Scaling("exact", np.stack([sums.multipliers, sums.shifts], axis=1), none)
 
 
+def shifted_further(sums: Sums, scaled: Scaling, left: int) -> Scaling | None:
+    """Return the same form with left shifts of at least ``left``, which takes bits from multipliers; None if wrong."""
+    if scaled.form == "exact":
+        return None
+    more = np.maximum(left - scaled.words[:, -1], 0)
+    if not more.any():
+        return scaled
+    words = np.pad(scaled.words, ((0, 0), (4 - scaled.words.shape[1], 0)))
+    words[:, 1] >>= more
+    words[:, 3] += more
+    if not _Steps(sums).agree(words, scaled.bias).all():
+        return None
+    return replace(scaled, words=words if scaled.form == "any" else words[:, 1:])
+
+
 def _words(sums: Sums, *, with_k: bool) -> Integers:
     """Return k, m, c, l of every channel, to be proved."""
     right = -sums.shifts
