@@ -27,7 +27,7 @@ from edgefleet.contracts.profile import MemoryRegion, Profile
 
 #: Every image is linked with these; the linker leaves out what is not used.
 _BOARD_SOURCES = ("start.c", "semihosting.c", "memory.c", "uart.c")
-_INCLUDE = re.compile(r'^\s*(?:#\s*include|\.include|\.incbin)\s*["<]([^">\n]+)[">]', re.MULTILINE)
+_INCLUDE = re.compile(r'^\s*(?:#\s*include|\.include|\.incbin)\s*(["<][^">\n]+[">]|\w+)', re.MULTILINE)
 _STACK_SECTION = ".stack"
 #: Room for stacks whose depth nobody knows yet.
 STACK_BYTES = 4096
@@ -110,15 +110,16 @@ class _Job:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        return (self.toolchain.kind, self.toolchain.version, *self.flags)
+        return (self.toolchain.name, *self.flags)
 
     def compile(self, source: Path) -> Path:
         """Return the object file of a source."""
-        contents = [part for path in _closure(source, self.includes) for part in (path.name, path.read_bytes())]
+        contents = {path: path.read_bytes() for path in _closure(source, self)}
+        flags = self._flags_seen_by(b"\0".join(contents.values()))
         options = [f"-I{folder}" for folder in self.includes]
 
         def make(unfinished: Path) -> None:
-            command = (*self.toolchain.command, *self.flags, *options, "-c", str(source), "-o", str(unfinished))
+            command = (*self.toolchain.command, *flags, *options, "-c", str(source), "-o", str(unfinished))
             answer = ask(command)
             if answer.status:
                 raise BuildError(
@@ -126,7 +127,15 @@ class _Job:
                     hint="correct the source; EdgeFleet's own sources compile with GCC 12 and zig 0.15 and later",
                 )
 
-        return make_once(f"objects/{key_of((*self.identity, *contents))}.o", make)
+        named = (part for path, text in contents.items() for part in (path.name, text))
+        return make_once(f"objects/{key_of((self.toolchain.name, *flags, *named))}.o", make)
+
+    def _flags_seen_by(self, text: bytes) -> tuple[str, ...]:
+        """Leave out definitions of names that do not occur: kernels are compiled once for all models."""
+        words = frozenset(re.findall(rb"\w+", text))
+        return tuple(
+            flag for flag in self.flags if not flag.startswith("-D") or flag[2:].partition("=")[0].encode() in words
+        )
 
     def link(self, objects: Sequence[Path], script: str) -> "_Linking":
         return _Linking(self, tuple(objects), script)
@@ -142,9 +151,9 @@ class _Linking:
         script = make_once(f"scripts/{key_of((self.script,))}.ld", lambda path: _write(path, self.script))
         toolchain = self.job.toolchain
         options = ("-nostdlib", "-nostartfiles", "-static", "-Wl,--gc-sections", "-T", str(script))
-        runtime = ("-lgcc",) if toolchain.kind == "gcc" else ()
+        runtime = "-lgcc" if toolchain.kind == "gcc" else "-lcompiler_rt"  # floats and wide divisions in software
         names = [str(path) for path in self.objects]
-        answer = ask((*toolchain.command, *self.job.flags, *options, *names, "-o", str(unfinished), *runtime))
+        answer = ask((*toolchain.command, *self.job.flags, *options, *names, "-o", str(unfinished), runtime))
         if answer.status:
             raise BuildError(
                 f"the image does not link with {toolchain.name}: {answer.first_error}",
@@ -163,8 +172,9 @@ def _compile_all(job: _Job, sources: Sequence[Path]) -> list[Path]:
         return list(pool.map(job.compile, sources))
 
 
-def _closure(source: Path, includes: Sequence[Path]) -> Iterator[Path]:
+def _closure(source: Path, job: _Job) -> Iterator[Path]:
     """The source and each file that it includes, directly or not; the compiler's own headers go with its version."""
+    defined = dict(flag[2:].split("=", 1) for flag in job.flags if flag.startswith("-D") and "=" in flag)
     seen: set[Path] = set()
     waiting = [source]
     while waiting:
@@ -173,8 +183,9 @@ def _closure(source: Path, includes: Sequence[Path]) -> Iterator[Path]:
             continue
         seen.add(path)
         yield path
-        for name in _INCLUDE.findall(path.read_text(encoding="utf-8", errors="replace")):
-            found = next((folder / name for folder in (path.parent, *includes) if (folder / name).is_file()), None)
+        for given in _INCLUDE.findall(path.read_text(encoding="utf-8", errors="replace")):
+            name = defined.get(given, given).strip('"<>')
+            found = next((folder / name for folder in (path.parent, *job.includes) if (folder / name).is_file()), None)
             if found is not None:
                 waiting.append(found)
 

@@ -2,6 +2,7 @@
 """Other people's programs: found or missed in one sentence, run with a limit, and their answers kept."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefleet.contracts.errors import BuildError
+
+_WRONG = re.compile(
+    r"error|undefined|cannot|can't|overlaps|truncated|overflow|will not fit|multiple definition", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,9 @@ class Answer:
 
     @property
     def first_error(self) -> str:
-        """The first line that speaks of an error, or the first that is not empty."""
-        lines = [line.strip() for line in self.text.splitlines() if line.strip()]
-        wrong = [line for line in lines if "error" in line.lower() or "undefined" in line.lower()]
+        """The first line that speaks of an error, or the first that says anything."""
+        lines = [line.strip() for line in self.text.splitlines() if line.strip() and not line.startswith("collect2:")]
+        wrong = [line for line in lines if _WRONG.search(line)]
         return (wrong or lines or [f"it ended with status {self.status} and said nothing"])[0]
 
 

@@ -125,12 +125,12 @@ def _gcc(family: Family) -> Toolchain | None:
 
 
 def _zig(family: Family) -> Toolchain | None:
-    command = _zig_command()
+    command = zig_command()
     return None if command is None else Toolchain("zig", (*command, "cc"), _zig_version(command), family)
 
 
-def _zig_command() -> tuple[str, ...] | None:
-    """PyPI's zig in this environment, or one on PATH."""
+def zig_command() -> tuple[str, ...] | None:
+    """Return PyPI's zig in this environment, or one on PATH; nothing where there is neither."""
     if find_spec("ziglang") is not None:
         return (sys.executable, "-m", "ziglang")
     path = on_path("zig")
@@ -155,7 +155,7 @@ def _zig_flags(cpu: Cpu) -> tuple[str, ...]:
         return ("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32+{extensions}", "-mcmodel=medany")
     core = cpu.core.replace("-", "_")
     if _float_abi(cpu) == "hard":
-        return ("-target", "thumb-freestanding-eabihf", f"-mcpu={core}")
+        return ("-target", "thumb-freestanding-eabihf", f"-mcpu={core}+mve+mve_fp")
     dsp = "+dsp" if "dsp" in cpu.features and core in {"cortex_m7", "cortex_m33"} else ""
     return ("-target", "thumb-freestanding-eabi", f"-mcpu={core}{dsp}{_NO_FPU.get(core, '')}")
 
@@ -179,7 +179,7 @@ def host_compiler() -> HostCompiler:
     for name in ("gcc", "cc", "clang"):
         if path := on_path(name):
             return _host(path)
-    if command := _zig_command():
+    if command := zig_command():
         return HostCompiler((*command, "cc"), f"zig {_zig_version(command)}")
     raise MissingProgramError(
         "there is no C compiler for this machine: none of gcc, cc, clang and zig is installed",

@@ -1,74 +1,78 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Runs a model over a batch: reads samples from the file "inputs", writes outputs to the file "outputs", and marks each
- * inference and layer for the instruction counter.
+ * Runs a model over a batch: reads samples from the file "inputs", writes outputs to the file "outputs", and marks the
+ * initialisation, each inference and each of its layers for the instruction counter.
  *
- * "inputs" begins with one word of flags; then come the inputs of each sample, one after the other. Where flags say so,
- * the file "arenas" gets the whole arena after each layer: the host, which has the memory plan, finds every layer's
- * output in it.
+ * "inputs" begins with one word of flags; then come the inputs of each sample, one after the other. An image made with
+ * EF_KEEP_LAYERS writes each layer's output to the file "layers" (its counts are not those of an inference then).
  *
- * inference_model.h is written for each model: MODEL (its ef_program), MODEL_HEADER, MODEL_ARENA_BYTES,
- * MODEL_INPUTS and MODEL_OUTPUTS (bytes of each).
+ * Defined for each model: EF_MODEL (its ef_program), EF_MODEL_HEADER, EF_MODEL_ARENA_BYTES, and for an updatable
+ * program EF_MODEL_BLOB and EF_MODEL_BLOB_BYTES, which stand for a slot in flash.
  */
 #include <edgefleet/model.h>
 
 #include "board.h"
-#include "inference_model.h"
-#include MODEL_HEADER
+#include EF_MODEL_HEADER
 
-enum { RESET_EACH = 1, KEEP_ARENAS = 2 };
+enum { RESET_EACH = 1 };
 enum { EXIT_OPEN = 10, EXIT_BIND = 20, EXIT_INVOKE = 30, EXIT_FILES = 40 }; /* plus the ef_status */
 
-static uint8_t arena[MODEL_ARENA_BYTES] __attribute__((aligned(16), section(".noinit")));
-static const uint32_t input_bytes[] = MODEL_INPUTS, output_bytes[] = MODEL_OUTPUTS;
+static uint8_t arena[EF_MODEL_ARENA_BYTES] __attribute__((aligned(16), section(".noinit")));
+static ef_model model;
 
-#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+#ifdef EF_KEEP_LAYERS
+static int layers_file;
+#endif
 
 static int after_layer(void *user, uint32_t layer) {
-    (void)layer;
+    (void)user, (void)layer;
     BOARD_LAYER_END();
-    const int *arenas = user;
-    if (*arenas >= 0) board_write(*arenas, arena, sizeof arena);
+#ifdef EF_KEEP_LAYERS
+    uint32_t bytes = 0;
+    const void *output = ef_layer_output(&model, layer, &bytes);
+    board_write(layers_file, output, bytes);
+#endif
     return 0;
 }
 
-/* Whether there was a whole sample. */
-static int read_sample(const ef_model *model, int file) {
-    for (uint32_t i = 0; i < COUNT(input_bytes); i++) {
-        if (board_read(file, ef_tensor(model, EF_INPUT, i), input_bytes[i])) return 0;
+/* Read all inputs, or write all outputs. Whether that was a whole sample. */
+static int transfer(ef_direction direction, int file) {
+    uint32_t bytes, left = 0;
+    void *tensor;
+    for (uint32_t i = 0; left == 0 && (tensor = ef_tensor(&model, direction, i, &bytes)) != NULL; i++) {
+        left = direction == EF_INPUT ? board_read(file, tensor, bytes) : board_write(file, tensor, bytes);
     }
-    return 1;
-}
-
-static void write_outputs(const ef_model *model, int file) {
-    for (uint32_t i = 0; i < COUNT(output_bytes); i++) {
-        board_write(file, ef_tensor(model, EF_OUTPUT, i), output_bytes[i]);
-    }
+    return left == 0;
 }
 
 int main(void) {
-    ef_model model;
     BOARD_RUN_BEGIN();
-    ef_status status = ef_open(&model, &MODEL);
+#ifdef EF_UPDATABLE
+    EF_MODEL.blob = EF_MODEL_BLOB;
+    EF_MODEL.blob_bytes = EF_MODEL_BLOB_BYTES;
+#endif
+    ef_status status = ef_open(&model, &EF_MODEL);
     if (status) {
-        if (status == EF_MISSING_KERNEL) board_print(model.refusal);
+        board_print(model.refusal);
         return EXIT_OPEN + (int)status;
     }
     status = ef_bind(&model, arena, sizeof arena);
     BOARD_INIT_END();
     if (status) return EXIT_BIND + (int)status;
 
-    uint32_t flags = 0;
+    uint32_t flags;
     const int inputs = board_open("inputs", BOARD_READ), outputs = board_open("outputs", BOARD_WRITE);
     if (inputs < 0 || outputs < 0 || board_read(inputs, &flags, sizeof flags)) return EXIT_FILES;
-    int arenas = flags & KEEP_ARENAS ? board_open("arenas", BOARD_WRITE) : -1;
+#ifdef EF_KEEP_LAYERS
+    layers_file = board_open("layers", BOARD_WRITE);
+#endif
 
-    while (read_sample(&model, inputs)) {
+    while (transfer(EF_INPUT, inputs)) {
         BOARD_RUN_BEGIN();
-        status = ef_invoke(&model, after_layer, &arenas);
+        status = ef_invoke(&model, after_layer, NULL);
         BOARD_RUN_END();
         if (status) return EXIT_INVOKE + (int)status;
-        write_outputs(&model, outputs);
+        if (!transfer(EF_OUTPUT, outputs)) return EXIT_FILES;
         if (flags & RESET_EACH) ef_bind(&model, arena, sizeof arena);
     }
     return 0;

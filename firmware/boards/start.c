@@ -42,7 +42,8 @@ __asm__(
     "board_trap:\n"
     "la sp, board_stack_top\n" /* whatever happened, this one call has a stack */
     "j board_fault\n"
-    ".size board_reset, . - board_reset\n");
+    ".size board_reset, . - board_reset\n"
+    ".text\n");
 
 #else
 
