@@ -89,6 +89,30 @@ def _nameless(graph: GraphWriter) -> None:
     graph.operator("READ_VARIABLE", [graph.tensor([], dtype="resource")], [graph.tensor([4], 0.1, 0)])
 
 
+def _layer(
+    name: str,
+    shape: list[int],
+    weights: list[int],
+    made: list[int],
+    *,
+    dtype: str = "int8",
+    zero: int = 0,
+    constant: bool = True,
+    bias: int = 0,
+    scales: int = 1,
+    **options: int,
+) -> _Draws:
+    def draw(graph: GraphWriter) -> None:
+        data = np.ones(weights, np.int8) if constant else None
+        filters = graph.tensor(weights, [0.01] * scales, zero, dtype=dtype, data=data)
+        operands = [graph.tensor(shape, 0.1, 3), filters]
+        if bias:
+            operands.append(graph.tensor([2], 0.001, dtype="int32", data=np.full(2, bias, np.int32)))
+        graph.operator(name, operands, [graph.tensor(made, 0.1, 3)], padding=1, strideH=1, strideW=1, **options)
+
+    return draw
+
+
 _CASES: list[tuple[Numerics, _Draws, str]] = [
     ("tflm/1", _unary("RELU_N1_TO_1"),
      "RELU_N1_TO_1 (number 0) cannot be written as C: TFLM has no such operator, so that tflm/1 does not say how it "
@@ -158,6 +182,25 @@ _CASES: list[tuple[Numerics, _Draws, str]] = [
      "kernels forbid"),
     ("tflm/1", _concatenation(axis=1, fusedActivationFunction=1),
      "CONCATENATION (number 0) cannot be written as C: it has a fused activation, which no kernel takes"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 4], [2, 3, 3, 2], [1, 2, 2, 2]),
+     "CONV_2D (number 0) cannot be written as C: weights of (2, 3, 3, 2) do not fit (1, 4, 4, 4): groups have no "
+     "kernel"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 2], [2, 3, 3, 2], [1, 2, 2, 2], zero=1),
+     "CONV_2D (number 0) cannot be written as C: its weights t0 have the zero point 1, and need 0"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 2], [2, 3, 3, 2], [1, 2, 2, 2], constant=False),
+     "CONV_2D (number 0) cannot be written as C: its weights t0 must be constant int8 or int4, and are not"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 2], [2, 3, 3, 2], [1, 2, 2, 2], bias=(1 << 31) - 1),
+     "CONV_2D (number 0) cannot be written as C: its sums may leave 32 bits"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 2], [2, 3, 3, 2], [1, 4, 4, 2]),
+     "CONV_2D (number 0) cannot be written as C: (1, 4, 4, 2) makes no (1, 4, 4, 2) with its options"),
+    ("tflm/1", _layer("CONV_2D", [1, 4, 4, 2], [2, 3, 3, 2], [1, 2, 2, 2], scales=3),
+     "CONV_2D (number 0) cannot be written as C: its weights have 3 scales for 2 channels"),
+    ("tflm/1", _layer("DEPTHWISE_CONV_2D", [1, 4, 4, 3], [1, 3, 3, 4], [1, 2, 2, 4]),
+     "DEPTHWISE_CONV_2D (number 0) cannot be written as C: 4 channels of weights do not fit (1, 4, 4, 3)"),
+    ("tflm/1", _layer("FULLY_CONNECTED", [1, 5], [2, 4], [1, 2]),
+     "FULLY_CONNECTED (number 0) cannot be written as C: weights of (2, 4) make no (1, 2) of (1, 5)"),
+    ("tflm/1", _layer("FULLY_CONNECTED", [1, 4], [2, 4], [1, 2], weightsFormat=1),
+     "FULLY_CONNECTED (number 0) cannot be written as C: its weights are shuffled, which no kernel takes"),
     ("tflm/1", _nameless, "READ_VARIABLE (number 0) cannot be written as C: its variable t0 has no VAR_HANDLE"),
 ]  # fmt: skip
 
