@@ -4,6 +4,7 @@
 import typer
 
 from fleet_emulation.emulate.commands.calibrate import calibrate
+from fleet_emulation.emulate.commands.parity import parity
 from fleet_emulation.emulate.commands.run import run
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ def _group() -> None:
 
 
 app.command(epilog="Example: edgefleet emulate run dist/kws-1.0.0-mps2-an386.bundle --input x.npy --output y.npy")(run)
+app.command(epilog="Example: edgefleet emulate parity dist/kws-1.0.0-mps2-an386.bundle")(parity)
 app.command(epilog="Example: edgefleet emulate calibrate --profile nucleo-l4r5zi --uart uart.c --port /dev/ttyACM0")(
     calibrate
 )

@@ -35,6 +35,7 @@ class BoardOptions:
     """How a model is to be tried: on which board, with which compiler, as which kind of firmware."""
 
     profile: str | None = None
+    numerics: Numerics | None = None
     compiler: Literal["gcc", "zig"] | None = None
     updatable: bool = False
     reset_state: Literal["each", "never"] = "each"
@@ -94,7 +95,7 @@ def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -
         EdgeFleetError: a file that cannot be used, a model that no C can be written for or that does not fit the board,
             a missing compiler or emulator, a board that hangs or answers with garbage.
     """
-    chosen = open_for_board(path, options.profile)
+    chosen = open_for_board(path, options.profile, options.numerics)
     samples = read_batch(batch)
     generated = generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, kernel_set(chosen.profile)))
     inputs = batch_bytes(samples, generated.inputs)
@@ -188,8 +189,8 @@ def _layer(facts: LayerFacts, counts: Counts) -> LayerCost:
     )
 
 
-def open_for_board(path: Path, profile: str | None) -> BoardModel:
-    """Read a bundle or an int8 model, and settle its board.
+def open_for_board(path: Path, profile: str | None, numerics: Numerics | None = None) -> BoardModel:
+    """Read a bundle or an int8 model, and settle its board and how it rounds: as asked, or as the bundle or board says.
 
     Raises:
         FileMissingError, BundleError: the file cannot be used.
@@ -199,7 +200,7 @@ def open_for_board(path: Path, profile: str | None) -> BoardModel:
         if profile is None:
             raise IncompatibleError(f"'{path}' is a model and names no board", hint=_MAKE_ANOTHER)
         board = _emulated(load_profile(profile))
-        return BoardModel(_c_name(path.stem), read_file(path, "model"), board, board.runtime.numerics)
+        return BoardModel(_c_name(path.stem), read_file(path, "model"), board, numerics or board.runtime.numerics)
     bundle = open_bundle(path)
     manifest = bundle.manifest
     if manifest.runtime.accelerator is not None:
@@ -208,7 +209,7 @@ def open_for_board(path: Path, profile: str | None) -> BoardModel:
             hint="convert the model for a board without an accelerator",
         )
     board = _emulated(load_profile(profile or manifest.profile.id))
-    return BoardModel(_c_name(manifest.name), bundle.read(manifest.model), board, manifest.runtime.numerics)
+    return BoardModel(_c_name(manifest.name), bundle.read(manifest.model), board, numerics or manifest.runtime.numerics)
 
 
 def _emulated(profile: Profile) -> Profile:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people read of a run on a board."""
+"""What people read of a run on a board, and of a comparison."""
 
+from fleet_emulation.emulate.parity import Comparison, Difference, ParityDocument
 from fleet_emulation.emulate.running import BoardRun
 
 
@@ -30,3 +31,24 @@ def _layers(done: BoardRun) -> list[str]:
         f"{layer.operator:<{width}}  {layer.instructions:>11,}  {layer.instructions / whole:6.1%}  {layer.variant}"
         for layer in done.layers
     ]
+
+
+def parity_text(document: ParityDocument) -> str:
+    """Return where a model gave the reference's bytes, and where not."""
+    samples = f"{document.samples} samples, {document.numerics}, against {document.reference}"
+    return "\n".join([f"{document.model}: {samples}", "", *map(_comparison, document.comparisons)])
+
+
+def _comparison(comparison: Comparison) -> str:
+    if comparison.difference is not None:
+        return f"different  {comparison.where}: {_difference(comparison.difference)}"
+    if comparison.why is not None:
+        return f"not run    {comparison.where}: {comparison.why}"
+    return f"same       {comparison.where}: {comparison.layers} layers, bit for bit"
+
+
+def _difference(found: Difference) -> str:
+    return (
+        f"first in operator {found.operator} ({found.tensor}), sample {found.sample}: {found.elements} of {found.of} "
+        f"elements, element {found.first} is {found.got:g}, expected {found.expected:g}"
+    )

@@ -19,6 +19,10 @@ def run(
     profile: Annotated[
         str | None, typer.Option("--profile", help="A board's id or file; by default the bundle's.", metavar="ID|FILE")
     ] = None,
+    numerics: Annotated[
+        Literal["tflm/1", "litert/1"] | None,
+        typer.Option("--numerics", help="How results are rounded; by default as the bundle, or the board, says."),
+    ] = None,
     reset_state: Annotated[
         Literal["each", "never"],
         typer.Option("--reset-state", help="Whether state variables begin anew with each sample."),
@@ -39,6 +43,6 @@ def run(
     from fleet_emulation.emulate.running import BoardOptions, run_on_board
     from fleet_emulation.emulate.text import run_text
 
-    options = BoardOptions(profile=profile, compiler=compiler, updatable=updatable, reset_state=reset_state)
+    options = BoardOptions(profile, numerics, compiler, updatable=updatable, reset_state=reset_state)
     done = run_on_board(bundle, batch, output, options)
     emit(done, as_json=as_json, human=lambda: run_text(done))
