@@ -77,7 +77,7 @@ def scaling(sums: Sums) -> Scaling:
         words = _words(sums, with_k=form == "any")
         wrong = np.flatnonzero(~steps.agree(words, none))
         offsets = none.copy()
-        if all(_repaired(sums, steps, words, offsets, int(channel)) for channel in wrong):
+        if all(_repaired(sums, steps, words, offsets, int(channel), _LEAST_LEFT) for channel in wrong):
             return Scaling(form, words if form == "any" else words[:, 1:], offsets)
     return Scaling("exact", np.stack([sums.multipliers, sums.shifts], axis=1), none)
 
@@ -92,9 +92,11 @@ def shifted_further(sums: Sums, scaled: Scaling, left: int) -> Scaling | None:
     words = np.pad(scaled.words, ((0, 0), (4 - scaled.words.shape[1], 0)))
     words[:, 1] >>= more
     words[:, 3] += more
-    if not _Steps(sums).agree(words, scaled.bias).all():
+    steps, bias = _Steps(sums), scaled.bias.copy()
+    wrong = np.flatnonzero(~steps.agree(words, bias))
+    if not all(_repaired(sums, steps, words, bias, int(channel), left) for channel in wrong):
         return None
-    return replace(scaled, words=words if scaled.form == "any" else words[:, 1:])
+    return replace(scaled, words=words if scaled.form == "any" else words[:, 1:], bias=bias)
 
 
 def _words(sums: Sums, *, with_k: bool) -> Integers:
@@ -168,29 +170,29 @@ def _one_shift(sums: Integers, words: Integers) -> Integers:
     return cut
 
 
-def _repaired(sums: Sums, steps: _Steps, words: Integers, offsets: Integers, channel: int) -> bool:
-    """Find other words for a channel of a very small factor, in place; tell whether there are any."""
-    if -sums.shifts[channel] < _FRACTION_BITS:
+def _repaired(sums: Sums, steps: _Steps, words: Integers, offsets: Integers, channel: int, left: int) -> bool:
+    """Find other words for a channel whose factor asks for less of a left shift, in place; tell whether it has."""
+    if left - sums.shifts[channel] <= _FRACTION_BITS + 1:
         return False
-    for found, offset in _small_factors(sums.channel(channel)):
+    for found, offset in _small_factors(sums.channel(channel), left):
         if steps.agree_one(channel, found, offset):
             words[channel], offsets[channel] = found, offset
             return True
     return False
 
 
-def _small_factors(one: Sums) -> Iterator[tuple[Integers, int]]:
+def _small_factors(one: Sums, left: int) -> Iterator[tuple[Integers, int]]:
     """Yield words and an offset on the sum: fewer bits of the multiplier, and the constant that the middle asks for."""
     right, least, most = int(-one.shifts[0]), int(one.least[0]), int(one.most[0])
     multiplier = int(one.multipliers[0])
-    short = multiplier >> (right - _FRACTION_BITS + 1)
+    short = multiplier >> (right + left - _FRACTION_BITS - 1)
     if short == 0:
         return
     middle = (least + most) // 2
     exact = Fraction(middle * multiplier, 1 << (31 + right)) + Fraction(1, 2) + one.out_zero
     if one.rounding == ROUND_TWICE:
         exact += Fraction(1, 1 << (right + 1))
-    wanted, sum_of_one = exact * (1 << _FRACTION_BITS), Fraction(1 << 32, short << _LEAST_LEFT)
+    wanted, sum_of_one = exact * (1 << _FRACTION_BITS), Fraction(1 << 32, short << left)
     tries = []
     for constant in range(math.floor(wanted) - _OFFSETS_TRIED, math.floor(wanted) + _OFFSETS_TRIED):
         offset = (wanted - constant) * sum_of_one
@@ -198,4 +200,4 @@ def _small_factors(one: Sums) -> Iterator[tuple[Integers, int]]:
             (abs(offset - near), constant, near - middle) for near in (math.floor(offset), math.floor(offset) + 1)
         ]
     for _, constant, moved in sorted(tries)[:_OFFSETS_TRIED]:
-        yield np.array([0, short, constant, _LEAST_LEFT], np.int64), moved
+        yield np.array([0, short, constant, left], np.int64), moved
