@@ -18,10 +18,15 @@ def linux_profile(profile: str | Profile) -> Profile:
             f"the profile '{facts.id}' is of no arm64 Linux device: its CPU is {facts.cpu.architecture}",
             hint="name a profile such as raspberry-pi-4",
         )
+    if facts.emulator is None:
+        raise InputError(
+            f"the profile '{facts.id}' names no emulator, so nothing stands in for its {facts.cpu.core}",
+            hint="name a profile with a table [emulator], such as raspberry-pi-4",
+        )
     return facts
 
 
 def cpu_of(profile: Profile) -> str:
     """Return the CPU as QEMU names it."""
-    emulator = profile.emulator
-    return emulator.cpu if emulator is not None and emulator.cpu else profile.cpu.core
+    named = profile.emulator.cpu if profile.emulator is not None else None
+    return named or profile.cpu.core

@@ -32,27 +32,19 @@ from edgefleet.contracts.manifest import Fact
 from fleet_emulation.linux_devices.apt_sources import Source, arm64_sources
 from fleet_emulation.linux_devices.cache import Say, find_made, keep_newest, make_once, say_on_stderr
 from fleet_emulation.linux_devices.debian_packages import Apt, unpack
+from fleet_emulation.linux_devices.kernel_modules import load_order
 from fleet_emulation.linux_devices.programs import program, run_program
 from fleet_emulation.linux_devices.wheels import device_requirements, install_wheels
 
 KIND = "root"
 #: To be raised when this module makes something else from the same packages.
-_LAYOUT = 4
+_LAYOUT = 5
 _PACKAGES = ("busybox-static", "libstdc++6", "python3")
 _KERNEL = "linux-image-cloud-arm64"
 #: What apt adds to what was asked for, and a device that is never upgraded does not need.
 _UNWANTED = ("dpkg_", "tar_")
-#: The kernel's modules in the order in which they load.
-MODULES = (
-    "virtio_ring",
-    "virtio",
-    "virtio_mmio",
-    "virtio_blk",
-    "virtio_console",
-    "failover",
-    "net_failover",
-    "virtio_net",
-)
+#: What a device needs before it has a disk.
+_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "ext4")
 _BUSYBOX = (
     "cat chmod chown cp date dd df du echo env false find free grep head hostname id ip kill ln ls mkdir mount mv ps "
 )
@@ -114,10 +106,11 @@ class Recipe(Fact, frozen=True, kw_only=True):
 
 
 class Made(Fact, frozen=True, kw_only=True):
-    """What was made: the version of Python, and the packages and wheels with theirs."""
+    """What was made: the version of Python, the packages and wheels with theirs, and the kernel's modules in order."""
 
     recipe: Recipe
     python: str
+    modules: tuple[str, ...]
     packages: tuple[str, ...]
     wheels: tuple[str, ...]
 
@@ -151,7 +144,7 @@ class RootFileSystem:
     @property
     def modules(self) -> list[Path]:
         """The kernel's modules in the order in which they load."""
-        return [self.folder / "modules" / f"{name}.ko" for name in MODULES]
+        return [self.folder / "modules" / f"{name}.ko" for name in self.made.modules]
 
     @cached_property
     def made(self) -> Made:
@@ -210,7 +203,7 @@ def _make(wanted: Recipe, sources: list[Source], folder: Path, say: Say) -> None
         say("… unpacking them")
         for package in packages:
             unpack(package, tree)
-    _take_kernel(tree, folder)
+    modules = _take_kernel(tree, folder)
     _complete(tree)
     python = _python_of(tree)
     say("… fetching the wheels")
@@ -221,19 +214,21 @@ def _make(wanted: Recipe, sources: list[Source], folder: Path, say: Say) -> None
     say("… making the disk")
     make_disk(tree, folder / "root.ext4", size_bytes=_size_of_disk(tree), journal=False)
     names = tuple(package.name.removesuffix(".deb") for package in packages)
-    facts = Made(recipe=wanted, python=python, packages=names, wheels=_wheels(wheels))
+    facts = Made(recipe=wanted, python=python, modules=modules, packages=names, wheels=_wheels(wheels))
     (folder / "made.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
 
 
-def _take_kernel(tree: Path, folder: Path) -> None:
-    """Move kernel and modules out of the tree."""
+def _take_kernel(tree: Path, folder: Path) -> tuple[str, ...]:
+    """Move the kernel out of the tree, and the modules that are needed; return their names in order."""
     next((tree / "boot").glob("vmlinuz-*")).rename(folder / "vmlinuz")
+    (release,) = [*tree.glob("lib/modules/*"), *tree.glob("usr/lib/modules/*")]
+    modules = load_order(_MODULES, release)
     (folder / "modules").mkdir()
-    for name in MODULES:
-        next(tree.rglob(f"{name}.ko")).rename(folder / "modules" / f"{name}.ko")
+    for module in modules:
+        (folder / "modules" / f"{module.name}.ko").write_bytes(module.content)
     shutil.rmtree(tree / "boot")
-    for modules in (tree / "lib/modules", tree / "usr/lib/modules"):
-        shutil.rmtree(modules, ignore_errors=True)
+    shutil.rmtree(release.parent)
+    return tuple(module.name for module in modules)
 
 
 def _complete(tree: Path) -> None:

@@ -274,6 +274,19 @@ def test_a_damaged_snapshot_is_one_sentence_and_says_what_to_delete(can_boot: No
     assert raised.value.hint == f"delete its folder, '{damaged}': it is made again"
 
 
+@pytest.mark.parametrize(("profile", "part"), [("raspberry-pi-3", b"0xd03"), ("raspberry-pi-5", b"0xd0b")])
+def test_each_profile_of_a_board_with_linux_has_its_own_cpu(can_boot: None, profile: str, part: bytes) -> None:
+    with linux_device(profile) as device:
+        found = device.run(["cat", "/proc/cpuinfo"]).stdout
+    assert {line.split()[-1] for line in found.splitlines() if line.startswith(b"CPU part")} == {part}
+
+
+def test_a_profile_without_an_emulator_is_refused() -> None:
+    told = "the profile 'jetson-orin-nano' names no emulator, so nothing stands in for its cortex-a78ae"
+    with pytest.raises(InputError, match=f"^{told}$"), linux_device("jetson-orin-nano"):
+        pytest.fail("there is nothing to start")
+
+
 @pytest.mark.parametrize("profile", ["mps2-an386", "linux-x86_64"])
 def test_a_profile_of_another_kind_is_refused(profile: str) -> None:
     architecture = load_profile(profile).cpu.architecture
