@@ -170,13 +170,15 @@ def boot(
     folder: Path,
     uarts: Sequence[int] = (),
     uart_kind: UartKind = "unix",
+    uart_wait: bool = False,
     counting: bool = False,
     timeout_s: float | None = 60.0,
 ) -> Iterator[Board]:
     """Boot an image; the board runs at once and ends at the latest with the block.
 
     ``folder`` is the board's own: semihosting files are there. ``uarts`` are serial ports to be reached from here; the
-    others lead nowhere. After ``timeout_s`` a board that is waited for is stopped; None waits for ever.
+    others lead nowhere; what a board says on one before anybody has connected is lost, unless ``uart_wait`` lets a board
+    begin only once each of its sockets is connected. After ``timeout_s`` a board that is waited for is stopped; None waits for ever.
 
     Raises:
         MissingProgramError: QEMU, or for ``counting`` a compiler, is not installed.
@@ -184,7 +186,14 @@ def boot(
         BoardError: QEMU cannot be started.
     """
     board = start(
-        image, profile, folder=folder, uarts=uarts, uart_kind=uart_kind, counting=counting, timeout_s=timeout_s
+        image,
+        profile,
+        folder=folder,
+        uarts=uarts,
+        uart_kind=uart_kind,
+        uart_wait=uart_wait,
+        counting=counting,
+        timeout_s=timeout_s,
     )
     try:
         yield board
@@ -199,6 +208,7 @@ def start(
     folder: Path,
     uarts: Sequence[int] = (),
     uart_kind: UartKind = "unix",
+    uart_wait: bool = False,
     counting: bool = False,
     timeout_s: float | None = 60.0,
 ) -> Board:
@@ -207,7 +217,7 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     plugin = ("-plugin", _plugin(qemu, image)) if counting else ()
     ports = {number: _listen(folder, number, uart_kind) for number in uarts if uart_kind != "pty"}
-    command = (*_machine(qemu, profile, image), *plugin, *_serial(uarts, ports))
+    command = (*_machine(qemu, profile, image), *plugin, *_serial(uarts, ports, wait=uart_wait))
     try:
         process = _spawn(command, folder, [port.fileno() for port in ports.values()])
     except OSError as error:
@@ -273,7 +283,7 @@ def _plugin(qemu: Qemu, image: Image) -> str:
     return f"{counter_plugin(qemu)},marker={symbols['ef_marker']:#x},stack={stack},out={_COUNTS}"
 
 
-def _serial(uarts: Sequence[int], ports: dict[int, socket.socket]) -> Iterator[str]:
+def _serial(uarts: Sequence[int], ports: dict[int, socket.socket], *, wait: bool) -> Iterator[str]:
     if not uarts:
         yield from ("-serial", "none")
     for number in range(max(uarts, default=-1) + 1):
@@ -281,7 +291,7 @@ def _serial(uarts: Sequence[int], ports: dict[int, socket.socket]) -> Iterator[s
             yield from ("-serial", "null")
             continue
         end = (
-            f"socket,id=uart{number},fd={ports[number].fileno()},server=on,wait=off"
+            f"socket,id=uart{number},fd={ports[number].fileno()},server=on,wait={'on' if wait else 'off'}"
             if ports
             else f"pty,id=uart{number}"
         )
