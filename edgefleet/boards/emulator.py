@@ -177,8 +177,8 @@ def boot(
     """Boot an image; the board runs at once and ends at the latest with the block.
 
     ``folder`` is the board's own: semihosting files are there. ``uarts`` are serial ports to be reached from here; the
-    others lead nowhere; what a board says on one before anybody has connected is lost, unless ``uart_wait`` lets a board
-    begin only once each of its sockets is connected. After ``timeout_s`` a board that is waited for is stopped; None waits for ever.
+    others lead nowhere. What a board says before its socket is connected is lost, unless ``uart_wait`` lets the board
+    begin only then. After ``timeout_s`` a board that is waited for is stopped; None waits for ever.
 
     Raises:
         MissingProgramError: QEMU, or for ``counting`` a compiler, is not installed.
