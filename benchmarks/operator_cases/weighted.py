@@ -16,7 +16,7 @@ from converter.c.core.program import Graph, Operator
 Array = npt.NDArray[Any]
 
 
-def _weights(draw: Draw, shape: Sequence[int], *, int4: bool) -> Array:
+def draw_weights(draw: Draw, shape: Sequence[int], *, int4: bool) -> Array:
     most = 7 if int4 else 127
     least = -most - (1 if int4 or draw.chance(0.2) else 0)
     if draw.chance(0.1):
@@ -32,7 +32,7 @@ def _scales(draw: Draw, channels: int, *, per_channel: bool) -> Array:
     return scales.astype(np.float32)
 
 
-class _Layer:
+class LayerWriter:
     """Input, weights, bias and output of one layer, in the order of its operator's operands."""
 
     def __init__(
@@ -87,9 +87,9 @@ def _conv2d(row: str, *, int4: bool = False) -> Callable[[Draw], Case]:
     def case(draw: Draw) -> Case:
         picture, kernel, options, made = _sliding(draw)
         batches, in_c, out_c = draw.one_of((1, 1, 2)), draw.size(1, 16), draw.size(1, 16)
-        weights = _weights(draw, [out_c, *kernel, in_c], int4=int4)
+        weights = draw_weights(draw, [out_c, *kernel, in_c], int4=int4)
         shape = [batches, *picture, in_c]
-        layer = _Layer(draw, shape, weights, 0, int4=int4, per_channel=draw.chance(0.8))
+        layer = LayerWriter(draw, shape, weights, 0, int4=int4, per_channel=draw.chance(0.8))
         return layer.case(row, "CONV_2D", [batches, *made, out_c], options)
 
     return case
@@ -104,8 +104,8 @@ def _depthwise(row: str, *, int4: bool = False) -> Callable[[Draw], Case]:
         extent = (kernel[1] - 1) * options["dilationWFactor"] + 1
         operator = Operator(0, "DEPTHWISE_CONV_2D", (), (), options)
         made[1] = along(operator, picture[1], extent, options["strideW"]).outputs
-        weights = _weights(draw, [1, *kernel, in_c * multiplier], int4=int4)
-        layer = _Layer(draw, [batches, *picture, in_c], weights, 3, int4=int4, per_channel=draw.chance(0.8))
+        weights = draw_weights(draw, [1, *kernel, in_c * multiplier], int4=int4)
+        layer = LayerWriter(draw, [batches, *picture, in_c], weights, 3, int4=int4, per_channel=draw.chance(0.8))
         options["depthMultiplier"] = multiplier
         return layer.case(row, "DEPTHWISE_CONV_2D", [batches, *made, in_c * multiplier], options)
 
@@ -115,8 +115,8 @@ def _depthwise(row: str, *, int4: bool = False) -> Callable[[Draw], Case]:
 def _fully_connected(row: str, *, int4: bool, per_channel: bool) -> Callable[[Draw], Case]:
     def case(draw: Draw) -> Case:
         rows, inputs, outputs = draw.size(1, 40), draw.size(1, 90), draw.size(2, 40)
-        weights = _weights(draw, [outputs, inputs], int4=int4)
-        layer = _Layer(draw, [rows, inputs], weights, 0, int4=int4, per_channel=per_channel)
+        weights = draw_weights(draw, [outputs, inputs], int4=int4)
+        layer = LayerWriter(draw, [rows, inputs], weights, 0, int4=int4, per_channel=per_channel)
         options = {"fusedActivationFunction": draw.activation()}
         made = layer.case(row, "FULLY_CONNECTED", [rows, outputs], options)
         if int4 and per_channel:  # the wheel takes no such layer, but the same numbers in int8
