@@ -6,9 +6,11 @@ library only, until a test asks for the fixture.
 """
 
 import sys
+import sysconfig
 import warnings
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _SESSION = pytest.StashKey["_Session"]()
 #: Where a record lies in a report; pytest-xdist carries it from its workers as it is.
 _ATTRIBUTE = "edgefleet_records"
+_LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")} | {"<"})
 _OWN_PACKAGES = ("fleet_emulation", "edgefleet", "converter", "device_agent", "firmware_profiles")
 
 
@@ -137,6 +140,7 @@ class _Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         """Know which test runs."""
+        __tracebackhide__ = True
         self._item = item
         try:
             return (yield)
@@ -146,6 +150,7 @@ class _Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, object, object]:
         """Know which fixture is being set up."""
+        __tracebackhide__ = True
         self._fixtures.append(fixturedef)
         try:
             return (yield)
@@ -155,14 +160,17 @@ class _Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self) -> Generator[None, object, object]:
         """Skip a test whose fixtures miss a program, where that was asked for."""
+        __tracebackhide__ = True
         return (yield from self._skipping())
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self) -> Generator[None, object, object]:
         """Skip a test that misses a program, where that was asked for."""
+        __tracebackhide__ = True
         return (yield from self._skipping())
 
     def _skipping(self) -> Generator[None, object, object]:
+        __tracebackhide__ = True
         try:
             return (yield)
         except Exception as error:
@@ -235,19 +243,26 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _shorten(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-    """Take our own frames out of a failure that says what is wrong in a sentence, and add what to do about it."""
+    """Let a failure that says what is wrong in a sentence end at the test's own line, with what to do about it."""
     errors = sys.modules.get("edgefleet.contracts.errors")
     error = excinfo.value
     if errors is None or not isinstance(error, (errors.EdgeFleetError, AssertionError)):
         return
-    theirs = excinfo.traceback.filter(lambda entry: not _is_own(entry.frame.f_globals))
-    if len(theirs) == 0 or len(theirs) == len(excinfo.traceback):
+    frames = [entry.frame.raw.f_locals for entry in excinfo.traceback]
+    theirs = [place for place, entry in enumerate(excinfo.traceback) if not _is_library(entry.frame.raw)]
+    if not theirs or not _is_own(excinfo.traceback[-1].frame.raw):
         return
-    excinfo.traceback = theirs
+    for names in frames[theirs[-1] + 1 :]:
+        names["__tracebackhide__"] = True  # pytest's mark for frames that are of no interest
     error.__cause__, error.__suppress_context__ = None, True
     if isinstance(error, errors.EdgeFleetError) and not hasattr(error, "__notes__"):
         error.add_note(f"hint: {error.hint}")
 
 
-def _is_own(frame_globals: dict[str, Any]) -> bool:
-    return str(frame_globals.get("__name__", "")).partition(".")[0] in _OWN_PACKAGES
+def _is_library(frame: FrameType) -> bool:
+    """Tell whether a frame is ours, Python's or a package's, and not of the tests."""
+    return _is_own(frame) or frame.f_code.co_filename.startswith(_LIBRARIES)
+
+
+def _is_own(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OWN_PACKAGES

@@ -26,6 +26,7 @@ from edgefleet.contracts.manifest import Fact, Natural
 from fleet_emulation.testing.measured import FIGURES, Change, Comparison, Key, Measured, Origin
 
 FILE_NAME = "edgefleet-baseline.json"
+_WORDS = {"worse": "costs more than", "better": "costs less than", "within-tolerance": "is within the tolerance of"}
 UPDATE = "run 'pytest --edgefleet-update-baseline' and commit the file, if this is meant"
 
 
@@ -89,21 +90,22 @@ def compare(
     entry = next((entry for entry in same_board if entry.key == measured.key), None)
     if entry is None:
         return _other_key(name, same_board, measured.key)
-    looked_at = [figure for figure in entry.figures if only is None or figure in only]
-    lost = [figure for figure in looked_at if figure not in measured.figures]
+    looked_at = {figure: value for figure, value in entry.figures.items() if only is None or figure in only}
     changes = tuple(
-        Change(figure=figure, before=entry.figures[figure], after=measured.figures[figure])
+        Change(figure=figure, before=looked_at[figure], after=measured.figures[figure])
         for figure in FIGURES
-        if figure in looked_at and figure in measured.figures and entry.figures[figure] != measured.figures[figure]
+        if figure in looked_at and figure in measured.figures and looked_at[figure] != measured.figures[figure]
     )
     over = [change for change in changes if _is_over(change, tolerance_percent.get(change.figure, 0.0))]
+    unseen = [figure for figure in FIGURES if figure in looked_at and figure not in measured.figures]
+    lost = [figure for figure in unseen if figure not in measured.missing]
     verdict = _verdict(changes, over, lost)
-    return Comparison(
-        name=name,
-        verdict=verdict,
-        changes=changes,
-        sentence=_sentence(name, verdict, changes, over, lost, entry, measured),
-    )
+    told = [str(change) for change in (over if verdict == "worse" else changes)]
+    told += [f"{figure} was {looked_at[figure]:,} and is not measured any more" for figure in lost]
+    costs = f"{_WORDS.get(verdict)} the baseline '{name}': {', '.join(told)}{_since(entry.origin, measured.origin)}"
+    reasons = [f"{figure} is not compared: {measured.missing[figure]}" for figure in unseen if figure not in lost]
+    sentence = "; ".join(([costs] if told else []) + reasons)
+    return Comparison(name=name, verdict=verdict, changes=changes, sentence=sentence)
 
 
 def _is_over(change: Change, tolerance_percent: float) -> bool:
@@ -118,23 +120,6 @@ def _verdict(
     if not changes:
         return "same"
     return "better" if all(change.after < change.before for change in changes) else "within-tolerance"
-
-
-def _sentence(
-    name: str,
-    verdict: str,
-    changes: Sequence[Change],
-    over: Sequence[Change],
-    lost: Sequence[str],
-    entry: Entry,
-    measured: Measured,
-) -> str:
-    if verdict == "same":
-        return ""
-    told = [str(change) for change in (over if verdict == "worse" else changes)]
-    told += [f"{figure} was {entry.figures[figure]:,} and is not measured any more" for figure in lost]
-    what = {"worse": "costs more than", "better": "costs less than", "within-tolerance": "is within the tolerance of"}
-    return f"{what[verdict]} the baseline '{name}': {', '.join(told)}{_since(entry.origin, measured.origin)}"
 
 
 def _since(before: Origin, after: Origin) -> str:

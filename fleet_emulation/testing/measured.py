@@ -47,11 +47,15 @@ class Origin(Fact, frozen=True, kw_only=True):
 
 
 class Measured(Fact, frozen=True, kw_only=True):
-    """The figures of one run, by the names of :data:`FIGURES`; one that is not known is absent."""
+    """The figures of one run, by the names of :data:`FIGURES`; one that is not known is absent.
+
+    ``missing`` says why a figure is absent that another machine has: a program is not installed here.
+    """
 
     key: Key
     origin: Origin
     figures: Mapping[str, Natural]
+    missing: Mapping[str, str] = {}
 
 
 class Change(Fact, frozen=True, kw_only=True):

@@ -14,10 +14,11 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from edgefleet.contracts.errors import InputError
 
+T = TypeVar("T")
 SEGMENT_BYTES = 1460
 RETRANSMISSION_S = 0.2
 _CONNECT_LIMIT_S = 10.0
@@ -271,7 +272,7 @@ class Network:
 
         self.run(called())
 
-    def run(self, work: "Coroutine[Any, Any, Any]") -> Any:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the network's thread, and return what it returns."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 

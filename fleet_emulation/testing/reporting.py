@@ -108,8 +108,11 @@ def _verdict(row: Row) -> str:
 
 
 def _short(told: Comparison) -> str:
-    counted = next((change for change in told.changes if change.figure == "instructions"), None)
-    return _SHORT[told.verdict] + (f" ({counted.percent:+.2f} %)" if counted is not None else "")
+    """Say the verdict, with the figure that rose most, or fell most."""
+    if not told.changes:
+        return _SHORT[told.verdict]
+    most = (min if told.verdict == "better" else max)(told.changes, key=lambda change: change.percent)
+    return f"{_SHORT[told.verdict]} ({most.figure} {most.percent:+.2f} %)"
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

@@ -29,7 +29,8 @@ class Result:
     """A run of a batch on a board.
 
     ``outputs`` is the model's output, its first axis the samples; a tuple of such arrays where it has several. Figures
-    are those of the most expensive inference of the batch; sizes are the whole image's.
+    are those of the most expensive inference of the batch; sizes are the whole image's. ``text`` is what the program
+    printed by semihosting.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Result:
     measured: Measured
     layers: tuple[Layer, ...] = ()
     text: str = ""
+    exit_code: int = 0
 
     @property
     def instructions(self) -> int:
