@@ -10,6 +10,7 @@ from edgefleet.boards.calibration import CASES, cycle_counter, fit, gather
 from edgefleet.boards.calibration_image import build_calibration
 from edgefleet.boards.cost import CostModel, cost_toml
 from edgefleet.boards.serial_port import open_port
+from edgefleet.boards.toolchains import family_of
 from edgefleet.contracts.errors import StorageError
 from edgefleet.contracts.profile import Profile
 from firmware_profiles.loader import load_profile
@@ -46,6 +47,7 @@ def calibrate(
         EdgeFleetError: no compiler, a board that does not answer, a file that cannot be written: one sentence each.
     """
     board = load_profile(profile)
+    family_of(board.cpu)  # refuses what is no microcontroller
     image: Path | None = None
     if not measuring.flashed:
         image = build_calibration(board, folder, uart=uart).elf

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from edgefleet.boards.calibration import CASES
 from edgefleet.boards.cost import read_cost
-from edgefleet.contracts.errors import InputError, StorageError, UnreachableError
+from edgefleet.contracts.errors import IncompatibleError, InputError, StorageError, UnreachableError
 from fleet_emulation.emulate.calibrating import Measuring, calibrate
 from fleet_emulation.emulate.cli import app
 
@@ -106,6 +106,9 @@ def test_each_thing_that_is_missing_is_one_sentence(tmp_path: Path, board: Simul
     with pytest.raises(InputError) as no_driver:
         calibrate("nucleo-l4r5zi", tmp_path, uart=None, measuring=Measuring(), say=silent)
     assert no_driver.value.message == "nothing here knows the serial port of 'nucleo-l4r5zi'"
+    with pytest.raises(IncompatibleError) as no_chip:
+        calibrate("raspberry-pi-4", tmp_path, uart=None, measuring=Measuring(), say=silent)
+    assert no_chip.value.message == "'aarch64' is no microcontroller's architecture: got core 'cortex-a72'"
     file = tmp_path / "file"
     file.write_text("")
     there = Measuring(port=Path(board.port), flashed=True)

@@ -133,7 +133,10 @@ def _axis_text(one: Axis) -> str:
 
 
 def _declarations(name: str, size: str, frame: Frame) -> str:
+    upper = name.upper()
     return (
+        f"#define {upper}_FRAME_HEIGHT {frame.height}\n#define {upper}_FRAME_WIDTH {frame.width}\n"
+        f"#define {upper}_FRAME_CHANNELS {frame.channels}\n\n"
         f"/* Row by row, as a camera gives them: ef_picture_begin(&picture, &{name}_picture, scratch, input), then\n"
         f" * ef_picture_row(&picture, row) for {frame.height} rows of {frame.width * frame.channels} bytes. */\n"
         f"extern const ef_picture_facts {name}_picture;\n\n"
