@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converter.c.core.blob import Ends, write_blob
+from converter.c.core.constant_channels import Narrowed, without_constant_channels
 from converter.c.core.lowering import check_ends, lower_graph
 from converter.c.core.memory_plan import plan_memory
 from converter.c.core.program import Graph, Target, Value
@@ -37,7 +38,7 @@ class Generated:
 
     ``sources`` are the generated files by name; ``kernel_sources`` the files of ``firmware/kernels`` that they call.
     ``arena_bytes`` counts tensors, scratch and state. ``layers`` are those of an inference; their numbers are what
-    ``yield`` is called with.
+    ``yield`` is called with. ``narrowed`` says which values lost channels that never change, and what those are.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Generated:
     layers: tuple[LayerFacts, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    narrowed: Mapping[int, Narrowed]
 
 
 def generate(model: bytes, *, name: str, target: Target) -> Generated:
@@ -62,7 +64,8 @@ def generate(model: bytes, *, name: str, target: Target) -> Generated:
     """
     graph = read_graph(model)
     check_ends(graph)
-    lowered = lower_graph(graph, target)
+    slimmed = without_constant_channels(graph, target)
+    lowered = lower_graph(slimmed.graph, target)
     plan = plan_memory(lowered)
     ends = Ends(_values(graph, graph.inputs), _values(graph, graph.outputs))
     blob = write_blob(lowered, plan, ends, target, hashlib.sha256(model).digest())
@@ -93,6 +96,7 @@ def generate(model: bytes, *, name: str, target: Target) -> Generated:
         layers=layers,
         inputs=tuple(ends.inputs),
         outputs=tuple(ends.outputs),
+        narrowed=slimmed.narrowed,
     )
 
 

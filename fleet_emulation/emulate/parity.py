@@ -141,8 +141,16 @@ def _by_tensor(case: _Case, generated: Generated, layers: Sequence[Sequence[byte
         if facts.value is None or facts.value not in case.reference.layers:
             continue
         like = case.reference.layers[facts.value][0]
-        made[facts.value] = [np.frombuffer(sample[place], like.dtype).reshape(like.shape) for sample in layers]
+        made[facts.value] = [_tensor(generated, facts.value, sample[place], like) for sample in layers]
     return made
+
+
+def _tensor(generated: Generated, number: int, data: bytes, like: Array) -> Array:
+    """Return a layer's output as the model has it: with the channels that the code left out, as proved."""
+    narrowed = generated.narrowed.get(number)
+    if narrowed is None:
+        return np.frombuffer(data, like.dtype).reshape(like.shape)
+    return narrowed.widened(np.frombuffer(data, np.int8).reshape(*like.shape[:-1], len(narrowed.kept)))
 
 
 def _compared(case: _Case, where: str, run: Callable[[], LayerOutputs]) -> Comparison:

@@ -30,7 +30,6 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     shape = _alternating(operator, given.shape, reduced)
     multiplier, shift = _divided(*quantize_multiplier(given_scale / made_scale), count)
     body = _LAYER.pack(*shape, -count * zero, made_zero, multiplier, shift)
-    variant = kernel_choice.mean(shape, target.kernel_set) or "mean/portable/exact"
     note = f"MEAN of {count} {described(given)} -> {described(made)}"
     variant = kernel_choice.mean(shape, target.kernel_set)
     return Lowered((Call(variant, (given.number,), (made.number,), body, note=note),))
