@@ -41,7 +41,7 @@ class PlacedLayer:
 
 @dataclass(frozen=True)
 class Blob:
-    """A written blob: its layers in order (those of ``once`` first), and ``plan``, a fingerprint of all but weights."""
+    """A written blob: its layers in order (those of ``once`` first), and ``plan``, a fingerprint of its layers."""
 
     data: bytes
     layers: tuple[PlacedLayer, ...]
@@ -84,7 +84,8 @@ def write_blob(graph: LoweredGraph, plan: MemoryPlan, ends: Ends, target: Target
     end_table = _ends(graph, plan, ends, names, names_at)
     body, placed = _parameters(graph, plan, _aligned(names_at + len(names.data)))
     layer_table = b"".join(_record(each, variants.index(each.layer.call.variant)) for each in placed)
-    fingerprint = fnv1a(layer_table + struct.pack("<I", plan.arena_bytes))
+    tables = variant_table + bytes(layers_at - variants_at - len(variant_table)) + layer_table
+    fingerprint = fnv1a(tables + struct.pack("<IH", plan.arena_bytes, len(graph.once)))
     rest = _joined(
         HEADER.size,
         {variants_at: variant_table, layers_at: layer_table, ends_at: end_table, names_at: bytes(names.data)},

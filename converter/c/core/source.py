@@ -17,7 +17,7 @@ def write_sources(name: str, blob: Blob, plan: MemoryPlan, ends: Ends, target: T
     """Return the files NAME.h, NAME.c and NAME_blob.c of a program."""
     return {
         f"{name}.h": _header(name, blob, plan, ends, target),
-        f"{name}.c": _program(name, blob),
+        f"{name}.c": _program(name, blob, plan),
         f"{name}_blob.c": _blob(name, blob),
     }
 
@@ -47,8 +47,8 @@ def _header(name: str, blob: Blob, plan: MemoryPlan, ends: Ends, target: Target)
         'extern "C" {',
         "#endif",
         "",
-        "/* With EF_UPDATABLE the program reads its model through a pointer: set blob and blob_bytes before ef_open,",
-        " * and after each update. A blob with other layers needs ef_run_layers, ef_begin_layers and plan = 0. */",
+        "/* With EF_UPDATABLE the program reads its model through a pointer: set blob and blob_bytes, then open and bind,",
+        " * after each update too. A blob with other layers runs if all its kernels are those of this one. */",
         "#ifdef EF_UPDATABLE",
         f"extern ef_program {name};",
         "#else",
@@ -67,9 +67,10 @@ def _end_sizes(upper: str, direction: str, values: Sequence[Value]) -> list[str]
     return [f"#define {upper}_{direction}_{n}_BYTES {byte_count(value)}u" for n, value in enumerate(values)]
 
 
-def _program(name: str, blob: Blob) -> str:
+def _program(name: str, blob: Blob, plan: MemoryPlan) -> str:
     once, layers = blob.layers[: blob.once], blob.layers[blob.once :]
-    runs = f"0x{blob.plan:08x}u, {name}_run, {name}_begin" if once else f"0x{blob.plan:08x}u, {name}_run, 0"
+    begins = bool(once or plan.state_bytes)
+    runs = f"0x{blob.plan:08x}u, {name}_run, {f'{name}_begin' if begins else '0'}"
     return _lines(
         _LICENCE,
         f'#include "{name}.h"',
@@ -85,15 +86,15 @@ def _program(name: str, blob: Blob) -> str:
         "#define YIELD(layer) \\",
         "    if (yield && yield(user, layer)) return EF_STOPPED;",
         "",
-        *(_function(f"{name}_begin", once, 0) if once else ()),
+        *(_function(f"{name}_begin", once, 0) if begins else ()),
         *_function(f"{name}_run", layers, len(once)),
         "#ifdef EF_UPDATABLE",
         "static const ef_variant variants[] = {",
         *(f"    {{0x{fnv1a(variant.encode()):08x}u, {function_name(variant)}}}," for variant in blob.variants),
         "};",
-        f"ef_program {name} = {{0, 0, {runs}, variants, {len(blob.variants)}}};",
+        f"ef_program {name} = {{0, 0, {runs}, ef_check_blob, variants, {len(blob.variants)}}};",
         "#else",
-        f"const ef_program {name} = {{BLOB, {len(blob.data)}u, {runs}, 0, 0}};",
+        f"const ef_program {name} = {{BLOB, {len(blob.data)}u, {runs}, 0, 0, 0}};",
         "#endif",
     )
 

@@ -24,9 +24,8 @@ _HELIUM = {
     "conv2d": "conv2d", "depthwise": "depthwise", "fully_connected": "fully_connected", "average_pool": "pool",
     "max_pool": "pool", "mean": "pool", "add": "add_flat",
 }  # fmt: skip
-RUNTIME_SOURCES = ("runtime/model.c",)
-#: What an updatable program needs besides, to run layers that it reads from a blob.
-LAYERS_SOURCE = "runtime/layers.c"
+#: The five functions; and what only an updatable program needs: the linker leaves the two others out of a static one.
+RUNTIME_SOURCES = ("runtime/model.c", "runtime/blob.c", "runtime/layers.c")
 
 
 def kernel_sources(variants: Iterable[str]) -> tuple[str, ...]:

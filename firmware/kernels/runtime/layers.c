@@ -1,24 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Layers read from the blob: what runs a model whose layers are not known when the firmware is built. */
+ *
+ * Layers read from the blob: what runs a model whose layers were not known when the firmware was built.
+ */
 #include <edgefleet/blob.h>
 #include <edgefleet/model.h>
 
-static ef_kernel kernel_of(const ef_program *program, uint32_t id)
-{
-    for (uint32_t i = 0; i < program->variant_count; i++)
-        if (program->variants[i].id == id) return program->variants[i].kernel;
-    return 0;
-}
+#include "variants.h"
 
 static ef_status run_from(const ef_program *program, uint8_t *arena, uint32_t first, uint32_t end, ef_yield yield,
                           void *user)
 {
-    const ef_blob_header *header = (const void *)program->blob;
-    const ef_variant_record *variants = (const void *)(program->blob + header->variants_at);
-    const ef_layer_record *layer = (const void *)(program->blob + header->layers_at);
-    layer += first;
+    const uint8_t *blob = program->blob;
+    const ef_blob_header *header = (const void *)blob;
+    const ef_variant_record *variants = (const void *)(blob + header->variants_at);
+    const ef_layer_record *layer = (const ef_layer_record *)(const void *)(blob + header->layers_at) + first;
     for (uint32_t i = first; i < end; i++, layer++) {
-        kernel_of(program, variants[layer->variant].id)(program->blob + layer->layer_at, arena);
+        ef_find_kernel(program, variants[layer->variant].id)(blob + layer->layer_at, arena);
         if (yield && yield(user, i)) return EF_STOPPED;
     }
     return EF_OK;

@@ -25,7 +25,7 @@ typedef struct {
     uint32_t state_at, state_bytes;
     uint32_t scratch_bytes;
     uint32_t vectors_at, vector_count;
-    uint32_t plan; /* 32-bit FNV-1a over the layer records and the arena's size */
+    uint32_t plan; /* 32-bit FNV-1a over all from variants_at to the last layer record, arena_bytes and once_count */
     uint8_t model_sha256[32], body_sha256[32];
 } ef_blob_header;
 

@@ -23,8 +23,8 @@ extern "C" {
 
 typedef enum {
     EF_OK = 0,
-    EF_BAD_BLOB,       /* not a model blob, of another format, cut off, or for other firmware: ef_refusal says which */
-    EF_MISSING_KERNEL, /* ef_refusal names the kernel variant that this firmware does not have */
+    EF_BAD_BLOB,       /* not a model blob, of another format, cut off or damaged: model.refusal says which */
+    EF_MISSING_KERNEL, /* model.refusal names the kernel variant that this firmware does not have */
     EF_SMALL_ARENA,    /* fewer bytes than ef_arena_bytes says, or not aligned to 16 */
     EF_STOPPED         /* yield said so; the next ef_invoke begins anew */
 } ef_status;
@@ -41,28 +41,35 @@ typedef struct {
 } ef_variant;
 
 struct ef_program;
+struct ef_model;
 typedef ef_status (*ef_run)(const struct ef_program *program, uint8_t *arena, ef_yield yield, void *user);
+typedef ef_status (*ef_check)(struct ef_model *model);
 
 /* A model as a program: its blob, and what runs it. Generated code defines one for each model.
- * `begin` fills state variables where there are any; `plan` is the fingerprint of the layers that `run` was written for,
- * 0 where it reads them from the blob (ef_run_layers). */
+ * `begin` fills state variables where there are any. `check` is what looks at a blob that may change, NULL where it is
+ * part of the program; `plan` is the fingerprint of the layers that `run` was written for. A blob with other layers is
+ * run by ef_run_layers, if all its kernel variants are in `variants`. A program for any blob has plan 0 and no run. */
 typedef struct ef_program {
     const uint8_t *blob;
     uint32_t blob_bytes;
     uint32_t plan;
     ef_run run;
     ef_run begin;
+    ef_check check;
     const ef_variant *variants;
     uint32_t variant_count;
 } ef_program;
 
-typedef struct {
+typedef struct ef_model {
     const ef_program *program;
     uint8_t *arena;
+    ef_run run;
+    ef_run begin;
     const char *refusal;
 } ef_model;
 
-/* Check the blob: magic, format, sizes, and that each kernel variant it names is there. */
+/* Take a program, and check its blob where that may change: magic, format, that every table and layer lies inside, and
+ * that each kernel variant it names is there. Where the blob has been exchanged, open and bind anew. */
 ef_status ef_open(ef_model *model, const ef_program *program);
 /* Take the arena (ef_arena_bytes, aligned to 16), and put state variables to their first values. */
 ef_status ef_bind(ef_model *model, void *arena, uint32_t arena_bytes);
@@ -73,7 +80,8 @@ void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number, 
 /* Run one inference. */
 ef_status ef_invoke(ef_model *model, ef_yield yield, void *user);
 
-/* What runs a program whose layers may change with its blob: `run` and `begin` of an ef_program with plan 0. */
+/* `check` of a program whose blob may change, and what it runs layers with that are not those of `plan`. */
+ef_status ef_check_blob(ef_model *model);
 ef_status ef_run_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
 ef_status ef_begin_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
 
