@@ -32,31 +32,68 @@ def read_graph(model: bytes) -> Graph:
         UnsupportedModelError: the model is damaged, or its shapes, constants or subgraphs cannot become constant C.
     """
     tree = read_model(model)
-    graph = tree.subgraphs[0]
+    main = tree.subgraphs[0]
     operators = tuple(_operators(tree, 0))
-    once = tuple(
-        operator for number in _called_once(operators) for operator in _operators(tree, _known_subgraph(tree, number))
-    )
-    values = {number: value for subgraph in {0, *_called_once(operators)} for number, value in _values(tree, subgraph)}
-    return Graph(values, operators, _numbers(graph.inputs), _numbers(graph.outputs), once)
+    called = _called_once(tree, operators)
+    once = tuple(operator for number in called for operator in _operators(tree, number))
+    values = {number: value for subgraph in (0, *called) for number, value in _values(tree, subgraph)}
+    graph = Graph(values, operators, _numbers(main.inputs), _numbers(main.outputs), once)
+    _check_order(graph)
+    return graph
 
 
-def _called_once(operators: tuple[Operator, ...]) -> tuple[int, ...]:
-    called = (int(o.options.get("initSubgraphIndex", 0)) for o in operators if o.name == "CALL_ONCE")
-    return tuple(dict.fromkeys(called))
-
-
-def _known_subgraph(tree: Tree, number: int) -> int:
-    if not 0 < number < len(tree.subgraphs):
+def _called_once(tree: Tree, operators: tuple[Operator, ...]) -> tuple[int, ...]:
+    """Return the numbers of the subgraphs that give first values to state variables; there may be no others."""
+    options = (operator.options for operator in operators if operator.name == "CALL_ONCE")
+    called = tuple(dict.fromkeys(int(each.get("initSubgraphIndex", 0)) for each in options))
+    unknown = [number for number in called if not 0 < number < len(tree.subgraphs)]
+    if unknown:
+        raise _damaged(f"CALL_ONCE names subgraph {unknown[0]}, and the model has {len(tree.subgraphs)}")
+    others = len(tree.subgraphs) - 1 - len(called)
+    if others:
         raise UnsupportedModelError(
-            f"CALL_ONCE names subgraph {number}, and the model has {len(tree.subgraphs)}", hint="export the model again"
+            f"the model has {others} more subgraph{'s' if others > 1 else ''} than CALL_ONCE names, and C is written for "
+            "one graph without branches and loops",
+            hint="export one signature, without IF and WHILE",
         )
-    return number
+    return called
+
+
+def _check_order(graph: Graph) -> None:
+    """Refuse values that are read before they are made, made twice, or nowhere."""
+    known = {number for number, value in graph.values.items() if value.data is not None}
+    for operator in graph.once:
+        _check_operator(operator, graph, known)
+    known |= {*graph.inputs}
+    for operator in graph.operators:
+        _check_operator(operator, graph, known)
+    for number in (*graph.inputs, *graph.outputs):
+        if number not in known or number not in graph.values:
+            raise _damaged(f"its output tensor {number} is computed by no operator")
+
+
+def _check_operator(operator: Operator, graph: Graph, known: set[int]) -> None:
+    which = f"its operator {operator.number} ({operator.name})"
+    for number in operator.inputs:
+        if number >= 0 and number not in known:
+            raise _damaged(f"{which} reads tensor {number % _SUBGRAPH_STEP} before it is computed")
+    for number in operator.outputs:
+        if number not in graph.values:
+            raise _damaged(f"{which} writes tensor {number % _SUBGRAPH_STEP}, which is not there")
+        if number in known:
+            raise _damaged(f"{which} writes tensor {number % _SUBGRAPH_STEP}, which is there already")
+    known.update(operator.outputs)
+
+
+def _damaged(what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(f"the model contradicts itself: {what}", hint="export the model again")
 
 
 def _operators(tree: Tree, subgraph: int) -> Iterator[Operator]:
     base = subgraph * _SUBGRAPH_STEP
     for number, operator in enumerate(tree.subgraphs[subgraph].operators):
+        if not 0 <= operator.opcodeIndex < len(tree.operatorCodes or ()):
+            raise _damaged(f"its operator {number} has the code {operator.opcodeIndex}, which is not there")
         code = tree.operatorCodes[operator.opcodeIndex]
         builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
         name = _OPERATORS.get(builtin, str(builtin))
@@ -131,9 +168,7 @@ def _constant(tree: Tree, tensor: Any, name: str, dtype: str, shape: tuple[int, 
     elements = math.prod(shape)
     expected = -(-elements // 2) if dtype == "int4" else elements * np.dtype(_ARRAYS[dtype]).itemsize
     if len(data) != expected:
-        raise UnsupportedModelError(
-            f"the constant '{name}' has {len(data)} bytes, expected {expected}", hint="export the model again"
-        )
+        raise _damaged(f"its constant '{name}' has {len(data)} bytes, expected {expected}")
     if dtype == "int4":
         return _unpacked(data, elements).reshape(shape)
     return data.view(_ARRAYS[dtype]).reshape(shape)

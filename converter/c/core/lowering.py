@@ -4,7 +4,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from converter.c.core.operands import ELEMENT_BYTES, byte_count
+from converter.c.core.moves import constant_call
+from converter.c.core.operands import ELEMENT_BYTES, byte_count, constant_bytes, described
 from converter.c.core.program import Call, Graph, Lowered, Operand, Operator, Target
 from converter.c.core.refusals import unsupported
 from converter.c.core.weightless import WEIGHTLESS, Lowering
@@ -46,7 +47,7 @@ def lower_graph(graph: Graph, target: Target) -> LoweredGraph:
         UnsupportedModelError: an operator that cannot be written as C, by name, number and reason.
     """
     walk = _Walk(graph, target)
-    layers = tuple(walk.operators(graph.operators, "layer"))
+    layers = (*walk.operators(graph.operators, "layer"), *walk.constant_outputs())
     once = tuple(walk.operators(graph.once, "once"))
     ends = (*graph.inputs, *graph.outputs)
     operands = {operand for layer in (*walk.first, *once, *layers) for operand in _operands(layer.call)}
@@ -71,6 +72,7 @@ class _Walk:
     def __init__(self, graph: Graph, target: Target) -> None:
         self._graph, self._target = graph, target
         self._aliases: dict[Operand, Operand] = {}
+        self._written: set[Operand] = set()
         self._temporaries: dict[str, int] = {}
         self.states: dict[str, int] = {}
         self.first: list[Layer] = []
@@ -82,7 +84,13 @@ class _Walk:
             prefix = f"{where} {operator.number}: "
             self._learn(lowered, prefix)
             self.first += [Layer(self._named(call, prefix), operator) for call in lowered.first]
-            yield from (Layer(self._named(call, prefix), operator) for call in lowered.calls)
+            for call in (self._named(call, prefix) for call in lowered.calls):
+                yield from self._constants(call.inputs, operator)
+                yield Layer(call, operator)
+
+    def constant_outputs(self) -> Iterator[Layer]:
+        """Yield the layers that write those of the graph's outputs that are constants."""
+        yield from self._constants(tuple(map(self.resolved, self._graph.outputs)), self._graph.operators[-1])
 
     def size(self, operand: Operand) -> int:
         """Return the bytes of an operand."""
@@ -95,6 +103,15 @@ class _Walk:
         while operand in self._aliases:
             operand = self._aliases[operand]
         return operand
+
+    def _constants(self, operands: tuple[Operand, ...], operator: Operator) -> Iterator[Layer]:
+        """Yield a layer for each constant that is read from the arena and is not there yet."""
+        for operand in operands:
+            value = self._graph.values[operand] if isinstance(operand, int) else None
+            if value is not None and value.data is not None and operand not in self._written:
+                self._written.add(operand)
+                note = f"constant {described(value)}"
+                yield Layer(constant_call(operand, constant_bytes(value), note=note), operator)
 
     def _learn(self, lowered: Lowered, prefix: str) -> None:
         for name, size_bytes in lowered.states.items():

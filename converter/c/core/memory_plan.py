@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from converter.c.core.lowering import Layer, LoweredGraph
-from converter.c.core.program import Operand
+from converter.c.core.program import Call, Operand
 from converter.core.board.arena import Buffer, Plan, aligned
 from converter.core.board.arena_optimal import optimal
 
@@ -35,12 +35,8 @@ class MemoryPlan:
 
 def plan_memory(graph: LoweredGraph) -> MemoryPlan:
     """Return the smallest plan found for a graph's calls."""
-    pairs = _pairs(graph)
-    shared = _share(graph, pairs)
-    best = min(
-        (_planned(graph, choice) for choice in _choices(shared)),
-        key=lambda made: made[1].size_bytes,
-    )
+    choices = _choices(_pairs(graph))
+    best = min((_planned(graph, choice) for choice in choices), key=lambda made: made[1].size_bytes)
     return _plan(graph, *best)
 
 
@@ -83,30 +79,29 @@ def _lives(graph: LoweredGraph) -> dict[Operand, _Life]:
     return {operand: _Life(min(times), max(times)) for operand, times in seen.items()}
 
 
-def _pairs(graph: LoweredGraph) -> list[tuple[Operand, Operand]]:
-    """Return (input, output) of each layer that may write over that input, in order."""
+def _pairs(graph: LoweredGraph) -> Shared:
+    """Return each output that may take an input's memory, and that input."""
     lives = _lives(graph)
-    found = []
-    for time, layer in _times(graph):
-        call = layer.call
-        if not call.outputs or call.outputs[0] not in lives or lives[call.outputs[0]].first != time:
-            continue
-        for place in call.in_place:
-            given = call.inputs[place]
-            others = [n for n, operand in enumerate(call.inputs) if operand == given and n not in call.in_place]
-            if given in lives and lives[given].last == time and not others:
-                found.append((given, call.outputs[0]))
-                break
-    return found
-
-
-def _share(graph: LoweredGraph, pairs: Sequence[tuple[Operand, Operand]]) -> Shared:
-    """Return each output that takes its input's memory, where it fits into the buffer that the input has."""
     shared: dict[Operand, Operand] = {}
-    for given, made in pairs:
-        if made != given and graph.sizes[made] <= graph.sizes[_root(shared, given)]:
-            shared[made] = given
+    for time, layer in _times(graph):
+        made = layer.call.outputs[0] if layer.call.outputs else None
+        if made is None or made not in lives or lives[made].first != time:
+            continue
+        for place in layer.call.in_place:
+            given = layer.call.inputs[place]
+            dies = given in lives and lives[given].last == time
+            if dies and _read_at(layer.call, given) <= {*layer.call.in_place} and _fits(graph, made, given):
+                shared[made] = given
+                break
     return shared
+
+
+def _read_at(call: Call, operand: Operand) -> set[int]:
+    return {place for place, other in enumerate(call.inputs) if other == operand}
+
+
+def _fits(graph: LoweredGraph, made: Operand, given: Operand) -> bool:
+    return graph.sizes[made] <= graph.sizes[given]
 
 
 def _root(shared: Shared, operand: Operand) -> Operand:

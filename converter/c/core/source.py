@@ -47,7 +47,7 @@ def _header(name: str, blob: Blob, plan: MemoryPlan, ends: Ends, target: Target)
         'extern "C" {',
         "#endif",
         "",
-        "/* With EF_UPDATABLE the program reads its model through a pointer: set blob and blob_bytes, then open and bind,",
+        "/* With EF_UPDATABLE the program reads its model through a pointer: set blob and blob_bytes, open and bind,",
         " * after each update too. A blob with other layers runs if all its kernels are those of this one. */",
         "#ifdef EF_UPDATABLE",
         f"extern ef_program {name};",
