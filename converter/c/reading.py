@@ -52,8 +52,8 @@ def _called_once(tree: Tree, operators: tuple[Operator, ...]) -> tuple[int, ...]
     others = len(tree.subgraphs) - 1 - len(called)
     if others:
         raise UnsupportedModelError(
-            f"the model has {others} more subgraph{'s' if others > 1 else ''} than CALL_ONCE names, and C is written for "
-            "one graph without branches and loops",
+            f"the model has {others} more subgraph{'s' if others > 1 else ''} than CALL_ONCE names, and C is written "
+            "for one graph without branches and loops",
             hint="export one signature, without IF and WHILE",
         )
     return called
