@@ -21,12 +21,13 @@ KERNELS = firmware_folder() / "kernels"
 
 @dataclass(frozen=True)
 class Case:
-    """One preprocessing, and how many bytes of raw input it takes."""
+    """One preprocessing, and how many bytes of raw input it takes; ``live`` sound comes frame by frame."""
 
     how: Preprocessing
     spec: TensorSpec
     raw_bytes: int
     frame: Frame | None = None
+    live: bool = False
 
     def expected(self, batch: Array) -> Array:
         """The reference's answer, shape (samples, values)."""

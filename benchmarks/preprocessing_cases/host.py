@@ -39,6 +39,12 @@ def _call(case: Case, name: str) -> str:
         return f"if (!{name}_preprocess(raw, out)) exit(7)"
     if case.how.audio is None:
         return f"{name}_preprocess(raw, scratch, out)"
+    if case.live:
+        upper = name.upper()
+        return (
+            f"for (int f = 0; f < {upper}_FRAMES; f++) {name}_preprocess_frame((const int16_t *)raw + "
+            f"f * {upper}_STRIDE_SAMPLES, scratch, (int8_t *)out + f * {upper}_FEATURES)"
+        )
     scratch = "" if case.how.audio.kind == "waveform" else "scratch, "
     return f"{name}_preprocess(raw, {case.raw_bytes // 2}u, {scratch}out)"
 

@@ -44,6 +44,16 @@ def test_silence_is_exact_wherever_the_scale_puts_it(compiled: Any) -> None:
         assert np.array_equal(run(number, silence), one.expected(silence)), one.spec.scale
 
 
+@pytest.mark.parametrize("kind", ["log-mel", "mfcc"])
+def test_live_sound_gives_the_rows_that_a_clip_gives(kind: Any, compiled: Any) -> None:
+    batch, how = clips(3)[-4:], Preprocessing(audio=spectrum(kind=kind))
+    assert how.audio is not None
+    clip = Case(how, fitted(how.audio, batch), 2 * SAMPLES)
+    live = Case(how, fitted(how.audio, batch), 2 * SAMPLES, live=True)
+    run = compiled([clip, live])
+    assert np.array_equal(run(1, batch), run(0, batch))
+
+
 def test_waveforms_are_exact_for_every_sample(compiled: Any) -> None:
     every = np.arange(-32768, 32768).astype(np.int16)[np.newaxis]
     settings = [(1.0, 0.0, 1 / 128, 0), (-3.0, 0.5, 0.01, 7), (1e-3, 0.0, 1 / 128, 5), (500.0, 0.0, 0.5, -128),
