@@ -27,6 +27,8 @@ from edgefleet.contracts.profile import MemoryRegion, Profile
 
 #: Every image is linked with these; the linker leaves out what is not used.
 _BOARD_SOURCES = ("start.c", "semihosting.c", "memory.c", "uart.c")
+#: What runs once, or beside inferences, is made small. Counted code keeps the flags of its build.
+_SMALL = dict.fromkeys(("start.c", "semihosting.c", "uart.c", "inference.c"), ("-Os",))
 _INCLUDE = re.compile(r'^\s*(?:#\s*include|\.include|\.incbin)\s*(["<][^">\n]+[">]|\w+)', re.MULTILINE)
 _STACK_SECTION = ".stack"
 #: Room for stacks whose depth nobody knows yet.
@@ -115,7 +117,7 @@ class _Job:
     def compile(self, source: Path) -> Path:
         """Return the object file of a source."""
         contents = {path: path.read_bytes() for path in _closure(source, self)}
-        flags = self._flags_seen_by(b"\0".join(contents.values()))
+        flags = (*self._flags_seen_by(b"\0".join(contents.values())), *_SMALL.get(source.name, ()))
         options = [f"-I{folder}" for folder in self.includes]
 
         def make(unfinished: Path) -> None:

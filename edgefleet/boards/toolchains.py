@@ -21,8 +21,10 @@ Family = Literal["arm", "riscv"]
 #: -ffreestanding, or GCC looks for a C library's stdint.h; -fbuiltin, or it calls memcpy for four bytes.
 _ALWAYS = (
     *("-O2", "-std=c99", "-ffreestanding", "-fbuiltin", "-ffunction-sections", "-fdata-sections"),
-    *("-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
+    *("-fomit-frame-pointer", "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
 )
+#: A jump through a register is then a call, and the stack has a bound.
+_RISCV = ("-fno-jump-tables",)
 #: GCC's prefix and Debian's package of each family.
 _GCC: dict[Family, tuple[str, str]] = {
     "arm": ("arm-none-eabi-", "gcc-arm-none-eabi"),
@@ -144,7 +146,7 @@ def _zig_version(command: tuple[str, ...]) -> str:
 
 def _gcc_flags(cpu: Cpu) -> tuple[str, ...]:
     if family_of(cpu) == "riscv":
-        return (f"-march={cpu.architecture}", "-mabi=ilp32", "-mcmodel=medany")
+        return (f"-march={cpu.architecture}", "-mabi=ilp32", "-mcmodel=medany", *_RISCV)
     core = _GCC_ARCHITECTURE.get(cpu.core) or (f"-mcpu={cpu.core}{_without_dsp(cpu)}",)
     return (*core, "-mthumb", f"-mfloat-abi={_float_abi(cpu)}")
 
@@ -152,7 +154,7 @@ def _gcc_flags(cpu: Cpu) -> tuple[str, ...]:
 def _zig_flags(cpu: Cpu) -> tuple[str, ...]:
     if family_of(cpu) == "riscv":
         extensions = "+".join(cpu.architecture.removeprefix("rv32i"))
-        return ("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32+{extensions}", "-mcmodel=medany")
+        return ("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32+{extensions}", "-mcmodel=medany", *_RISCV)
     core = cpu.core.replace("-", "_")
     if _float_abi(cpu) == "hard":
         return ("-target", "thumb-freestanding-eabihf", f"-mcpu={core}+mve+mve_fp")

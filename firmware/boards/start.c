@@ -12,8 +12,14 @@ extern const uint32_t board_data_load[];
 
 __attribute__((used, noreturn)) void board_start(void) {
     const uint32_t *from = board_data_load;
-    for (uint32_t *to = board_data_begin; to < board_data_end;) *to++ = *from++;
-    for (uint32_t *to = board_bss_begin; to < board_bss_end;) *to++ = 0;
+    for (uint32_t *to = board_data_begin; to < board_data_end;) {
+        *to++ = *from++;
+        __asm__ volatile(""); /* or compilers make it a call of memcpy, which few images need */
+    }
+    for (uint32_t *to = board_bss_begin; to < board_bss_end;) {
+        *to++ = 0;
+        __asm__ volatile("");
+    }
     board_exit(main());
 }
 
