@@ -9,14 +9,6 @@
 
 enum { SUM_INTEGER_BITS = 12 };
 
-/* x * 2^bits, cut to 32 bits. */
-static int32_t saturating_shift(int32_t x, int32_t bits)
-{
-    int64_t wide = (int64_t)x * (1 << bits);
-    if (wide > INT32_MAX) return INT32_MAX;
-    return wide < INT32_MIN ? INT32_MIN : (int32_t)wide;
-}
-
 /* exp(a) in Q0.31 for a <= 0 in Q5.26: a polynomial on (-1/4, 0], then a factor for each binary digit of the rest. */
 static int32_t exponential(int32_t a)
 {
@@ -34,14 +26,15 @@ static int32_t exponential(int32_t a)
     return y;
 }
 
-/* 1 / (1 + x) in Q0.31 for x in [0, 1] in Q0.31. */
+/* 1 / (1 + x) in Q0.31 for x in [0, 1) in Q0.31. The first guess is right to 1/17, so that no step leaves 32 bits; only
+ * the answer 1 does. */
 static int32_t reciprocal_of_one_plus(int32_t x)
 {
     const int32_t forty_eight_17ths = 1515870810, minus_thirty_two_17ths = -1010580540, one = 1 << 29;
-    int32_t half = (int32_t)(((int64_t)x + INT32_MAX + 1) >> 1); /* (1 + x) / 2 */
+    int32_t half = (int32_t)(((uint32_t)x + 0x80000000u) >> 1); /* (1 + x) / 2 */
     int32_t y = forty_eight_17ths + ef_doubling_high(half, minus_thirty_two_17ths);
-    for (int32_t i = 0; i < 3; i++) y += saturating_shift(ef_doubling_high(y, one - ef_doubling_high(half, y)), 2);
-    return saturating_shift(y, 1);
+    for (int32_t i = 0; i < 3; i++) y += ef_doubling_high(y, one - ef_doubling_high(half, y)) * 4;
+    return y >= 1 << 30 ? INT32_MAX : y * 2;
 }
 
 static inline int32_t exponential_of(const ef_softmax_layer *p, int32_t difference)
