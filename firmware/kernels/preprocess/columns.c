@@ -4,7 +4,8 @@
  */
 #include <edgefleet/preprocess.h>
 
-/* To whole numbers, halves to even; |x| < 2^22. In this range adding 1.5 * 2^23 leaves no bits behind the point. */
+/* To whole numbers, halves to even: up to 2^22 adding 1.5 * 2^23 leaves no bits behind the point. What is larger may come
+ * out a little off, and is clamped all the same. */
 static float rounded(float x)
 {
     volatile float shifted = x + 12582912.0f; /* volatile: no compiler may join the two steps */
@@ -17,9 +18,6 @@ int ef_columns(const ef_columns_facts *facts, const float *row, int8_t *input)
         float real = (float)(((double)row[i] - facts->mean[i]) / facts->deviation[i]);
         float steps = real / facts->scale;
         if (steps != steps) return 0;
-        /* beyond these the value is clamped whatever the zero point */
-        if (steps > 1024.0f) steps = 1024.0f;
-        if (steps < -1024.0f) steps = -1024.0f;
         steps = rounded(steps) + (float)facts->zero_point;
         input[i] = (int8_t)(steps > 127.0f ? 127.0f : steps < -128.0f ? -128.0f : steps);
     }
