@@ -72,6 +72,11 @@ class LinuxDevice:
         """What the device said on its console, power cycles one after another."""
         return self.parts.console_log
 
+    @property
+    def console_socket(self) -> Path:
+        """A Unix socket that is the device's console, with a shell, for one at a time."""
+        return self.parts.sockets / "console"
+
     def start(self) -> None:
         """Switch the device on: from the snapshot, with a clock and a randomness of its own, and its own disk.
 
@@ -236,6 +241,7 @@ def linux_device(
 ) -> Iterator[LinuxDevice]:
     """Yield a device that is on, and leave no process behind.
 
+    It also ends with the thread that entered here (the kernel counts threads as parents), so enter in one that stays.
     ``folder`` is its own, and new or left by a device before it, whose disk it then has; without one it has a temporary
     folder. ``reach`` lists the ports of this machine's 127.0.0.1 that it finds at its own. The first device of its kind
     boots, within ``limit_s``; where there is no root file system either, that is made first.

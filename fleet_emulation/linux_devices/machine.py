@@ -69,13 +69,15 @@ def qemu_version() -> str:
 def arguments(hardware: Hardware, parts: Parts, *, keep_ram: bool) -> list[str]:
     """Return QEMU's arguments; ``keep_ram`` writes the memory into its file, else it is copied on write."""
     memory = f"memory-backend-file,id=ram,size={hardware.memory_mib}M,mem-path={_quoted(parts.ram)}"
-    gate = shlex.join([sys.executable, "-m", "fleet_emulation.linux_devices.network_gate", str(parts.reachable)])
+    gate_module = "fleet_emulation.linux_devices.network_gate"
+    gate = shlex.join([sys.executable, "-m", gate_module, str(parts.reachable), str(parts.sockets / "alive")])
     words = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg"]
     words += ["-machine", "virt,memory-backend=ram", "-object", f"{memory},share={'on' if keep_ram else 'off'}"]
     words += ["-cpu", hardware.cpu, "-smp", str(hardware.cores), "-m", f"{hardware.memory_mib}M"]
     words += ["-kernel", str(parts.kernel), "-initrd", str(parts.initramfs), "-append", _KERNEL_ARGUMENTS]
     words += ["-chardev", f"{_listening('console', parts)},logfile={_quoted(parts.console_log)},logappend=on"]
     words += ["-serial", "chardev:console", "-chardev", _listening("control", parts)]
+    words += ["-chardev", _listening("alive", parts)]
     words += ["-chardev", _listening("qmp", parts), "-mon", "chardev=qmp,mode=control"]
     words += _drive("root", parts.root, "readonly=on")
     words += _drive("data", parts.disk, "cache=unsafe")  # a killed QEMU loses nothing that it was given
@@ -83,6 +85,12 @@ def arguments(hardware: Hardware, parts: Parts, *, keep_ram: bool) -> list[str]:
     words += ["-netdev", f"user,id={_NETWORK},restrict=on,guestfwd=tcp:{GATE[0]}:{GATE[1]}-cmd:{_quoted(gate)}"]
     words += ["-device", f"virtio-net-device,netdev={_NETWORK},mac=52:54:00:12:34:56"]
     return words
+
+
+def what_a_snapshot_depends_on(hardware: Hardware) -> list[str]:
+    """Return the arguments as they are wherever files lie."""
+    nowhere = Parts(*[Path(name) for name in Parts.__dataclass_fields__])
+    return [word for word in arguments(hardware, nowhere, keep_ram=True) if "guestfwd" not in word]
 
 
 def _quoted(text: object) -> str:

@@ -38,7 +38,7 @@ from fleet_emulation.linux_devices.wheels import device_requirements, install_wh
 
 KIND = "root"
 #: To be raised when this module makes something else from the same packages.
-_LAYOUT = 5
+_LAYOUT = 6
 _PACKAGES = ("busybox-static", "libstdc++6", "python3")
 _KERNEL = "linux-image-cloud-arm64"
 #: What apt adds to what was asked for, and a device that is never upgraded does not need.
@@ -48,7 +48,9 @@ _MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "ext4")
 _BUSYBOX = (
     "cat chmod chown cp date dd df du echo env false find free grep head hostname id ip kill ln ls mkdir mount mv ps "
 )
-_BUSYBOX += "pwd rm rmdir sed sh sleep sort stat sync tail tar top touch tr true umount uname uptime wc wget which"
+_BUSYBOX += (
+    "pwd rm rmdir sed setsid sh sleep sort stat sync tail tar top touch tr true umount uname uptime wc wget which"
+)
 #: Who the agent is on the device, as a service manager would give it a user of its own.
 AGENT_USER = "edgefleet"
 _ETC = {

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from fleet_emulation.linux_devices.cache import Say, keep_newest, make_once, say_on_stderr
 from fleet_emulation.linux_devices.initramfs import initramfs
-from fleet_emulation.linux_devices.machine import Hardware, Machine, Parts, arguments, boot, qemu_version
+from fleet_emulation.linux_devices.machine import (
+    Hardware,
+    Machine,
+    Parts,
+    boot,
+    qemu_version,
+    what_a_snapshot_depends_on,
+)
 from fleet_emulation.linux_devices.root_file_system import RootFileSystem
 
 KIND = "snapshots"
@@ -55,8 +62,7 @@ def snapshot(root: RootFileSystem, hardware: Hardware, *, limit_s: float, say: S
         MissingProgramError: QEMU is not installed.
     """
     ram_disk = initramfs(root)
-    nowhere = _parts(root, Path(), Path())
-    facts = [root.key, qemu_version(), *arguments(hardware, nowhere, keep_ram=True)[:-1], _WARM_UP]
+    facts = [root.key, qemu_version(), *what_a_snapshot_depends_on(hardware), _WARM_UP]
     key = hashlib.sha256("\0".join(facts).encode() + ram_disk).hexdigest()[:24]
 
     def make(folder: Path) -> None:

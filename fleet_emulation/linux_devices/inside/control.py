@@ -27,6 +27,7 @@ GATE = ("10.0.2.100", 1)
 DATA = Path("/data")
 _PORTS = Path("/sys/class/virtio-ports")
 _LOOK_AGAIN_S = 0.01
+_SILENCE_S = 1.0
 _PIECE_BYTES = 64 << 10
 # linux/random.h
 _RNDADDENTROPY = 0x40085203
@@ -126,7 +127,9 @@ class Control:
 
     def _end(self, request: Message, _payload: bytes) -> Answer:
         """Send a signal to a program that was started, and wait for its end."""
-        process = self._processes[request["pid"]]
+        process = self._processes.get(request["pid"])
+        if process is None:
+            raise ValueError(f"no program was started as {request['pid']} since the device is on")
         if process.poll() is None:
             process.send_signal(request["signal"])
         try:
@@ -175,6 +178,7 @@ class Control:
     def _exchange(self, application: int, path: str, frame: bytes, limit_s: float) -> bytes:
         if application not in self._applications:
             self._applications[application] = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._applications[application].settimeout(limit_s)
             self._applications[application].connect(path)
         connection = self._applications[application]
         connection.settimeout(limit_s)
@@ -272,11 +276,14 @@ def relay(mine: socket.socket, port: int) -> None:
             return  # the application sees its connection end, as it does when a network goes
 
 
-def carry(one: socket.socket, other: socket.socket) -> None:
-    """Copy bytes both ways until both ends have said all."""
+def carry(one: socket.socket, other: socket.socket, goes_on: Callable[[], bool] = lambda: True) -> None:
+    """Copy bytes both ways until both ends have said all; in silence, ask each second whether it ``goes_on``."""
     open_ends = {one: other, other: one}
     while open_ends:
-        for source in select.select(list(open_ends), [], [])[0]:
+        ready = select.select(list(open_ends), [], [], _SILENCE_S)[0]
+        if not ready and not goes_on():
+            return
+        for source in ready:
             piece = source.recv(_PIECE_BYTES)
             if piece:
                 open_ends[source].sendall(piece)

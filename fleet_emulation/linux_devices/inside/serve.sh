@@ -12,6 +12,11 @@ ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root
+# A shell for whoever connects to the console.
+while :; do
+  setsid cttyhack sh </dev/ttyAMA0 >/dev/ttyAMA0 2>&1
+  sleep 1
+done &
 while :; do
   /usr/bin/python3 -I /run/inside/control.py
   sleep 0.2

@@ -171,6 +171,47 @@ def test_a_pulled_cable_lets_nothing_through_until_it_is_plugged_in(pi: LinuxDev
     assert pi.run(["python3", "-c", CONNECT, "127.0.0.1", str(service), "20"]).stdout == b"PING\n"
 
 
+def test_no_process_stays_behind_with_a_service_that_never_hangs_up(can_boot: None) -> None:
+    connect = "import socket, sys, time; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.sendall(b'x')"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with linux_device(reach=[port]) as device:
+            device.start_program(["sh", "-c", f'echo; python3 -c "{connect}; time.sleep(999)" {port}'], log="/tmp/log")
+            connection, _ = listening.accept()
+            reachable = str(device.parts.reachable)
+            with connection:
+                assert connection.recv(1) == b"x"
+                assert len(processes_with(reachable)) == 2, "QEMU and the gate of one connection"
+                device.cut_power()
+                wait_until(lambda: not processes_with(reachable), "the gate to end", limit_s=LIMIT_S)
+
+
+def processes_with(word: str) -> list[int]:
+    """Return the processes that have a word in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [int(path.parent.name)] * (word.encode() in path.read_bytes())
+    return found
+
+
+def test_the_console_is_a_shell_behind_a_socket(pi: LinuxDevice) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
+        console.settimeout(LIMIT_S)
+        console.connect(str(pi.console_socket))
+        console.sendall(b"echo $((6 * 7))\n")
+        said = b""
+        while b"\n42" not in said:
+            said += console.recv(4096)
+    assert b"42" in pi.console.read_bytes()
+
+
+def test_the_agents_user_can_leave_the_network_there(pi: LinuxDevice) -> None:
+    """Admission does; it needs a user namespace, which not every kernel allows."""
+    leave = "from device_agent.process_bounds import leave_network; print(leave_network())"
+    assert pi.run(["python3", "-c", leave], user="edgefleet").stdout == b"True\n"
+
+
 def test_it_listens_on_no_port_of_this_machine(pi: LinuxDevice) -> None:
     assert listeners([pi.pid]) == []
 
