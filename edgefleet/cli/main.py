@@ -11,7 +11,7 @@ from edgefleet.version import __version__
 GROUP = "edgefleet.commands"
 #: The order in which help shows the verbs: the order of the work.
 _ORDER = (
-    "demo", "doctor", "profiles", "convert", "inspect", "verify", "evaluate", "run",
+    "demo", "doctor", "profiles", "convert", "inspect", "verify", "evaluate", "run", "export",
     "keys", "server", "login", "devices", "releases", "rollouts", "audit", "emulate",
 )  # fmt: skip
 #: Which extra brings the packages of each verb's room.
