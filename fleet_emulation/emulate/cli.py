@@ -4,6 +4,7 @@
 import typer
 
 from fleet_emulation.emulate.commands.calibrate import calibrate
+from fleet_emulation.emulate.commands.init import init
 from fleet_emulation.emulate.commands.parity import parity
 from fleet_emulation.emulate.commands.run import run
 
@@ -24,3 +25,4 @@ app.command(epilog="Example: edgefleet emulate parity dist/kws-1.0.0-mps2-an386.
 app.command(epilog="Example: edgefleet emulate calibrate --profile nucleo-l4r5zi --uart uart.c --port /dev/ttyACM0")(
     calibrate
 )
+app.command(epilog="Example: edgefleet emulate init kws-on-m4 --profile mps2-an386 --model kws_int8.tflite")(init)
