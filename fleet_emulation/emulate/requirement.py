@@ -5,7 +5,7 @@ import json
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-EXTRAS = "edgefleet[boards]"
+EXTRAS = "edgefleet[emulation]"
 
 
 def requirement(wheel: Path | None = None) -> str:
