@@ -4,7 +4,7 @@
 import numpy as np
 
 from converter.c.core import helium_streams, kernel_choice, weight_streams
-from converter.c.core.dsp_streams import HALVES_BITS, conv2d_halves, fit_halves
+from converter.c.core.dsp_streams import HALVES_BITS, conv2d_halves, fit_halves, fit_packed
 from converter.c.core.fixed_point import Integers
 from converter.c.core.kernel_choice import Choice
 from converter.c.core.kernel_shapes import Conv2dShape
@@ -84,7 +84,8 @@ def _as_halves(layer: Weighted, rows: Integers, scaled: Scaling) -> Scaling | No
         return None
     live = shifted.words[:, -3] != 0  # the others are constant
     least, most = ((bound + shifted.bias)[live] for bound in (layer.sums.least, layer.sums.most))
-    return shifted if not live.any() or fit_halves(rows, least, most) else None
+    fits = not live.any() or fit_halves(rows, least, most)
+    return shifted if fits and fit_packed(shifted.words) else None
 
 
 def _stream(layer: Weighted, rows: Integers, scaled: Scaling, choice: Choice) -> bytes:

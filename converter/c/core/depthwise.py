@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from converter.c.core import conv2d, kernel_choice, weight_streams
-from converter.c.core.dsp_streams import depthwise_3x3
+from converter.c.core.dsp_streams import depthwise_3x3, fit_packed
 from converter.c.core.kernel_choice import Choice
 from converter.c.core.kernel_shapes import DepthwiseShape
 from converter.c.core.operands import described, require_int16
@@ -35,7 +35,7 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
 
 def _lower_layer(layer: Weighted, target: Target) -> Lowered:
     shape, scaled = _shape(layer), scaling(layer.sums)
-    choice = kernel_choice.depthwise(shape, scaled.form, target.kernel_set)
+    choice = kernel_choice.depthwise(shape, scaled.form, target.kernel_set, packed=fit_packed(scaled.words))
     if choice is None:
         choice = Choice(f"depthwise/portable/{scaled.form}", "portable", 0)
     call = Call(

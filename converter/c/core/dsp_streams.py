@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight streams that only the dsp kernels read; the portable ones are in ``kernels.h``.
 
+Both streams of convolutions have scales of one word less than kernels.h says: ``c << 8 | l`` is one.
+
 "halves" holds two weights of one channel as ``256 * odd + even`` in 16 bits. The dsp kernels multiply the half with one
 input and its low byte with ``256 * even input + 127 - odd input``: together 256 times both products and 127 times the
 even weight, which the stream's bias takes away. Sums are 256 times as large as those of "pairs"; a scale's left shift
@@ -14,7 +16,7 @@ Integers = npt.NDArray[np.int64]
 
 #: Bits by which sums of "halves" are larger.
 HALVES_BITS = 8
-_SURPLUS = 127
+_SURPLUS, _LEFT_BITS = 127, 8
 
 
 def fit_halves(weights: Integers, least: Integers, most: Integers) -> bool:
@@ -33,11 +35,10 @@ def conv2d_halves(bias: Integers, weights: Integers, scales: Integers) -> bytes:
         weights: channels x k, k in the order of "pairs" and a multiple of 4.
         scales: channels x words ([k] m c l), ``l`` as for "pairs"; at least 8.
     """
-    words = _halves(weights)
-    moved = scales - np.array([0] * (scales.shape[1] - 1) + [HALVES_BITS])
+    words, packed = _halves(weights), _packed(scales, HALVES_BITS)
     biases = _moved_bias(bias, weights)
     return b"".join(
-        _int32(np.concatenate([biases[pair], words[pair].transpose(1, 0).ravel(), moved[pair].ravel()]))
+        _int32(np.concatenate([biases[pair], words[pair].transpose(1, 0).ravel(), packed[pair].ravel()]))
         for pair in _in_groups(len(bias), 2)
     )
 
@@ -64,10 +65,22 @@ def depthwise_3x3(bias: Integers, weights: Integers, scales: Integers) -> bytes:
 
     Args:
         weights: channels x 3 x 3.
+        scales: channels x words ([k] m c l).
     """
     rows = weights[:, :, [0, 1, 1, 2]].astype(np.int8).reshape(len(bias), -1)
     words = np.ascontiguousarray(rows).view("<i4").astype(np.int64)
-    return _int32(np.concatenate([bias[:, None], scales, words], axis=1).ravel())
+    return _int32(np.concatenate([bias[:, None], _packed(scales, 0), words], axis=1).ravel())
+
+
+def fit_packed(scales: Integers) -> bool:
+    """Return whether ``c`` leaves a byte of its word free, as it does unless a zero point is beyond int8."""
+    return bool((np.abs(scales[:, -2]) < 1 << (31 - _LEFT_BITS)).all())
+
+
+def _packed(scales: Integers, less: int) -> Integers:
+    """Return scales with ``c << 8 | l - less`` as their last word."""
+    last = (scales[:, -2:-1] << _LEFT_BITS) | (scales[:, -1:] - less)
+    return np.concatenate([scales[:, :-2], last], axis=1)
 
 
 def _halves(weights: Integers) -> Integers:

@@ -58,14 +58,14 @@ def _conv2d_scratch(shape: Conv2dShape, form: Form, direct: bool) -> int:
     return shape.k_quads * 32 + leftovers + (16 * even if form == "exact" else 0) + tiles
 
 
-def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet) -> Choice | None:
-    """Choose for a depthwise convolution."""
+def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet, *, packed: bool = False) -> Choice | None:
+    """Choose for a depthwise convolution. ``packed``: one word holds ``c`` and ``l``."""
     if kernel_set == "portable":
         return None
     if kernel_set == "helium":
         turned = shape.out_h > 2 * shape.out_w  # the long axis inside
         return _depthwise_helium(shape.turned() if turned else shape, form, turned)
-    if _is_3x3(shape) and form != "exact":
+    if packed and _is_3x3(shape) and form != "exact":
         turned = shape.out_h > 2 * shape.out_w  # the long axis inside
         return _depthwise_3x3(shape.turned() if turned else shape, form, turned)
     columns = (shape.out_w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1

@@ -182,13 +182,13 @@ def _repaired(sums: Sums, steps: _Steps, words: Integers, offsets: Integers, cha
 
 
 def _small_factors(one: Sums, left: int) -> Iterator[tuple[Integers, int]]:
-    """Yield words and an offset on the sum: fewer bits of the multiplier, and the constant that the middle asks for."""
+    """Yield words and an offset on the sum: fewer bits of the multiplier, and what an answer of 0 asks for."""
     right, least, most = int(-one.shifts[0]), int(one.least[0]), int(one.most[0])
     multiplier = int(one.multipliers[0])
     short = multiplier >> (right + left - _FRACTION_BITS - 1)
     if short == 0:
         return
-    middle = (least + most) // 2
+    middle = min(max((-one.out_zero << (31 + right)) // multiplier, least), most)  # where the answer is about 0
     exact = Fraction(middle * multiplier, 1 << (31 + right)) + Fraction(1, 2) + one.out_zero
     if one.rounding == ROUND_TWICE:
         exact += Fraction(1, 1 << (right + 1))

@@ -139,6 +139,35 @@
     str r10, [sp, #AT_OUT]
     .endm
 
+/* HALVES: one word is c << 8 | l; a shift by a register takes its lowest byte alone */
+    .macro END_RELU_PACKED
+    ldmia r1!, {r10, r12}
+    asr r11, r12, #8
+    .irp sum, r2, r3, r4, r5
+    SCALE_RELU \sum, r10, r11, r12
+    .endr
+    ldmia r1!, {r10, r12}
+    asr r11, r12, #8
+    .irp sum, r6, r7, r8, r9
+    SCALE_RELU \sum, r10, r11, r12
+    .endr
+    STORE_BYTES
+    .endm
+
+    .macro END_ANY_PACKED
+    ldmia r1!, {r0, r10, r12}
+    asr r11, r12, #8
+    .irp sum, r2, r3, r4, r5
+    SCALE_ANY \sum, r0, r10, r11, r12, lr
+    .endr
+    ldmia r1!, {r0, r10, r12}
+    asr r11, r12, #8
+    .irp sum, r6, r7, r8, r9
+    SCALE_ANY \sum, r0, r10, r11, r12, lr
+    .endr
+    STORE_BYTES
+    .endm
+
     .macro END_RELU
     ldmia r1!, {r10, r11, r12}
     .irp sum, r2, r3, r4, r5
@@ -212,8 +241,8 @@
     CONV2D_BLOCK ef_conv2d_block_relu, PAIRS_QUAD, PAIRS_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_RELU
     CONV2D_BLOCK ef_conv2d_block_any, PAIRS_QUAD, PAIRS_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_ANY
     CONV2D_BLOCK ef_conv2d_block_sums, PAIRS_QUAD, PAIRS_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_SUMS
-    CONV2D_BLOCK ef_conv2d_block_relu_halves, HALVES_QUAD, HALVES_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_RELU
-    CONV2D_BLOCK ef_conv2d_block_any_halves, HALVES_QUAD, HALVES_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_ANY
+    CONV2D_BLOCK ef_conv2d_block_relu_halves, HALVES_QUAD, HALVES_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_RELU_PACKED
+    CONV2D_BLOCK ef_conv2d_block_any_halves, HALVES_QUAD, HALVES_QUAD_BYTES, BEGIN_SUMS, NOTHING, END_ANY_PACKED
     CONV2D_BLOCK ef_conv2d_block_relu_int4, INT4_QUAD, INT4_QUAD_BYTES, BEGIN_INT4_SUMS, PART_INT4_SUMS, END_RELU
     CONV2D_BLOCK ef_conv2d_block_any_int4, INT4_QUAD, INT4_QUAD_BYTES, BEGIN_INT4_SUMS, PART_INT4_SUMS, END_ANY
     CONV2D_BLOCK ef_conv2d_block_sums_int4, INT4_QUAD, INT4_QUAD_BYTES, BEGIN_INT4_SUMS, PART_INT4_SUMS, END_SUMS

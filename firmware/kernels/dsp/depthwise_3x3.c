@@ -123,7 +123,7 @@ static inline __attribute__((always_inline)) void convolve(const void *layer, ui
     }
 }
 
-enum { RELU_CHANNEL_WORDS = 1 + 3 + 3, ANY_CHANNEL_WORDS = 1 + 4 + 3 };
+enum { RELU_CHANNEL_WORDS = 1 + 2 + 3, ANY_CHANNEL_WORDS = 1 + 3 + 3 };
 
 #define DEPTHWISE(name, loop, stride, channel_words)                                   \
     EF_FAST_CODE void ef_depthwise_dsp_##name(const void *layer, uint8_t *arena)       \

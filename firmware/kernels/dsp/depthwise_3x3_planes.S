@@ -102,12 +102,13 @@
     str r9, [sp, #AT_ROW_STEP]
     strd r0, r2, [sp, #AT_ROW]
     .if \relu
-    ldmia r1!, {r3-r6}           /* bias, m, c, l */
+    ldmia r1!, {r3, r4, r6}      /* bias, m, c << 8 | l */
     .else
     ldmia r1!, {r3, r7}          /* bias, k */
-    ldmia r1!, {r4-r6}
+    ldmia r1!, {r4, r6}
     str r7, [sp, #AT_K]
     .endif
+    asr r5, r6, #8               /* a shift by r6 takes its lowest byte alone, l */
     stm sp, {r4-r6}
     strd r3, r3, [sp, #AT_BIAS]
     ldm r1, {r8, r10, r12}
