@@ -52,7 +52,8 @@ def read(operator: Operator, graph: Graph, *, channel_axis: int, rounding: int) 
     factors = [quantize_multiplier(given_scale * scale / made_scale) for scale in filters.scales]
     multipliers, shifts = (np.array([factor[place] for factor in factors], np.int64) for place in (0, 1))
     least, most = bounds(weights.reshape(channels, -1), bias, given_zero)
-    if max(abs(int(least.min())), abs(int(most.max()))) >= _INT32_SUM:
+    largest_products = int(np.abs(weights).reshape(channels, -1).sum(axis=1).max()) * -INT8_MIN
+    if max(abs(int(least.min())), abs(int(most.max())), largest_products) >= _INT32_SUM:
         raise unsupported(operator, "its sums may leave 32 bits")
     sums = Sums(
         least, most, np.broadcast_to(multipliers, channels), np.broadcast_to(shifts, channels),

@@ -9,42 +9,56 @@
 enum { OUTPUTS = 4, INPUTS = 4 };
 typedef enum { EF_INT8, EF_INT4 } weights_kind;
 
-static inline int32_t weight_of(const int8_t *quad, int32_t output, int32_t input, weights_kind kind)
+/* Products added up; they fit 32 bits, but with the bias they may wrap on the way. */
+typedef struct {
+    int32_t of[OUTPUTS];
+} sums;
+
+/* One input with a weight of each output: they lie four bytes apart, or share bytes two by two. */
+EF_FOR_EACH_FORM void accumulate(sums *s, int32_t x, const int8_t *w, weights_kind kind)
 {
-    if (kind == EF_INT8) return quad[output * INPUTS + input];
-    int32_t both = quad[output / 2 * INPUTS + input];
-    return output % 2 ? both >> 4 : (both & 15) - 8;
+    int32_t ab = w[0], cd = w[INPUTS];
+    s->of[0] += x * (kind == EF_INT8 ? ab : (ab & 15) - 8);
+    s->of[1] += x * (kind == EF_INT8 ? cd : ab >> 4);
+    s->of[2] += x * (kind == EF_INT8 ? w[2 * INPUTS] : (cd & 15) - 8);
+    s->of[3] += x * (kind == EF_INT8 ? w[3 * INPUTS] : cd >> 4);
 }
 
-/* Sums are unsigned, because they may wrap on the way; behind the inputs there are weights of 0, and nothing is read. */
-static inline void multiply(const int8_t *x, const int8_t *w, int32_t inputs, uint32_t *sums, weights_kind kind)
+/* Behind the inputs there are weights of 0, and nothing is read. */
+EF_FOR_EACH_FORM sums multiply(const int8_t *x, const int8_t *w, int32_t inputs, weights_kind kind)
 {
+    sums s = {{0, 0, 0, 0}};
     int32_t quad_bytes = kind == EF_INT4 ? 8 : 16;
-    for (; inputs >= INPUTS; inputs -= INPUTS, x += INPUTS, w += quad_bytes)
-        for (int32_t j = 0; j < OUTPUTS; j++)
-            sums[j] += (uint32_t)(x[0] * weight_of(w, j, 0, kind) + x[1] * weight_of(w, j, 1, kind) +
-                                  x[2] * weight_of(w, j, 2, kind) + x[3] * weight_of(w, j, 3, kind));
-    for (int32_t i = 0; i < inputs; i++)
-        for (int32_t j = 0; j < OUTPUTS; j++) sums[j] += (uint32_t)(x[i] * weight_of(w, j, i, kind));
+    for (const int8_t *end = x + (inputs & ~(INPUTS - 1)); x != end; x += INPUTS, w += quad_bytes) {
+        accumulate(&s, x[0], w, kind);
+        accumulate(&s, x[1], w + 1, kind);
+        accumulate(&s, x[2], w + 2, kind);
+        accumulate(&s, x[3], w + 3, kind);
+    }
+    for (int32_t i = 0; i < (inputs & (INPUTS - 1)); i++) accumulate(&s, x[i], w + i, kind);
+    return s;
 }
 
-static inline void row(const ef_fully_connected_layer *p, const int8_t *in, int8_t *out, ef_form form, weights_kind kind)
+EF_FOR_EACH_FORM void row(const ef_fully_connected_layer *p, const int8_t *in, int8_t *out, ef_form form,
+                          weights_kind kind)
 {
     const ef_exact_range range = {p->out_zero, p->act_min, p->act_max, p->rounding};
     const int32_t relu[3] = {p->m, p->c, p->l}, any[4] = {p->k, p->m, p->c, p->l}, exact[2] = {p->m, p->l};
     const int32_t *all = form == EF_RELU ? relu : form == EF_ANY ? any : exact, *stream = (const int32_t *)(p + 1);
     int32_t words = ef_scale_words(form), quad_words = kind == EF_INT4 ? 2 : 4;
     for (int32_t c = 0; c < p->out_n; c += OUTPUTS) {
-        uint32_t sums[OUTPUTS] = {(uint32_t)stream[0], (uint32_t)stream[1], (uint32_t)stream[2], (uint32_t)stream[3]};
-        multiply(in, (const int8_t *)(stream + OUTPUTS), p->in_n, sums, kind);
+        const int32_t *bias = stream;
+        sums s = multiply(in, (const int8_t *)(stream + OUTPUTS), p->in_n, kind);
         stream += OUTPUTS + p->k_quads * quad_words;
-        for (int32_t j = 0; j < OUTPUTS && c + j < p->out_n; j++)
-            out[c + j] = ef_scaled(sums[j], p->per_channel ? stream + j * words : all, form, &range);
+        for (int32_t j = 0; j < OUTPUTS && c + j < p->out_n; j++) {
+            const int32_t *scale = p->per_channel ? stream + j * words : all;
+            out[c + j] = ef_scaled((uint32_t)bias[j] + (uint32_t)s.of[j], scale, form, &range);
+        }
         if (p->per_channel) stream += OUTPUTS * words;
     }
 }
 
-static inline void connect(const void *layer, uint8_t *arena, ef_form form, weights_kind kind)
+EF_FOR_EACH_FORM void connect(const void *layer, uint8_t *arena, ef_form form, weights_kind kind)
 {
     const ef_fully_connected_layer *p = layer;
     const int8_t *in = (const int8_t *)arena + p->in;

@@ -9,6 +9,15 @@
 
 #include "fixed_point.h"
 
+/* What takes a form (or a kind of weights) as a constant is inlined for each, so that nothing is asked an element. */
+#if defined(__GNUC__)
+#define EF_FOR_EACH_FORM static inline __attribute__((always_inline))
+#define EF_APART __attribute__((noinline)) /* called from several places */
+#else
+#define EF_FOR_EACH_FORM static inline
+#define EF_APART
+#endif
+
 typedef enum { EF_RELU, EF_ANY, EF_EXACT } ef_form;
 
 /* What the exact form wants of a layer. */
@@ -17,16 +26,25 @@ typedef struct {
 } ef_exact_range;
 
 /* Words of one channel's scale in a stream. */
-static inline int32_t ef_scale_words(ef_form form)
+EF_FOR_EACH_FORM int32_t ef_scale_words(ef_form form)
 {
     return form == EF_RELU ? 3 : form == EF_ANY ? 4 : 2;
 }
 
+static inline int8_t ef_saturated(int32_t y)
+{
+#if defined(__ARM_FEATURE_SAT)
+    return (int8_t)__builtin_arm_ssat(y, 8);
+#else
+    return (int8_t)ef_clamp(y, INT8_MIN, INT8_MAX);
+#endif
+}
+
 /* scale: m c l, before them k where ties of negative sums matter */
-static inline int8_t ef_scaled_once_shifted(int32_t left, int32_t m, int32_t c, int32_t k)
+EF_FOR_EACH_FORM int8_t ef_scaled_once_shifted(int32_t left, int32_t m, int32_t c, int32_t k)
 {
     int32_t y = (int32_t)(((int64_t)left * m) >> 32) + c + (left < 0 ? k : 0);
-    return (int8_t)ef_clamp(y >> EF_SCALE_FRACTION_BITS, INT8_MIN, INT8_MAX);
+    return ef_saturated(y >> EF_SCALE_FRACTION_BITS);
 }
 
 /* scale: multiplier, shift */
@@ -37,7 +55,7 @@ static inline int8_t ef_scaled_exact(int32_t sum, const int32_t *scale, const ef
     return (int8_t)ef_clamp(y + range->out_zero, range->act_min, range->act_max);
 }
 
-static inline int8_t ef_scaled(uint32_t sum, const int32_t *scale, ef_form form, const ef_exact_range *range)
+EF_FOR_EACH_FORM int8_t ef_scaled(uint32_t sum, const int32_t *scale, ef_form form, const ef_exact_range *range)
 {
     if (form == EF_RELU) return ef_scaled_once_shifted((int32_t)(sum << scale[2]), scale[0], scale[1], 0);
     if (form == EF_ANY) return ef_scaled_once_shifted((int32_t)(sum << scale[3]), scale[1], scale[2], scale[0]);
