@@ -48,6 +48,6 @@ class LinuxModel:
         """
         from fleet_emulation.linux_devices.inference import infer_on
 
-        outputs = infer_on(self.device, self._model, [sample[None]], kernels="reference")
-        answer: Array = outputs[0][0]
+        outputs = infer_on(self.device, self._model, [sample[None, None]], kernels="reference")
+        answer: Array = outputs[0][0, 0]
         return answer
