@@ -62,6 +62,7 @@ VARIANTS: Mapping[KernelSet, frozenset[str]] = {
             for operator, form, order in product(("conv2d", "fully_connected"), _FORMS, ("", "-int4"))
         ]
         + [f"depthwise/helium/{form}" for form in _FORMS]
+        + [f"depthwise/helium/{form}-3x3-s{stride}" for form, stride in product(("relu", "any"), (1, 2))]
         + [name.format("helium") for name in _OTHERS]
     ),
 }

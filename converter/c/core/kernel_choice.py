@@ -16,7 +16,7 @@ Stream = Literal["portable", "halves", "3x3", "helium"]
 
 _PLANE_ROWS = 10
 _LARGEST_SUM_16_BITS = 256
-_HELIUM_CHUNK = 16
+_HELIUM_CHUNK, _HELIUM_PITCH, _HELIUM_MOST_COLUMNS = 16, 128, 60
 _ROUND_ONCE = 1
 
 
@@ -65,7 +65,7 @@ def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet, *, packe
     if kernel_set == "helium":
         turned = shape.out_h > 2 * shape.out_w  # the long axis inside
         return _depthwise_helium(shape.turned() if turned else shape, form, turned)
-    if packed and _is_3x3(shape) and form != "exact":
+    if packed and _is_3x3(shape) and shape.in_c % 4 == 0 and form != "exact":
         turned = shape.out_h > 2 * shape.out_w  # the long axis inside
         return _depthwise_3x3(shape.turned() if turned else shape, form, turned)
     columns = (shape.out_w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
@@ -86,6 +86,12 @@ def _plane_rows(shape: DepthwiseShape) -> tuple[int, bool]:
 
 
 def _depthwise_helium(shape: DepthwiseShape, form: Form, turned: bool) -> Choice:
+    stride = shape.stride_w
+    if _is_3x3(shape) and form != "exact" and (stride == 1 or shape.out_w <= _HELIUM_MOST_COLUMNS):
+        pitch = -(-(shape.out_w + 4) // 4) * 4 if stride == 1 else _HELIUM_PITCH
+        in_place = shape.same_place and shape.out_h <= (_PLANE_ROWS - 3) // stride + 1
+        variant = f"depthwise/helium/{form}-3x3-s{stride}"
+        return Choice(variant, "portable", _PLANE_ROWS * pitch, in_place, turned)
     columns = -(-shape.out_w // 4) * 4
     read = (columns - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
     plane_rows, one_chunk = _plane_rows(shape)
@@ -97,7 +103,6 @@ def _is_3x3(shape: DepthwiseShape) -> bool:
     return (
         (shape.kernel_h, shape.kernel_w, shape.dilation_h, shape.dilation_w, shape.multiplier) == (3, 3, 1, 1, 1)
         and shape.stride_h == shape.stride_w <= 2
-        and shape.in_c % 4 == 0
         and max(shape.pad_left, shape.pad_top) <= 1
     )
 

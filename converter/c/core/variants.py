@@ -21,9 +21,14 @@ _DSP = {
     "add": ("add_flat.c",),
 }
 _HELIUM = {
-    "conv2d": "conv2d", "depthwise": "depthwise", "fully_connected": "fully_connected", "average_pool": "pool",
-    "max_pool": "pool", "mean": "pool", "add": "add_flat",
-}  # fmt: skip
+    "conv2d": ("conv2d.c",),
+    "depthwise": ("depthwise.c", "depthwise_3x3.c", "depthwise_3x3_rows.S"),
+    "fully_connected": ("fully_connected.c",),
+    "average_pool": ("pool.c",),
+    "max_pool": ("pool.c",),
+    "mean": ("pool.c",),
+    "add": ("add_flat.c",),
+}
 #: The five functions; and what only an updatable program needs: the linker leaves the two others out of a static one.
 RUNTIME_SOURCES = ("runtime/model.c", "runtime/blob.c", "runtime/layers.c")
 
@@ -49,7 +54,7 @@ def _sources(variant: str) -> tuple[str, ...]:
     if kernels == "dsp" and operator in _DSP:
         return tuple(f"dsp/{name}" for name in _DSP[operator])
     if kernels == "helium" and operator in _HELIUM:
-        return (f"helium/{_HELIUM[operator]}.c",)
+        return tuple(f"helium/{name}" for name in _HELIUM[operator])
     raise UnsupportedModelError(
         f"no kernel is called '{variant}'", hint="this is a fault of the generator: report the model"
     )
