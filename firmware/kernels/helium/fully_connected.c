@@ -9,18 +9,26 @@
 
 enum { CHUNK = 16, GROUP = 4 };
 
-/* Sums of four outputs over n inputs; *weights moves behind theirs. */
+/* Sums of four outputs over n inputs; *weights moves behind theirs. q0 inputs, q1 q2 weights; letp switches off the lanes
+ * behind the last input. vmladava wants even registers for its sums. */
 static inline int32x4_t multiply(const int8_t *in, int32_t n, const int8_t **weights)
 {
     const int8_t *w = *weights;
     int32_t a = 0, b = 0, c = 0, d = 0;
-    for (; n > 0; n -= CHUNK, in += CHUNK, w += GROUP * CHUNK) {
-        int8x16_t x = vldrbq_z_s8(in, vctp8q((uint32_t)n));
-        a = vmladavaq_s8(a, x, vldrbq_s8(w));
-        b = vmladavaq_s8(b, x, vldrbq_s8(w + CHUNK));
-        c = vmladavaq_s8(c, x, vldrbq_s8(w + 2 * CHUNK));
-        d = vmladavaq_s8(d, x, vldrbq_s8(w + 3 * CHUNK));
-    }
+    __asm__ volatile("dlstp.8 lr, %[n]\n"
+                     "1: vldrb.8 q0, [%[in]], #16\n\t"
+                     "vldrb.8 q1, [%[w]], #16\n\t"
+                     "vmladava.s8 %[a], q0, q1\n\t"
+                     "vldrb.8 q2, [%[w]], #16\n\t"
+                     "vmladava.s8 %[b], q0, q2\n\t"
+                     "vldrb.8 q1, [%[w]], #16\n\t"
+                     "vmladava.s8 %[c], q0, q1\n\t"
+                     "vldrb.8 q2, [%[w]], #16\n\t"
+                     "vmladava.s8 %[d], q0, q2\n\t"
+                     "letp lr, 1b"
+                     : [a] "+Te"(a), [b] "+Te"(b), [c] "+Te"(c), [d] "+Te"(d), [in] "+r"(in), [w] "+r"(w)
+                     : [n] "r"(n)
+                     : "q0", "q1", "q2", "lr", "memory");
     *weights = w;
     return ef_four(a, b, c, d);
 }
