@@ -23,6 +23,8 @@ _ALWAYS = (
     *("-O2", "-std=c99", "-ffreestanding", "-fbuiltin", "-ffunction-sections", "-fdata-sections"),
     *("-fomit-frame-pointer", "-fno-exceptions", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables"),
 )
+#: For Arm, clang unrolls what kernels have not: a third more code, and not a percent faster.
+_ROLLED = ("-fno-unroll-loops",)
 #: A jump through a register is then a call, and the stack has a bound.
 _RISCV = ("-fno-jump-tables",)
 #: GCC's prefix and Debian's package of each family.
@@ -157,9 +159,9 @@ def _zig_flags(cpu: Cpu) -> tuple[str, ...]:
         return ("-target", "riscv32-freestanding-none", f"-mcpu=generic_rv32+{extensions}", "-mcmodel=medany", *_RISCV)
     core = cpu.core.replace("-", "_")
     if _float_abi(cpu) == "hard":
-        return ("-target", "thumb-freestanding-eabihf", f"-mcpu={core}+mve+mve_fp")
+        return ("-target", "thumb-freestanding-eabihf", f"-mcpu={core}+mve+mve_fp", *_ROLLED)
     dsp = "+dsp" if "dsp" in cpu.features and core in {"cortex_m7", "cortex_m33"} else ""
-    return ("-target", "thumb-freestanding-eabi", f"-mcpu={core}{dsp}{_NO_FPU.get(core, '')}")
+    return ("-target", "thumb-freestanding-eabi", f"-mcpu={core}{dsp}{_NO_FPU.get(core, '')}", *_ROLLED)
 
 
 def _without_dsp(cpu: Cpu) -> str:
