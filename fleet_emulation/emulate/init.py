@@ -39,8 +39,11 @@ _PLACES: Mapping[str, str] = {
     "requirements.txt.in": "requirements.txt",
     "test_model.py.in": "tests/test_model.py",
 }
-#: The Debian package that brings each emulator.
-_PACKAGES: Mapping[str, str] = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
+#: The Debian packages that bring each emulator, and what reads its machine code for the stack's bound.
+_PACKAGES: Mapping[str, str] = {
+    "qemu-system-arm": "qemu-system-arm binutils-arm-none-eabi",
+    "qemu-system-riscv32": "qemu-system-misc binutils-riscv64-unknown-elf",
+}
 _SEED = 1
 _SAMPLES = 20
 #: Room that budgets leave above what was measured.
@@ -145,7 +148,7 @@ def _check_answers(result: Result, outputs: Array) -> None:
 def _facts(board: Profile, name: str, model_file: str, result: Result, wheel: Path | None) -> dict[str, str]:
     assert board.emulator is not None  # noqa: S101  # _emulated() looked
     emulator = board.emulator.program
-    packages = f"{_PACKAGES.get(emulator, emulator)} gcc libc6-dev"
+    packages = _PACKAGES.get(emulator, emulator)
     return {
         "name": name,
         "title": board.title,

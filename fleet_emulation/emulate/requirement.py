@@ -5,7 +5,8 @@ import json
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-EXTRAS = "edgefleet[emulation]"
+EXTRA = "emulation"
+_NAMED = f"edgefleet[{EXTRA}]"
 
 
 def requirement(wheel: Path | None = None) -> str:
@@ -14,13 +15,13 @@ def requirement(wheel: Path | None = None) -> str:
     What was installed from a repository is named by its commit (PEP 610, direct_url.json).
     """
     if wheel is not None:
-        return f"{EXTRAS} @ file:wheels/{wheel.name}"
+        return f"./wheels/{wheel.name}[{EXTRA}]"
     try:
         installed = distribution("edgefleet")
     except PackageNotFoundError:
-        return EXTRAS
+        return _NAMED
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     vcs = origin.get("vcs_info")
     if vcs is not None:
-        return f"{EXTRAS} @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
-    return f"{EXTRAS}=={installed.version}"
+        return f"{_NAMED} @ {vcs['vcs']}+{origin['url']}@{vcs['commit_id']}"
+    return f"{_NAMED}=={installed.version}"

@@ -14,10 +14,13 @@ import numpy.typing as npt
 from converter.adapters.output_files import write_whole
 from converter.adapters.settings import read_batch
 from converter.c.core.program import Target, Value
+from converter.c.exports import c_name
 from converter.c.generate import Generated, LayerFacts, generate
+from edgefleet.boards.cost import CostModel, assumed_cost, read_cost
 from edgefleet.boards.counting import Counts
 from edgefleet.boards.inference import Inference, InferenceImage, build_inference, run_inference
-from edgefleet.boards.toolchains import find_toolchain
+from edgefleet.boards.prediction import Prediction, predict
+from edgefleet.boards.toolchains import Toolchain, find_toolchain
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import IncompatibleError, SampleError
 from edgefleet.contracts.files import read_file
@@ -39,6 +42,7 @@ class BoardOptions:
     compiler: Literal["gcc", "zig"] | None = None
     updatable: bool = False
     reset_state: Literal["each", "never"] = "each"
+    cost: Path | None = None
 
 
 class LayerCost(Fact, frozen=True, kw_only=True):
@@ -56,6 +60,8 @@ class BoardRun(Fact, frozen=True, kw_only=True):
 
     ``instructions``, ``loads`` and ``stores`` (in words) are those of one inference, the largest of the batch;
     ``flash_bytes`` is the whole image, ``model_bytes`` the blob in it; ``ram_bytes`` is everything but the stack.
+    ``cycles`` is what a cost model makes of the counts; ``cost_model`` says whether it is calibrated, and on what.
+    ``predicted`` is what was known before the build, where the compiler's sizes are known.
     """
 
     output: str
@@ -75,6 +81,9 @@ class BoardRun(Fact, frozen=True, kw_only=True):
     model_bytes: int
     code_bytes: int
     arena_bytes: int
+    cycles: int
+    cost_model: str
+    predicted: Prediction | None
     layers: tuple[LayerCost, ...]
 
 
@@ -96,25 +105,73 @@ def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -
             a missing compiler or emulator, a board that hangs or answers with garbage.
     """
     chosen = open_for_board(path, options.profile, options.numerics)
+    cost = assumed_cost(chosen.profile.id) if options.cost is None else read_cost(options.cost)
+    toolchain = find_toolchain(chosen.profile.cpu, prefer=options.compiler)
     samples = read_batch(batch)
     generated = generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, kernel_set(chosen.profile)))
     inputs = batch_bytes(samples, generated.inputs)
-    with tempfile.TemporaryDirectory(prefix="edgefleet-emulate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="edgefleet-emulate-") as name:
+        folder = Path(name)
         image = build_inference(
             generated,
             profile=chosen.profile,
-            toolchain=find_toolchain(chosen.profile.cpu, prefer=options.compiler),
-            folder=Path(folder) / "build",
+            toolchain=toolchain,
+            folder=folder / "build",
             updatable=options.updatable,
         )
-        done = run_inference(
-            image, inputs, len(samples), folder=Path(folder) / "run", reset_each=options.reset_state == "each"
-        )
+        reset_each = options.reset_state == "each"
+        done = run_inference(image, inputs, len(samples), folder=folder / "run", reset_each=reset_each)
     answers = first_output(done.outputs, len(samples), generated.outputs)
     content = io.BytesIO()
     np.save(content, answers, allow_pickle=False)
     write_whole(output, content.getvalue())
-    return _report(output, len(samples), chosen, generated, image, done, updatable=options.updatable)
+    return BoardRun(
+        output=str(output),
+        samples=len(samples),
+        profile=chosen.profile.id,
+        kernels=generated.target.kernel_set,
+        numerics=chosen.numerics,
+        updatable=options.updatable,
+        arena_bytes=generated.arena_bytes,
+        predicted=None if options.updatable else predicted(generated, chosen.profile, toolchain),
+        **_image_figures(image),
+        **_counts(done, cost),
+        layers=tuple(map(_layer, generated.layers, done.most_by_layer)),
+    )
+
+
+def predicted(generated: Generated, profile: Profile, toolchain: Toolchain | None = None) -> Prediction | None:
+    """Return what a static image of generated code will take, or nothing where the compiler's sizes are not known."""
+    return predict(
+        [layer.variant for layer in generated.layers],
+        blob_bytes=len(generated.blob),
+        arena_bytes=generated.arena_bytes,
+        cpu=profile.cpu,
+        toolchain=toolchain,
+    )
+
+
+def _image_figures(image: InferenceImage) -> dict[str, Any]:
+    return {
+        "compiler": f"{image.image.key.compiler} {image.image.key.version}",
+        "flash_bytes": image.image.flash_bytes,
+        "ram_bytes": image.image.ram_bytes,
+        "model_bytes": image.blob_bytes,
+        "code_bytes": image.besides_bytes,
+    }
+
+
+def _counts(done: Inference, cost: CostModel) -> dict[str, Any]:
+    most = done.most
+    return {
+        "instructions": most.instructions,
+        "loads": most.loads,
+        "stores": most.stores,
+        "init_instructions": done.init.instructions if done.init else 0,
+        "stack_bytes": done.stack_bytes,
+        "cycles": cost.cycles(most),
+        "cost_model": cost.describe(),
+    }
 
 
 def batch_bytes(samples: Array, inputs: tuple[Value, ...]) -> bytes:
@@ -146,39 +203,6 @@ def first_output(data: bytes, samples: int, outputs: tuple[Value, ...]) -> Array
     return first.reshape(samples, *outputs[0].shape[1:])
 
 
-def _report(
-    output: Path,
-    samples: int,
-    chosen: BoardModel,
-    generated: Generated,
-    image: InferenceImage,
-    done: Inference,
-    *,
-    updatable: bool,
-) -> BoardRun:
-    most = done.most
-    return BoardRun(
-        output=str(output),
-        samples=samples,
-        profile=chosen.profile.id,
-        compiler=f"{image.image.key.compiler} {image.image.key.version}",
-        kernels=generated.target.kernel_set,
-        numerics=chosen.numerics,
-        updatable=updatable,
-        instructions=most.instructions,
-        loads=most.loads,
-        stores=most.stores,
-        init_instructions=done.init.instructions if done.init else 0,
-        stack_bytes=done.stack_bytes,
-        flash_bytes=image.image.flash_bytes,
-        ram_bytes=image.image.ram_bytes,
-        model_bytes=image.blob_bytes,
-        code_bytes=image.besides_bytes,
-        arena_bytes=generated.arena_bytes,
-        layers=tuple(map(_layer, generated.layers, done.most_by_layer)),
-    )
-
-
 def _layer(facts: LayerFacts, counts: Counts) -> LayerCost:
     return LayerCost(
         operator=f"{facts.operator} {facts.operator_name}",
@@ -200,7 +224,7 @@ def open_for_board(path: Path, profile: str | None, numerics: Numerics | None = 
         if profile is None:
             raise IncompatibleError(f"'{path}' is a model and names no board", hint=_MAKE_ANOTHER)
         board = _emulated(load_profile(profile))
-        return BoardModel(_c_name(path.stem), read_file(path, "model"), board, numerics or board.runtime.numerics)
+        return BoardModel(c_name(path.stem), read_file(path, "model"), board, numerics or board.runtime.numerics)
     bundle = open_bundle(path)
     manifest = bundle.manifest
     if manifest.runtime.accelerator is not None:
@@ -209,7 +233,7 @@ def open_for_board(path: Path, profile: str | None, numerics: Numerics | None = 
             hint="convert the model for a board without an accelerator",
         )
     board = _emulated(load_profile(profile or manifest.profile.id))
-    return BoardModel(_c_name(manifest.name), bundle.read(manifest.model), board, numerics or manifest.runtime.numerics)
+    return BoardModel(c_name(manifest.name), bundle.read(manifest.model), board, numerics or manifest.runtime.numerics)
 
 
 def _emulated(profile: Profile) -> Profile:
@@ -218,7 +242,7 @@ def _emulated(profile: Profile) -> Profile:
     if profile.emulator is None:
         raise IncompatibleError(
             f"QEMU has no machine for '{profile.id}': its code is compiled and not run",
-            hint="run it on the emulated board with the same core: " + _relatives(profile),
+            hint="run it on an emulated board with the same kernels: " + _relatives(profile),
         )
     return profile
 
@@ -232,8 +256,3 @@ def _relatives(profile: Profile) -> str:
         if other.emulator is not None and other.runtime.kernels == profile.runtime.kernels and not other.accelerator
     ]
     return ", ".join(alike)
-
-
-def _c_name(name: str) -> str:
-    plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name.lower())
-    return plain if plain[:1].isalpha() else f"model_{plain}"

@@ -14,6 +14,7 @@ def run_text(done: BoardRun) -> str:
         f"instructions  {done.instructions:>12,}  for one inference, the most expensive sample",
         f"loads         {done.loads:>12,}  words",
         f"stores        {done.stores:>12,}  words",
+        f"cycles        {done.cycles:>12,}  {done.cost_model}",
         f"initialising  {done.init_instructions:>12,}  instructions",
         f"stack         {done.stack_bytes:>12,}  bytes",
         f"flash         {done.flash_bytes:>12,}  bytes: model {done.model_bytes:,}, code {done.code_bytes:,}",

@@ -33,6 +33,10 @@ def run(
     updatable: Annotated[
         bool, typer.Option("--updatable", help="Build firmware that reads its model through a slot pointer.")
     ] = False,
+    cost: Annotated[
+        Path | None,
+        typer.Option("--cost", help="A cost model of 'emulate calibrate', for cycles.", metavar="FILE.toml"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Generate C for a board, build it, run it in QEMU on a batch, and count what an inference costs.
@@ -43,6 +47,6 @@ def run(
     from fleet_emulation.emulate.running import BoardOptions, run_on_board
     from fleet_emulation.emulate.text import run_text
 
-    options = BoardOptions(profile, numerics, compiler, updatable=updatable, reset_state=reset_state)
+    options = BoardOptions(profile, numerics, compiler, updatable=updatable, reset_state=reset_state, cost=cost)
     done = run_on_board(bundle, batch, output, options)
     emit(done, as_json=as_json, human=lambda: run_text(done))
