@@ -99,7 +99,8 @@ def _stream(layer: Weighted, rows: Integers, scaled: Scaling, choice: Choice) ->
 
 def _portable(shape: Conv2dShape, scaled: Scaling, int4: bool) -> Choice:
     variant = f"conv2d/portable/{scaled.form}{'-int4' if int4 else ''}"
-    return Choice(variant, "portable", 2 * shape.k_quads * 4 + -(-shape.row_bytes // 4) * 4)
+    in_place = shape.by_pixel and shape.in_c % 4 == 0 and shape.in_c >= shape.out_c
+    return Choice(variant, "portable", 2 * shape.k_quads * 4 + -(-shape.row_bytes // 4) * 4, in_place)
 
 
 def as_conv2d(weights: Integers) -> Integers:
