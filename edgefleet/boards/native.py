@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgefleet.boards.cache import key_of, make_once
 from edgefleet.boards.firmware_files import firmware_folder
 from edgefleet.boards.inference import GeneratedCode, cut_layers, write_generated
 from edgefleet.boards.programs import ask, on_path
@@ -51,7 +52,6 @@ def build_native(generated: GeneratedCode, *, machine: Machine, folder: Path) ->
     """
     firmware = firmware_folder()
     sources = [*write_generated(generated, folder), *(firmware / name for name in _HARNESS)]
-    program = folder / f"inference-{machine}"
     defines = {
         "EF_MODEL": generated.name,
         "EF_MODEL_HEADER": f'"{generated.name}.h"',
@@ -60,23 +60,23 @@ def build_native(generated: GeneratedCode, *, machine: Machine, folder: Path) ->
     }
     starter = _starter(machine)
     includes = (folder, firmware / "kernels" / "include", firmware / "boards")
-    answer = ask(
-        [
-            *_compiler(machine),
-            *_FLAGS,
-            *(f"-D{name}={value}" for name, value in defines.items()),
-            *(f"-I{place}" for place in includes),
-            *map(str, sources),
-            "-o",
-            str(program),
-        ]
-    )
-    if answer.status:
-        raise BuildError(
-            f"the generated code does not build for {machine}: {answer.first_error}",
-            hint="report the model: generated code should build everywhere",
-        )
+    command = (*_compiler(machine), *_FLAGS, *(f"-D{name}={value}" for name, value in defines.items()))
+    texts = (path.read_text(encoding="utf-8") for path in (*sources, *_headers(firmware, folder)))
+
+    def make(unfinished: Path) -> None:
+        answer = ask((*command, *(f"-I{place}" for place in includes), *map(str, sources), "-o", str(unfinished)))
+        if answer.status:
+            raise BuildError(
+                f"the generated code does not build for {machine}: {answer.first_error}",
+                hint="report the model: generated code should build everywhere",
+            )
+
+    program = make_once(f"native/{key_of((machine, *command, *texts))}", make)
     return NativeProgram((*starter, str(program)), machine, tuple(layer.output_bytes for layer in generated.layers))
+
+
+def _headers(firmware: Path, folder: Path) -> list[Path]:
+    return sorted([*firmware.glob("**/*.h"), *folder.glob("*.h")])
 
 
 def run_native(

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet emulate parity``: everywhere the same bytes, and the first layer that differs is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fleet_emulation.emulate.parity as under_test
+from fleet_emulation.emulate.reference_layers import Reference, reference_layers
+
+pytestmark = pytest.mark.usefixtures("on_boards")
+
+
+@pytest.fixture(name="arm64")
+def _arm64() -> None:
+    if shutil.which("qemu-aarch64") is None:
+        pytest.skip("missing: apt-get install qemu-user")
+
+
+@pytest.mark.usefixtures("arm64")
+def test_every_layer_is_the_same_everywhere(microcontroller_case: Any, edgefleet_command: Callable[..., Any]) -> None:
+    document = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--json").document
+    layers = document["comparisons"][0]["layers"]
+    places = ("this machine, generated C", "arm64 Linux, generated C", "mps2-an386, generated C")
+    assert layers >= 5
+    assert document["comparisons"] == [
+        {"where": place, "result": "same", "layers": layers, "difference": None, "why": None} for place in places
+    ]
+    assert (document["reference"], document["numerics"], document["same"]) == ("TFLM", "tflm/1", True)
+
+
+def test_the_first_layer_that_differs_is_named(
+    monkeypatch: pytest.MonkeyPatch, microcontroller_case: Any, edgefleet_command: Callable[..., Any]
+) -> None:
+    def with_a_fault(*arguments: Any) -> Reference:
+        """Change one element that the second and the third layer made."""
+        reference = reference_layers(*arguments)
+        layers = {number: [values.copy() for values in samples] for number, samples in reference.layers.items()}
+        for number in list(layers)[2:4]:
+            layers[number][1].reshape(-1)[7] ^= 1
+        return replace(reference, layers=layers)
+
+    monkeypatch.setattr(under_test, "reference_layers", with_a_fault)
+    told = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--json")
+    document = json.loads(told.out)
+    found = document["comparisons"][-1]
+    assert (told.status, document["same"], found["result"]) == (1, False, "different")
+    difference = found["difference"]
+    assert difference["operator"].startswith("1 ")
+    assert (difference["sample"], difference["elements"], difference["first"]) == (1, 1, 7)
+    assert abs(difference["expected"] - difference["got"]) == 1
+
+
+def test_a_place_whose_programs_are_missing_is_left_out_and_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    microcontroller_case: Any,
+    edgefleet_command: Callable[..., Any],
+) -> None:
+    kept = ("gcc", "as", "ld", "arm-none-eabi-gcc", "qemu-system-arm")
+    for program in kept:
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    document = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--json").document
+    results = {comparison["where"]: comparison for comparison in document["comparisons"]}
+    assert results["mps2-an386, generated C"]["result"] == "same"
+    arm64 = results["arm64 Linux, generated C"]
+    assert (arm64["result"], arm64["layers"]) == ("not-run", 0)
+    assert arm64["why"] == "'qemu-aarch64' is not installed; run: apt-get install qemu-user"
+
+
+@pytest.mark.usefixtures("arm64")
+def test_litert_s_numerics_are_compared_with_litert(
+    microcontroller_case: Any, edgefleet_command: Callable[..., Any]
+) -> None:
+    told = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--numerics", "litert/1", "--json")
+    document = told.document
+    assert document["reference"] == "LiteRT, reference kernels"
+    assert [c["result"] for c in document["comparisons"] if "generated C" in c["where"]] == ["same"] * 3
+    assert all(c["result"] in ("same", "not-run") for c in document["comparisons"])
