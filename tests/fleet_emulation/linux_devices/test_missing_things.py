@@ -21,13 +21,17 @@ def _no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_SYSTEM_PATH", str(tmp_path))
 
 
-@pytest.fixture(name="no_network")
-def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sources at which nobody listens."""
-    if find_program("apt-get") is None or find_program("mke2fs") is None:
-        pytest.skip("the program 'apt-get' or 'mke2fs' is not installed")
+@pytest.fixture(name="nobodys_sources")
+def _nobodys_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources at which nobody listens, on whatever system this is."""
     (tmp_path / "sources.list").write_text("deb [trusted=yes] http://127.0.0.1:9/debian bookworm main\n")
     monkeypatch.setenv(SOURCES_VARIABLE, str(tmp_path / "sources.list"))
+
+
+@pytest.fixture(name="no_network")
+def _no_network(nobodys_sources: None) -> None:
+    if find_program("apt-get") is None or find_program("mke2fs") is None:
+        pytest.skip("the program 'apt-get' or 'mke2fs' is not installed")
 
 
 def test_without_qemu_a_device_says_which_package_brings_it(no_programs: None) -> None:
@@ -49,7 +53,7 @@ def test_without_qemu_user_python_says_which_package_brings_it(no_programs: None
 
 
 def test_without_the_programs_that_make_a_root_file_system_nothing_is_begun(
-    no_programs: None, empty_cache: Path
+    no_programs: None, nobodys_sources: None, empty_cache: Path
 ) -> None:
     with pytest.raises(MissingProgramError, match=r"need the program 'mke2fs', which is not installed$"):
         root_file_system(say=lambda _: None)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from device_agent.client import InferenceClient
 from fleet_emulation.linux_devices.small_fleet import BLANK, SmallFleet, small_fleet
-from fleet_emulation.listeners import listeners
+from fleet_emulation.linux_devices.user_mode import ArmPython
+from fleet_emulation.listeners import listeners, with_descendants
+from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import wait_until
-from fleet_emulation.testbed import PRODUCT
+from fleet_emulation.testbed import PRODUCT, AgentReady
 from fleet_server.api.documents import FleetEvent
 
 LIMIT_S = 120.0
@@ -28,6 +31,23 @@ def test_a_release_reaches_the_device_and_a_bad_one_goes_back_by_itself(fleet: S
     _bad_release_rolls_back(fleet)
     _power_cut_changes_nothing(fleet)
     assert listeners([fleet.device.pid]) == []
+
+
+@pytest.mark.slow
+def test_the_agent_also_runs_as_arm_processes_of_this_machine(fleet: SmallFleet, arm: ArmPython) -> None:
+    (ticket,) = fleet.bed.invite(["device-2"])
+    data = fleet.bed.folder / "device-2"
+    enrolled = arm.run(["-m", "device_agent", "enrol", "--ticket", ticket, "--data", data, "--json"], limit_s=LIMIT_S)
+    assert enrolled.status == 0, enrolled.stderr.decode()
+    command = arm.command("-m", "device_agent", "run", "--data", data)
+    with Program("the agent", command, log=data / "agent.log", environment=arm.environment) as agent:
+        ready = agent.ready(AgentReady, limit_s=LIMIT_S)
+        with InferenceClient(ready.socket, timeout_s=LIMIT_S) as client:
+            assert client.info().status in ("ok", "no-model")
+        emulated = [Path(f"/proc/{pid}/exe").readlink().name for pid in with_descendants([agent.pid])]
+        assert len(emulated) >= 2, "the supervisor and its worker"
+        assert set(emulated) == {"qemu-aarch64"}
+        assert agent.stop(limit_s=LIMIT_S) == 0
 
 
 def _first_release_is_committed(fleet: SmallFleet) -> None:
