@@ -150,7 +150,7 @@ class _Pass:
         sums: Sums = layer.sums
         least = sums.answers((np.minimum(low, high).sum(1) + layer.bias)[:, None])[:, 0]
         most = sums.answers((np.maximum(low, high).sum(1) + layer.bias)[:, None])[:, 0]
-        return np.where(least == most, least, _UNKNOWN)
+        return np.where((least == most) & sums.rise, least, _UNKNOWN)
 
     def _staying(self, made: Value, known: Integers) -> Integers:
         """Return the channels to keep: those that change, those that a reader needs, and some more to make fours."""

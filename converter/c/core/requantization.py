@@ -48,6 +48,13 @@ class Sums:
         cut: Integers = np.clip(rounded + self.out_zero, self.act_min, self.act_max)
         return cut
 
+    @property
+    def rise(self) -> npt.NDArray[np.bool_]:
+        """Whether each channel's answers rise with its sum: a left shift before the multiplication may wrap instead."""
+        largest = np.maximum(np.abs(self.least), np.abs(self.most))
+        rising: npt.NDArray[np.bool_] = largest < (np.int64(1) << (31 - np.maximum(self.shifts, 0)))
+        return rising
+
     def channel(self, number: int) -> "Sums":
         """Return one channel of them."""
         one = slice(number, number + 1)
@@ -112,7 +119,7 @@ def _words(sums: Sums, *, with_k: bool) -> Integers:
         k = np.where((right > 0) & with_k, -(np.int64(1) << np.clip(left - 1, 0, 30)), 0)
     words = np.stack([k, sums.multipliers, ties + (sums.out_zero << _FRACTION_BITS), left], axis=1)
     always = sums.answers(sums.least[:, None])[:, 0]
-    constant = always == sums.answers(sums.most[:, None])[:, 0]
+    constant = (always == sums.answers(sums.most[:, None])[:, 0]) & sums.rise
     words[constant] = np.array([0, 0, 0, _ANY_LEFT])
     words[constant, 2] = always[constant] << _FRACTION_BITS
     return words

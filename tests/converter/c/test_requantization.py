@@ -92,3 +92,10 @@ def test_one_channel_decides_for_its_layer() -> None:
     channels = (np.concatenate([getattr(easy, name), getattr(hard, name)]) for name in names)
     assert scaling(easy).form == "any"
     assert scaling(Sums(*channels, 5, -128, 127, ROUND_TWICE)).form == "exact"
+
+
+def test_a_channel_whose_ends_agree_only_because_they_wrap_is_not_constant() -> None:
+    wrapping = _sums(2.0**10, 0, 1 << 22)
+    ends_and_between = np.array([[0, 1, (1 << 21) - 1, 1 << 22]])
+    assert wrapping.answers(ends_and_between).tolist() == [[-128, 127, -128, -128]]
+    assert scaling(wrapping).form == "exact"
