@@ -112,8 +112,9 @@ class LinuxDevice:
         machine = self._running()
         with suppress(UnreachableError):  # its last answer may not come any more
             machine.control.ask("power-off", limit_s=0.0)
+        status = machine.ended(limit_s=_SHUT_DOWN_S)
         self._machine = None
-        if machine.ended(limit_s=_SHUT_DOWN_S) != 0:
+        if status != 0:
             raise UnreachableError(
                 f"{self.name} did not switch itself off within {_SHUT_DOWN_S:.0f} s",
                 hint=f"see its console: {self.console}",
@@ -272,7 +273,9 @@ def linux_device(
             qemu_log=home / "qemu.log",
         )
         if not parts.disk.exists():
-            make_disk(software_for(root), parts.disk, size_bytes=DISK_BYTES, journal=True)
+            unfinished = home / ".disk.part"
+            make_disk(software_for(root), unfinished, size_bytes=DISK_BYTES, journal=True)
+            unfinished.rename(parts.disk)
         parts.reachable.touch()
         device = LinuxDevice(facts, hardware, taken, parts)
         for port in reach:
