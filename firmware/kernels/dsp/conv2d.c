@@ -93,7 +93,8 @@ static inline int32_t clipped(int32_t n, int32_t most)
 
 /* A window's bytes from (y, x) on, in order, the zero point where it lies outside; columns: kernel columns a time, 1 for
  * dilated ones. */
-static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int32_t columns, int8_t *to)
+EF_FAST_CODE static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x,
+                                 int32_t columns, int8_t *to)
 {
     int32_t left = clipped(-x, columns), inside = clipped(p->in_w - x, columns) - left;
     int32_t step = p->in_c, row_bytes = columns * step, to_step = p->kernel_w * step;
@@ -110,7 +111,7 @@ static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, 
     }
 }
 
-static void lay_out_dilated(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int8_t *to)
+EF_FAST_CODE static void lay_out_dilated(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int8_t *to)
 {
     for (int32_t kx = 0; kx < p->kernel_w; kx++, x += p->dilation_w, to += p->in_c) lay_out(p, picture, y, x, 1, to);
 }
@@ -152,7 +153,8 @@ static inline int find_neighbours(const ef_conv2d_layer *p, const int8_t *pictur
 }
 
 /* n windows, wherever they lie; the others are the first one again. */
-static void find_windows(const ef_conv2d_layer *p, const int8_t *picture, place *at, int32_t n, int8_t *tile, windows *w)
+EF_FAST_CODE static void find_windows(const ef_conv2d_layer *p, const int8_t *picture, place *at, int32_t n,
+                                      int8_t *tile, windows *w)
 {
     int32_t row_bytes = p->kernel_w * p->in_c;
     for (int32_t i = 0; i < n; i++, advance(p, at)) {
@@ -174,7 +176,7 @@ static void find_windows(const ef_conv2d_layer *p, const int8_t *picture, place 
 }
 
 /* What is left of each row behind its whole words: rows become one row of each window, zeros up to a word behind it. */
-static int32_t gather_leftovers(const work *k, windows *w)
+EF_FAST_CODE static int32_t gather_leftovers(const work *k, windows *w)
 {
     int32_t from = k->row_bytes & ~3, n = k->row_bytes & 3, bytes = (k->rows * n + 3) & ~3;
     int8_t *to = k->leftovers;
@@ -205,7 +207,7 @@ static inline void widen_windows(const work *k, windows *w)
 }
 
 /* Bytes straight from the inner loop, or by way of the tiles where they do not lie as it writes them. */
-static void finish_bytes(work *k, int8_t *out, int32_t pixels)
+EF_FAST_CODE static void finish_bytes(work *k, int8_t *out, int32_t pixels)
 {
     int32_t out_c = k->layer->out_c;
     int direct = pixels == PIXELS && !(out_c & 1);
@@ -215,7 +217,7 @@ static void finish_bytes(work *k, int8_t *out, int32_t pixels)
 }
 
 /* The inner loop leaves sums: of each two channels, a for four pixels, then b. */
-static void finish_exact(work *k, int8_t *out, int32_t pixels)
+EF_FAST_CODE static void finish_exact(work *k, int8_t *out, int32_t pixels)
 {
     const ef_conv2d_layer *p = k->layer;
     const ef_exact_range range = {p->out_zero, p->act_min, p->act_max, EF_ROUND_TWICE};
@@ -228,7 +230,7 @@ static void finish_exact(work *k, int8_t *out, int32_t pixels)
 }
 
 /* The sum of each pixel's columns: what int4's offset of 8 multiplies. */
-static void sum_columns(const uint32_t *columns, int32_t k_quads, int32_t *sums)
+EF_FAST_CODE static void sum_columns(const uint32_t *columns, int32_t k_quads, int32_t *sums)
 {
     const uint32_t ones = 0x00010001;
     sums[0] = sums[1] = sums[2] = sums[3] = 0;
@@ -236,7 +238,7 @@ static void sum_columns(const uint32_t *columns, int32_t k_quads, int32_t *sums)
         for (int32_t j = 0; j < PIXELS; j++) sums[j] = ef_multiply_halves(columns[j], ones, sums[j]);
 }
 
-static void finish_int4(work *k, int8_t *out, int32_t pixels)
+EF_FAST_CODE static void finish_int4(work *k, int8_t *out, int32_t pixels)
 {
     int32_t sums_of_x[PIXELS];
     sum_columns(k->columns, k->layer->k_quads, sums_of_x);
@@ -244,7 +246,7 @@ static void finish_int4(work *k, int8_t *out, int32_t pixels)
     finish_bytes(k, out, pixels);
 }
 
-static void finish_exact_int4(work *k, int8_t *out, int32_t pixels)
+EF_FAST_CODE static void finish_exact_int4(work *k, int8_t *out, int32_t pixels)
 {
     int32_t sums_of_x[PIXELS];
     sum_columns(k->columns, k->layer->k_quads, sums_of_x);
@@ -272,7 +274,7 @@ static inline void begin_work(work *k, const ef_conv2d_layer *p, uint8_t *arena,
 }
 
 /* 1x1 with stride 1: pixels lie one after the other, over all batches. */
-static void convolve_pixels(work *k, const int8_t *in, int8_t *out)
+EF_FAST_CODE static void convolve_pixels(work *k, const int8_t *in, int8_t *out)
 {
     int32_t step = k->layer->in_c, pixels = k->layer->batches * k->layer->in_h * k->layer->in_w;
     windows w = {{0}, {0}};
@@ -283,7 +285,7 @@ static void convolve_pixels(work *k, const int8_t *in, int8_t *out)
     }
 }
 
-static void convolve_picture(work *k, const int8_t *picture, int8_t *out)
+EF_FAST_CODE static void convolve_picture(work *k, const int8_t *picture, int8_t *out)
 {
     const ef_conv2d_layer *p = k->layer;
     place at = {-p->pad_top, -p->pad_left, p->out_w};
@@ -296,7 +298,7 @@ static void convolve_picture(work *k, const int8_t *picture, int8_t *out)
     }
 }
 
-static void convolve(const void *layer, uint8_t *arena, const variant *v)
+EF_FAST_CODE static void convolve(const void *layer, uint8_t *arena, const variant *v)
 {
     const ef_conv2d_layer *p = layer;
     const int8_t *in = (const int8_t *)arena + p->in;

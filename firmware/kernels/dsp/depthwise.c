@@ -53,7 +53,7 @@ static inline void put(int16_t *to, int32_t plane_halves, uint32_t word)
 }
 
 /* One row of the picture (NULL: padding), to the four planes. */
-static void put_row(const shape *s, const int8_t *in, int32_t channels, int16_t *to)
+EF_FAST_CODE static void put_row(const shape *s, const int8_t *in, int32_t channels, int16_t *to)
 {
     const ef_depthwise_layer *p = s->layer;
     uint32_t zero = (uint8_t)p->in_zero * 0x01010101u;
@@ -66,7 +66,8 @@ static void put_row(const shape *s, const int8_t *in, int32_t channels, int16_t 
     }
 }
 
-static void put_rows(const shape *s, const int8_t *in, int32_t channels, int32_t y, int32_t out_rows, int16_t *to)
+EF_FAST_CODE static void put_rows(const shape *s, const int8_t *in, int32_t channels, int32_t y, int32_t out_rows,
+                                  int16_t *to)
 {
     const ef_depthwise_layer *p = s->layer;
     int32_t rows = (out_rows - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1;
@@ -75,7 +76,7 @@ static void put_rows(const shape *s, const int8_t *in, int32_t channels, int32_t
 }
 
 /* A channel's weights as pairs of halves; an odd kernel's last pair has a zero. */
-static void put_weights(const shape *s, const int8_t *from, uint32_t *to)
+EF_FAST_CODE static void put_weights(const shape *s, const int8_t *from, uint32_t *to)
 {
     const ef_depthwise_layer *p = s->layer;
     for (int32_t y = 0; y < p->kernel_h; y++, from += p->kernel_w)

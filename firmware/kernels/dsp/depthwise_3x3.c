@@ -40,13 +40,14 @@ static inline void put_pair(uint32_t *to, int32_t words, uint32_t even0, uint32_
     to[3 * words] = ef_high_halves(odd0, odd1);
 }
 
-static void put_padding(const planes *s, int32_t pairs, uint32_t *to)
+EF_FAST_CODE static void put_padding(const planes *s, int32_t pairs, uint32_t *to)
 {
     for (; pairs > 0; pairs--, to += ROWS) to[0] = to[s->words] = to[2 * s->words] = to[3 * s->words] = s->zero;
 }
 
 /* A row of n pixels, pad_left (0 or 1) pixels of padding before it and padding up to the planes' end behind it. */
-static void put_row(const planes *s, const int8_t *in, int32_t step, int32_t n, int32_t pad_left, uint32_t *to)
+EF_FAST_CODE static void put_row(const planes *s, const int8_t *in, int32_t step, int32_t n, int32_t pad_left,
+                                 uint32_t *to)
 {
     int32_t left = s->pairs;
     if (pad_left) {

@@ -90,7 +90,8 @@ static inline int32_t clipped(int32_t n, int32_t most)
 
 /* A window's bytes from (y, x) on, in order, the zero point where it lies outside; columns: kernel columns a time, 1 for
  * dilated ones. */
-static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int32_t columns, int8_t *to)
+EF_FAST_CODE static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x,
+                                 int32_t columns, int8_t *to)
 {
     int32_t left = clipped(-x, columns), inside = clipped(p->in_w - x, columns) - left;
     int32_t step = p->in_c, row_bytes = columns * step, to_step = p->kernel_w * step;

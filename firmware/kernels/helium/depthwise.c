@@ -57,7 +57,7 @@ static inline void put_row(const shape *s, const int8_t *in, int32_t step, uint3
     }
 }
 
-static void put_rows(const shape *s, const int8_t *in, int32_t y, int32_t out_rows, int8_t *to)
+EF_FAST_CODE static void put_rows(const shape *s, const int8_t *in, int32_t y, int32_t out_rows, int8_t *to)
 {
     const ef_depthwise_layer *p = s->layer;
     int32_t rows = (out_rows - 1) * p->stride_h + (p->kernel_h - 1) * p->dilation_h + 1, step = p->in_x_step;

@@ -21,9 +21,16 @@ extern "C" {
 
 typedef void (*ef_kernel)(const void *layer, uint8_t *arena);
 
-/* Where hot code goes: define it as a section attribute to run kernels from tightly coupled memory. */
+/* Where hot code goes: -DEF_FAST_CODE_SECTION=.itcm puts the kernels, C and assembler, into that section, to run from
+ * tightly coupled memory; -DEF_FAST_CODE='__attribute__((...))' says it for C alone. */
 #ifndef EF_FAST_CODE
+#ifdef EF_FAST_CODE_SECTION
+#define EF_QUOTED(name) #name
+#define EF_SECTION(name) __attribute__((section(EF_QUOTED(name))))
+#define EF_FAST_CODE EF_SECTION(EF_FAST_CODE_SECTION)
+#else
 #define EF_FAST_CODE
+#endif
 #endif
 
 /* Three ways from a 32-bit accumulator to int8, chosen for a layer when the code is generated:
@@ -42,7 +49,8 @@ enum { EF_ROUND_TWICE = 2, EF_ROUND_ONCE = 1 };
  * The weights of a channel: of each kernel row (kernel_w * in_c weights) first the whole groups of four, row after row;
  * then what is left of each row, row after row; then zeros up to k_quads * 4. With a dilation in x, a "row" is one tap
  * (in_c weights). "pairs-int4" is the same with two weights a byte and in natural order: 4 bytes a quad, each
- * (a + 8) | (b & 15) << 4: a has an offset of 8, b is two's complement. */
+ * (a + 8) | (b & 15) << 4: a has an offset of 8, b is two's complement. The dsp set's "halves" are described in
+ * dsp/conv2d_blocks.S (their scales have c << 8 | l in one word), the helium set's streams in helium/scale.h. */
 typedef struct {
     uint32_t in, out, scratch;
     int16_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
@@ -54,7 +62,7 @@ typedef struct {
 /* Depthwise convolution; out_c = in_c * multiplier. Steps are in elements, so that the axes may change places.
  * Stream: for each output channel  int32_t bias, scale[3 | 4 | 2], then the weights: for each kernel row kernel_w bytes,
  * padded to a multiple of 4 bytes at the end of the channel. The 3x3 variants of the dsp set write each row as
- * w0 w1 w1 w2 (one smlad pair and its overlap) instead. */
+ * w0 w1 w1 w2 (one smlad pair and its overlap) instead, and c << 8 | l of the scale in one word. */
 typedef struct {
     uint32_t in, out, scratch;
     int16_t batches, in_h, in_w, in_c, out_h, out_w, multiplier;
