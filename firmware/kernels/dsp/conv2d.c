@@ -111,7 +111,8 @@ EF_FAST_CODE static void lay_out(const ef_conv2d_layer *p, const int8_t *picture
     }
 }
 
-EF_FAST_CODE static void lay_out_dilated(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int8_t *to)
+EF_FAST_CODE static void lay_out_dilated(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x,
+                                         int8_t *to)
 {
     for (int32_t kx = 0; kx < p->kernel_w; kx++, x += p->dilation_w, to += p->in_c) lay_out(p, picture, y, x, 1, to);
 }

@@ -22,7 +22,8 @@ typedef struct {
 /* Registers: q0 q1 inputs of the two pixels, q2 q3 weights. vmladava wants even registers for its sums: all eight. */
 #define CHUNKS_BEGIN "1: vldrb.8 q0, [%[p]], #16\n\t" "vldrb.8 q1, [%[q]], #16\n\t"
 #define CHUNKS_END "subs %[n], #1\n\t" "bne 1b"
-#define CHANNEL(weights, sum) "vmladava.s8 %[a" #sum "], q0, " #weights "\n\t" "vmladava.s8 %[b" #sum "], q1, " #weights "\n\t"
+#define CHANNEL(weights, sum) \
+    "vmladava.s8 %[a" #sum "], q0, " #weights "\n\t" "vmladava.s8 %[b" #sum "], q1, " #weights "\n\t"
 #define INT8_CHANNEL(weights, sum) "vldrb.8 " #weights ", [%[w]], #16\n\t" CHANNEL(weights, sum)
 #define INT4_CHANNELS(low, high) \
     "vldrb.8 q2, [%[w]], #16\n\t" "vshl.i8 q3, q2, #4\n\t" "vshr.s8 q2, q2, #4\n\t" "vshr.s8 q3, q3, #4\n\t" \
@@ -53,8 +54,8 @@ typedef struct {
 } work;
 
 /* All channels of one pixel, or of two (second: its output, else NULL). */
-static inline __attribute__((always_inline)) void convolve_two(const work *k, const int8_t *p, const int8_t *q, int8_t *out,
-                                                                int8_t *second, ef_form form, int int4)
+static inline __attribute__((always_inline)) void convolve_two(const work *k, const int8_t *p, const int8_t *q,
+                                                                int8_t *out, int8_t *second, ef_form form, int int4)
 {
     const int32_t *group = k->stream;
     for (int32_t left = k->layer->out_c; left > 0; left -= GROUP, out += GROUP) {
