@@ -85,3 +85,14 @@ def test_the_first_rollout_runs_as_it_is_told(checkout: Path) -> None:
     streamed = (checkout / "tutorial" / "stream-blank.log").read_text(encoding="utf-8").splitlines()
     assert streamed
     assert {line.rpartition(" ")[0] for line in streamed if line} <= {"ok digits 1.0.0", "ok digits 1.1.0"}
+
+
+@pytest.mark.slow
+def test_a_model_on_an_emulated_board_runs_as_it_is_told(tmp_path: Path) -> None:
+    if shutil.which("qemu-system-arm") is None:
+        pytest.skip("qemu-system-arm is not installed")
+    out = _run(_script("docs/tutorials/a-model-on-an-emulated-board.md"), tmp_path)
+    assert "digits on mps2-an386 costs more than the baseline 'digits': instructions " in out
+    assert "exit status 1" in out
+    assert out.count("3 passed") == 3
+    assert (tmp_path / "digits-on-m4" / "figures.html").is_file()
