@@ -84,13 +84,15 @@ class _Pass:
 
     def visit(self, operator: Operator) -> None:
         """Narrow what an operator makes, and the constants that only it reads."""
+        if not operator.inputs:
+            return
         if operator.name == "CONV_2D":
             self._convolution(operator)
         elif operator.name == "FULLY_CONNECTED":
             self._fold_inputs(operator, 0)
         elif operator.name == "DEPTHWISE_CONV_2D":
             self._depthwise(operator)
-        elif operator.inputs and operator.inputs[0] in self.live and _passes_channels_on(self._graph, operator):
+        elif operator.inputs[0] in self.live and _passes_channels_on(self._graph, operator):
             self._narrow(operator.outputs[0], self.live[operator.inputs[0]])
             self._known[operator.outputs[0]] = self._known[operator.inputs[0]]
 
@@ -104,7 +106,7 @@ class _Pass:
         return self._layers[operator.outputs]
 
     def _owns_constants(self, operator: Operator) -> bool:
-        if len(operator.inputs) < 3 or operator.inputs[2] < 0:
+        if len(operator.inputs) < 3 or any(number not in self._graph.values for number in operator.inputs[:3]):
             return False
         weights, bias = (self._graph.values[number] for number in operator.inputs[1:3])
         return all(value.data is not None and len(self._readers[value.number]) == 1 for value in (weights, bias))
@@ -172,9 +174,11 @@ class _Pass:
         if reader.inputs[0] != number or number in reader.inputs[1:]:
             return False
         if reader.name in ("CONV_2D", "FULLY_CONNECTED"):
+            if self._layer(reader) is None:
+                return False
             weights = self._graph.values[reader.inputs[1]]
             by_pixel = reader.name == "FULLY_CONNECTED" or weights.shape[1:3] == (1, 1)
-            fits = self._layer(reader) is not None and weights.shape[-1] == value.shape[-1]
+            fits = weights.shape[-1] == value.shape[-1]
             return fits and (by_pixel or answer == value.zero_point)
         if reader.name == "DEPTHWISE_CONV_2D":
             return answer == value.zero_point and self._depthwise_does_without(reader, channel)
@@ -193,8 +197,8 @@ class _Pass:
         """Take a layer's missing inputs, and outputs that do not stay, out of its constants."""
         given = operator.inputs[0]
         live = self.live.get(given)
-        weights = np.asarray(self._graph.values[operator.inputs[1]].data)
         if live is not None:
+            weights = np.asarray(self._graph.values[operator.inputs[1]].data)
             gone = np.setdiff1d(np.arange(weights.shape[-1]), live)
             away = self._known[given][gone] - self._graph.values[given].zero_point
             added = (weights[..., gone].astype(np.int64) * away).reshape(len(weights), -1).sum(1)

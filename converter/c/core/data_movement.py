@@ -164,7 +164,8 @@ def lower_pad(operator: Operator, graph: Graph, _target: Target) -> Lowered:
     """
     given = computed(operator, graph, 0, *_TYPES)
     made = output(operator, graph, given.dtype)
-    padding = np.reshape(integers(operator, graph, 1), (-1, 2))
+    numbers = integers(operator, graph, 1)
+    padding = np.reshape(numbers[: len(numbers) & ~1], (-1, 2))
     shape = tuple(int(before + size + after) for size, (before, after) in zip(given.shape, padding, strict=False))
     if len(padding) != len(given.shape) or (padding < 0).any() or made.shape != shape:
         raise unsupported(operator, f"{given.shape} with the paddings {padding.tolist()} makes no {made.shape}")

@@ -29,7 +29,7 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     layer = read(operator, graph, channel_axis=3, rounding=ROUND_TWICE)
     channels, one, *_ = layer.weights.shape
     in_c = layer.given.shape[-1]
-    if len(layer.given.shape) != 4 or one != 1 or channels % in_c:
+    if len(layer.given.shape) != 4 or one != 1 or not in_c or channels % in_c:
         raise unsupported(operator, f"{channels} channels of weights do not fit {layer.given.shape}")
     if in_c == 1:
         return conv2d.lower_layer(replace(layer, weights=conv2d.as_conv2d(layer.weights)), target)

@@ -19,6 +19,7 @@ Multiplier = tuple[int, int]
 
 INT8_MIN, INT8_MAX = -128, 127
 INT32_MIN, INT32_MAX = -(1 << 31), (1 << 31) - 1
+_VERY_MUCH = 2.0**62
 #: TFLite's ActivationFunctionType, and the real range that each leaves; the others cannot be fused in integers.
 _ACTIVATIONS: dict[int, tuple[float | None, float | None]] = {
     0: (None, None),  # NONE
@@ -35,7 +36,8 @@ def single(value: float | np.floating[Any]) -> float:
 
 
 def round_away(value: float) -> int:
-    """Return the nearest integer; halves go away from zero, as C's ``round`` sends them."""
+    """Return the nearest integer; halves go away from zero, as C's ``round`` sends them. Infinity is very much."""
+    value = min(max(value, -_VERY_MUCH), _VERY_MUCH)
     return math.floor(value + 0.5) if value >= 0 else math.ceil(value - 0.5)
 
 
@@ -43,6 +45,8 @@ def quantize_multiplier(real: float) -> Multiplier:
     """Return a factor as multiplier and shift, as TFLite's ``QuantizeMultiplier`` makes them."""
     if real == 0:
         return 0, 0
+    if math.isinf(real):
+        return INT32_MAX, 30
     fraction, shift = math.frexp(real)
     multiplier = round_away(fraction * (1 << 31))
     if multiplier == 1 << 31:

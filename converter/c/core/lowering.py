@@ -82,7 +82,7 @@ class _Walk:
         for operator in operators:
             lowered = _lowering(operator)(operator, self._graph, self._target)
             prefix = f"{where} {operator.number}: "
-            self._learn(lowered, prefix)
+            self._learn(lowered, prefix, operator)
             self.first += [Layer(self._named(call, prefix), operator) for call in lowered.first]
             for call in (self._named(call, prefix) for call in lowered.calls):
                 yield from self._constants(call.inputs, operator)
@@ -113,11 +113,13 @@ class _Walk:
                 note = f"constant {described(value)}"
                 yield Layer(constant_call(operand, constant_bytes(value), note=note), operator)
 
-    def _learn(self, lowered: Lowered, prefix: str) -> None:
+    def _learn(self, lowered: Lowered, prefix: str, operator: Operator) -> None:
         for name, size_bytes in lowered.states.items():
             self.states[name] = max(size_bytes, self.states.get(name, 0))
         self._temporaries |= {prefix + name: size for name, size in lowered.temporaries.items()}
         for value, operand in lowered.aliases.items():
+            if self.resolved(operand) == value:
+                raise unsupported(operator, f"its output {value} is its own input")
             self._aliases[value] = operand
 
     def _named(self, call: Call, prefix: str) -> Call:

@@ -13,6 +13,7 @@ from converter.c.core.refusals import unsupported
 #: Bytes of one element, by what kernels that only move bytes can carry.
 ELEMENT_BYTES = {"int8": 1, "int32": 4, "float32": 4}
 _LARGEST_INT16 = 32767
+_LEAST_INT8, _LARGEST_INT8 = -128, 127
 
 
 def input_value(operator: Operator, graph: Graph, place: int) -> Value:
@@ -21,7 +22,7 @@ def input_value(operator: Operator, graph: Graph, place: int) -> Value:
     Raises:
         UnsupportedModelError: the input is left out.
     """
-    if place >= len(operator.inputs) or operator.inputs[place] < 0:
+    if place >= len(operator.inputs) or operator.inputs[place] not in graph.values:
         raise unsupported(operator, f"its input {place} is left out")
     return graph.values[operator.inputs[place]]
 
@@ -42,8 +43,10 @@ def output(operator: Operator, graph: Graph, *dtypes: str, place: int = 0) -> Va
     """Return an output that has one of the types.
 
     Raises:
-        UnsupportedModelError: it is of another type.
+        UnsupportedModelError: it is of another type, or there is none.
     """
+    if place >= len(operator.outputs) or operator.outputs[place] not in graph.values:
+        raise unsupported(operator, f"it has no output {place}")
     return _typed(operator, graph.values[operator.outputs[place]], f"its output {place}", dtypes)
 
 
@@ -51,10 +54,10 @@ def integers(operator: Operator, graph: Graph, place: int) -> tuple[int, ...]:
     """Return the whole numbers that a constant input holds: axes, paddings, sizes.
 
     Raises:
-        UnsupportedModelError: they are only known when the model runs.
+        UnsupportedModelError: they are only known when the model runs, or there are none.
     """
     value = input_value(operator, graph, place)
-    if value.data is None or value.dtype != "int32":
+    if value.data is None or value.dtype != "int32" or not value.data.size:
         raise unsupported(operator, f"its input {place} ({value.name}) must be constant int32, and is not")
     return tuple(int(number) for number in np.ravel(value.data))
 
@@ -78,6 +81,8 @@ def quantization(operator: Operator, value: Value) -> tuple[float, int]:
     """
     if len(value.scales) != 1 or not 0 < value.scales[0] < math.inf:
         raise unsupported(operator, f"{value.name} has {_counted(value)}, and needs exactly one")
+    if not _LEAST_INT8 <= value.zero_point <= _LARGEST_INT8:
+        raise unsupported(operator, f"{value.name} has the zero point {value.zero_point}, which is no int8")
     return value.scales[0], value.zero_point
 
 

@@ -47,8 +47,9 @@ def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
     if len(given.shape) != 4:
         raise unsupported(operator, f"its input has {len(given.shape)} axes, and its kernels take 4")
     batches, height, width, channels = given.shape
-    window = int(operator.options["filterHeight"]), int(operator.options["filterWidth"])
-    strides = int(operator.options["strideH"]), int(operator.options["strideW"])
+    names = ("filterHeight", "filterWidth", "strideH", "strideW")
+    window_h, window_w, stride_h, stride_w = (int(operator.options.get(name, 0)) for name in names)
+    window, strides = (window_h, window_w), (stride_h, stride_w)
     rows, columns = along(operator, height, window[0], strides[0]), along(operator, width, window[1], strides[1])
     _require_shape(operator, made, (batches, rows.outputs, columns.outputs, channels))
     numbers = (*given.shape, rows.outputs, columns.outputs, *window, *strides, rows.pad, columns.pad)

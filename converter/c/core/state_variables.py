@@ -82,7 +82,7 @@ def _assigns(operator: Operator, graph: Graph, state: str) -> bool:
 
 def _state(operator: Operator, graph: Graph) -> str:
     """Return the name of the memory behind an operator's resource."""
-    resource = operator.inputs[0]
+    resource = input_value(operator, graph, 0).number
     for handle in (*graph.operators, *graph.once):
         if handle.name == "VAR_HANDLE" and resource in handle.outputs:
             container, name = (str(handle.options.get(key) or "") for key in ("container", "sharedName"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What layers with weights have in common: weights, biases, scales, and the bounds of their sums."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,8 @@ def read(operator: Operator, graph: Graph, *, channel_axis: int, rounding: int) 
     (given_scale, given_zero), (made_scale, made_zero) = quantization(operator, given), quantization(operator, made)
     if len(filters.scales) not in (1, channels):
         raise unsupported(operator, f"its weights have {len(filters.scales)} scales for {channels} channels")
+    if not all(0 <= scale < math.inf for scale in filters.scales):
+        raise unsupported(operator, f"its weights {filters.name} have a bad scale")
     factors = [quantize_multiplier(given_scale * scale / made_scale) for scale in filters.scales]
     multipliers, shifts = (np.array([factor[place] for factor in factors], np.int64) for place in (0, 1))
     least, most = bounds(weights.reshape(channels, -1), bias, given_zero)
@@ -74,6 +77,8 @@ def _filters(operator: Operator, graph: Graph) -> Value:
     value = input_value(operator, graph, 1)
     if value.data is None or value.dtype not in ("int8", "int4"):
         raise unsupported(operator, f"its weights {value.name} must be constant int8 or int4, and are not")
+    if len(value.shape) != (2 if operator.name == "FULLY_CONNECTED" else 4):
+        raise unsupported(operator, f"its weights {value.name} have {len(value.shape)} axes")
     if value.zero_point != 0:
         raise unsupported(operator, f"its weights {value.name} have the zero point {value.zero_point}, and need 0")
     return value
