@@ -5,29 +5,35 @@ Little-endian and position-independent: header, kernel variants, layers, inputs 
 parameters (arena offsets, geometry, weights), then vectors. The same calls and plan give the same bytes.
 """
 
-import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from converter.c.core.blob_format import (
+    DTYPES,
+    END,
+    FORMAT,
+    HASHED,
+    HEADER_BYTES,
+    KERNEL_SETS,
+    LAYER,
+    LAYER_ALIGNMENT,
+    MAGIC,
+    NUMERICS,
+    RANK_LIMIT,
+    SECTION_ALIGNMENT,
+    VARIANT,
+    Header,
+    Vector,
+    aligned,
+    fnv1a,
+    plan_of,
+    vector_bytes,
+)
 from converter.c.core.lowering import Layer, LoweredGraph
 from converter.c.core.memory_plan import MemoryPlan
 from converter.c.core.program import Target, Value
 from edgefleet.contracts.errors import UnsupportedModelError
-
-FORMAT = 1
-MAGIC = b"EFB1"
-HEADER = struct.Struct("<4sHHIIHHIHBBIHHIIIIIII32s32s")
-LAYER = struct.Struct("<HHIBBHI")
-VARIANT = struct.Struct("<II")
-END = struct.Struct("<IIIBBHfi6i")
-NUMERICS = {"tflm/1": 1, "litert/1": 2}
-KERNEL_SETS = {"portable": 0, "dsp": 1, "helium": 2}
-DTYPES = {"int8": 0, "int32": 1, "float32": 2}
-SECTION_ALIGNMENT = 16
-_LAYER_ALIGNMENT = 8
-_RANK_LIMIT = 6
-_FNV_OFFSET, _FNV_PRIME = 0x811C9DC5, 0x01000193
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,6 @@ class Ends:
     outputs: Sequence[Value]
 
 
-def fnv1a(data: bytes) -> int:
-    """Return the 32-bit FNV-1a hash (Fowler, Noll, Vo; draft-eastlake-fnv)."""
-    state = _FNV_OFFSET
-    for byte in data:
-        state = (state ^ byte) * _FNV_PRIME & 0xFFFFFFFF
-    return state
-
-
 def write_blob(graph: LoweredGraph, plan: MemoryPlan, ends: Ends, target: Target, model_sha256: bytes) -> Blob:
     """Write a blob.
 
@@ -76,28 +74,63 @@ def write_blob(graph: LoweredGraph, plan: MemoryPlan, ends: Ends, target: Target
     variants = tuple(sorted({layer.call.variant for layer in layers}))
     _check_ids(variants)
     names = _Names()
-    variants_at = HEADER.size
-    layers_at = _aligned(variants_at + VARIANT.size * len(variants))
-    ends_at = _aligned(layers_at + LAYER.size * len(layers))
+    variants_at = HEADER_BYTES
+    layers_at = aligned(variants_at + VARIANT.size * len(variants))
+    ends_at = aligned(layers_at + LAYER.size * len(layers))
     names_at = ends_at + END.size * (len(ends.inputs) + len(ends.outputs))
     variant_table = b"".join(VARIANT.pack(fnv1a(name.encode()), names.put(name, names_at)) for name in variants)
     end_table = _ends(graph, plan, ends, names, names_at)
-    body, placed = _parameters(graph, plan, _aligned(names_at + len(names.data)))
+    body, placed = _parameters(graph, plan, aligned(names_at + len(names.data)))
     layer_table = b"".join(_record(each, variants.index(each.layer.call.variant)) for each in placed)
-    tables = variant_table + bytes(layers_at - variants_at - len(variant_table)) + layer_table
-    fingerprint = fnv1a(tables + struct.pack("<IH", plan.arena_bytes, len(graph.once)))
-    rest = _joined(
-        HEADER.size,
-        {variants_at: variant_table, layers_at: layer_table, ends_at: end_table, names_at: bytes(names.data)},
-        body,
+    tables = {variants_at: variant_table, layers_at: layer_table, ends_at: end_table, names_at: bytes(names.data)}
+    header = Header(
+        magic=MAGIC,
+        format=FORMAT,
+        flags=0,
+        blob_bytes=0,
+        layers_at=layers_at,
+        layer_count=len(layers),
+        once_count=len(graph.once),
+        variants_at=variants_at,
+        variant_count=len(variants),
+        numerics=NUMERICS[target.numerics],
+        kernel_set=KERNEL_SETS[target.kernel_set],
+        ends_at=ends_at,
+        input_count=len(ends.inputs),
+        output_count=len(ends.outputs),
+        arena_bytes=plan.arena_bytes,
+        state_at=plan.state_at,
+        state_bytes=plan.state_bytes,
+        scratch_bytes=plan.scratch_bytes,
+        vectors_at=0,
+        vector_count=0,
+        plan=0,
+        model_sha256=model_sha256,
+        body_sha256=b"",
     )
-    header = HEADER.pack(
-        MAGIC, FORMAT, 0, HEADER.size + len(rest), layers_at, len(layers), len(graph.once), variants_at, len(variants),
-        NUMERICS[target.numerics], KERNEL_SETS[target.kernel_set], ends_at, len(ends.inputs), len(ends.outputs),
-        plan.arena_bytes, plan.state_at, plan.state_bytes, plan.scratch_bytes, 0, 0, fingerprint,
-        model_sha256, hashlib.sha256(rest).digest(),
-    )  # fmt: skip
-    return Blob(header + rest, placed, len(graph.once), fingerprint, variants)
+    rest = _joined({**tables, **body})
+    header = replace(header, plan=plan_of(bytes(HEADER_BYTES) + rest, header))
+    return Blob(header.around(rest), placed, len(graph.once), header.plan, variants)
+
+
+def with_vectors(data: bytes, vectors: Sequence[Vector]) -> bytes:
+    """Return a blob without vectors, with these at its end. All have hashes of all layers, or none has.
+
+    Code that was written for the blob runs this one as well.
+    """
+    header = Header.unpack(data)
+    if not vectors:
+        return data
+    hashed = HASHED if vectors[0].layers else 0
+    return replace(header, flags=hashed, vectors_at=len(data), vector_count=len(vectors)).around(
+        _padded(data[HEADER_BYTES:] + b"".join(map(_vector, vectors)), SECTION_ALIGNMENT)
+    )
+
+
+def _vector(vector: Vector) -> bytes:
+    hashes = struct.pack(f"<{len(vector.layers)}Q", *vector.layers)
+    size = vector_bytes(len(vector.layers), len(vector.inputs), len(vector.outputs))
+    return (hashes + vector.inputs + vector.outputs).ljust(size, b"\0")
 
 
 class _Names:
@@ -131,12 +164,12 @@ def _ends(graph: LoweredGraph, plan: MemoryPlan, ends: Ends, names: _Names, base
 
 def _end(value: Value, place: int, size_bytes: int, name_at: int) -> bytes:
     rank = len(value.shape)
-    if rank > _RANK_LIMIT:
+    if rank > RANK_LIMIT:
         raise UnsupportedModelError(
-            f"the tensor '{value.name}' has {rank} axes, and inputs and outputs have at most {_RANK_LIMIT}",
+            f"the tensor '{value.name}' has {rank} axes, and inputs and outputs have at most {RANK_LIMIT}",
             hint="reshape it in the model",
         )
-    shape = (*value.shape, *[0] * (_RANK_LIMIT - rank))
+    shape = (*value.shape, *[0] * (RANK_LIMIT - rank))
     scale = value.scales[0] if value.scales else 0.0
     return END.pack(name_at, place, size_bytes, DTYPES[value.dtype], rank, 0, scale, value.zero_point, *shape)
 
@@ -152,7 +185,7 @@ def _parameters(
         body[start] = struct.pack(f"<{len(offsets)}I", *offsets) + call.body
         output_bytes = graph.sizes[call.outputs[0]] if call.outputs else 0
         placed.append(PlacedLayer(layer, start, output_bytes))
-        start = _aligned(start + len(body[start]), _LAYER_ALIGNMENT)
+        start = aligned(start + len(body[start]), LAYER_ALIGNMENT)
     return body, tuple(placed)
 
 
@@ -169,12 +202,13 @@ def _record(placed: PlacedLayer, variant: int) -> bytes:
     )
 
 
-def _joined(base: int, sections: Mapping[int, bytes], body: Mapping[int, bytes]) -> bytes:
+def _joined(sections: Mapping[int, bytes]) -> bytes:
+    """Return what follows the header: sections at their places, and zeros between them."""
     data = bytearray()
-    for start, section in sorted({**sections, **body}.items()):
-        data += bytes(start - base - len(data)) + section
-    return bytes(data) + bytes(-len(data) % SECTION_ALIGNMENT)
+    for start, section in sorted(sections.items()):
+        data += bytes(start - HEADER_BYTES - len(data)) + section
+    return _padded(bytes(data), SECTION_ALIGNMENT)
 
 
-def _aligned(place: int, alignment: int = SECTION_ALIGNMENT) -> int:
-    return -(-place // alignment) * alignment
+def _padded(data: bytes, alignment: int) -> bytes:
+    return data + bytes(-len(data) % alignment)

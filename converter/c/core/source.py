@@ -3,7 +3,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from converter.c.core.blob import Blob, Ends, PlacedLayer, fnv1a
+from converter.c.core.blob import Blob, Ends, PlacedLayer
+from converter.c.core.blob_format import fnv1a
 from converter.c.core.memory_plan import MemoryPlan
 from converter.c.core.operands import byte_count, described
 from converter.c.core.program import Target, Value
