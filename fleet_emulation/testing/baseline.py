@@ -136,12 +136,19 @@ def _since(before: Origin, after: Origin) -> str:
 
 
 def _other_key(name: str, stored: Sequence[Entry], key: Key) -> Comparison:
-    known = "; ".join(str(entry.key) for entry in stored)
-    return Comparison(
-        name=name,
-        verdict="other-key",
-        sentence=f"is not compared with the baseline '{name}', which is of {known}, and this is {key}",
-    )
+    same_compiler = next((entry.key for entry in stored if str(entry.key) == str(key)), None)
+    if same_compiler is not None:
+        why = f"as {_flags_told(same_compiler.flags, key.flags)}"
+    else:
+        why = f"which is of {' and '.join(dict.fromkeys(str(entry.key) for entry in stored))}, and this is {key}"
+    return Comparison(name=name, verdict="other-key", sentence=f"is not compared with the baseline '{name}', {why}")
+
+
+def _flags_told(before: str, after: str) -> str:
+    gone = [flag for flag in before.split() if flag not in after.split()]
+    new = [flag for flag in after.split() if flag not in before.split()]
+    told = [f"{' '.join(flags)} {what}" for flags, what in ((gone, "went"), (new, "came")) if flags]
+    return f"its compiler's flags changed: {', '.join(told) or 'their order'}"
 
 
 def merge(stored: BaselineFile, updates: Sequence[tuple[str, Measured]]) -> BaselineFile:

@@ -33,7 +33,7 @@ class Key(Fact, frozen=True, kw_only=True):
     flags: str
 
     def __str__(self) -> str:
-        return f"{self.compiler} {self.version} ({self.flags or 'no flags'})"
+        return f"{self.compiler} {self.version}"
 
 
 class Origin(Fact, frozen=True, kw_only=True):

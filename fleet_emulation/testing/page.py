@@ -108,7 +108,7 @@ def _built(row: Row) -> str:
         row.origin.build
     ]
     numerics = f", numerics {row.origin.numerics}" if row.origin.numerics else ""
-    return f"{row.key}, {what}{numerics}"
+    return f"{row.key} with {row.key.flags}, {what}{numerics}"
 
 
 def _pill(told: Comparison) -> str:

@@ -56,10 +56,9 @@ def _compare(
 
 
 @pytest.fixture
-def run(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the project's tests with our plugin and pytest-xdist; others would only take time."""
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    plugins = ("-p", "fleet_emulation.pytest_plugin", "-p", "xdist", "-p", "no:cacheprovider")
+def run(project: pytest.Pytester) -> Run:
+    """Run the project's tests without plugins that would only take time."""
+    plugins = ("-p", "no:hypothesispytest", "-p", "no:anyio", "-p", "no:cacheprovider")
     return lambda *options: project.runpytest_inprocess(*plugins, *options)
 
 
