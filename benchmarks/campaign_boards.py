@@ -58,7 +58,8 @@ class _Campaign:
     def count(self, one: _Tried, got: list[Array]) -> None:
         tally = self.tallies.setdefault(one.variant, Tally())
         tally.sets.add(one.identity)
-        tally.count(got, one.wanted, one.seed)
+        tally.compare(got, one.wanted, one.seed)
+        tally.count(one.wanted)
 
     def wants(self, variants: frozenset[str]) -> set[str]:
         """Return the variants that have not had their share yet."""
