@@ -25,7 +25,8 @@ _LEAST_LEFT, _MOST_LEFT = 2, 30
 #: A left shift that every stream takes, for channels that are multiplied by 0.
 _ANY_LEFT = 8
 _ANSWERS = np.arange(INT8_MIN + 1, INT8_MAX + 1, dtype=np.int64)[None, :]
-_OFFSETS_TRIED = 300
+_OFFSETS_TRIED, _OFFSETS_PROVED = 1 << 15, 64
+_LOW_WORD = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -178,33 +179,49 @@ def _one_shift(sums: Integers, words: Integers) -> Integers:
 
 
 def _repaired(sums: Sums, steps: _Steps, words: Integers, offsets: Integers, channel: int, left: int) -> bool:
-    """Find other words for a channel whose factor asks for less of a left shift, in place; tell whether it has."""
-    if left - sums.shifts[channel] <= _FRACTION_BITS + 1:
-        return False
-    for found, offset in _small_factors(sums.channel(channel), left):
+    """Find other words and an offset on the sum for a channel, in place; tell whether it has."""
+    one = sums.channel(channel)
+    natural = _FRACTION_BITS + 1 + int(one.shifts[0])
+    if natural >= left and int(max(-one.least[0], one.most[0])) << natural < 1 << 31:
+        return False  # what an offset helps against is not what is wrong
+    for found, offset in _with_offsets(one, left):
         if steps.agree_one(channel, found, offset):
             words[channel], offsets[channel] = found, offset
             return True
     return False
 
 
-def _small_factors(one: Sums, left: int) -> Iterator[tuple[Integers, int]]:
-    """Yield words and an offset on the sum: fewer bits of the multiplier, and what an answer of 0 asks for."""
+def _with_offsets(one: Sums, least_left: int) -> Iterator[tuple[Integers, int]]:
+    """Yield words and an offset on the sum, the most promising ones first.
+
+    An offset does three things: where the factor asks for less of a left shift than kernels have, and so for fewer bits
+    of the multiplier, it makes the shortened product right in the middle of the range; with it a whole number ``c`` can
+    be as good as the fraction that the roundings ask for; and sums that lie on one side of 0 find room in 32 bits.
+    """
     right, least, most = int(-one.shifts[0]), int(one.least[0]), int(one.most[0])
+    natural = _FRACTION_BITS + 1 - right
+    left = max(natural, least_left)
     multiplier = int(one.multipliers[0])
-    short = multiplier >> (right + left - _FRACTION_BITS - 1)
-    if short == 0:
+    step = multiplier >> (left - natural) << left  # of what is shifted by 32, for a sum of 1
+    if left > _MOST_LEFT or step == 0:
         return
-    middle = min(max((-one.out_zero << (31 + right)) // multiplier, least), most)  # where the answer is about 0
-    exact = Fraction(middle * multiplier, 1 << (31 + right)) + Fraction(1, 2) + one.out_zero
-    if one.rounding == ROUND_TWICE:
+    middle = (least + most) // 2
+    exact = Fraction(middle * multiplier, 1 << max(31 + right, 0)) + Fraction(1, 2) + one.out_zero
+    if one.rounding == ROUND_TWICE and right > 0:
         exact += Fraction(1, 1 << (right + 1))
-    wanted, sum_of_one = exact * (1 << _FRACTION_BITS), Fraction(1 << 32, short << left)
-    tries = []
-    for constant in range(math.floor(wanted) - _OFFSETS_TRIED, math.floor(wanted) + _OFFSETS_TRIED):
-        offset = (wanted - constant) * sum_of_one
-        tries += [
-            (abs(offset - near), constant, near - middle) for near in (math.floor(offset), math.floor(offset) + 1)
-        ]
-    for _, constant, moved in sorted(tries)[:_OFFSETS_TRIED]:
-        yield np.array([0, short, constant, left], np.int64), moved
+    wanted = math.floor(exact * (1 << (_FRACTION_BITS + 32))) - middle * step
+    tried = _offsets(least, most, left)
+    rest = (np.uint64(wanted & _LOW_WORD) - tried.astype(np.uint64) * np.uint64(step)) & np.uint64(_LOW_WORD)
+    for place in np.argsort(np.minimum(rest, (1 << 32) - rest), kind="stable")[:_OFFSETS_PROVED]:
+        offset = int(tried[place])
+        constant = (wanted - offset * step + (1 << 31)) >> 32
+        yield np.array([0, step >> left, constant, left], np.int64), offset
+
+
+def _offsets(least: int, most: int, left: int) -> Integers:
+    """Return the offsets that leave room for all sums, those next to 0 if there are many."""
+    room = ((1 << 31) - 1) >> left
+    first, last = -room - least, room - most
+    nearest = min(max(0, first), last)
+    found: Integers = np.arange(max(first, nearest - _OFFSETS_TRIED), min(last, nearest + _OFFSETS_TRIED) + 1)
+    return found

@@ -99,3 +99,19 @@ def test_a_channel_whose_ends_agree_only_because_they_wrap_is_not_constant() -> 
     ends_and_between = np.array([[0, 1, (1 << 21) - 1, 1 << 22]])
     assert wrapping.answers(ends_and_between).tolist() == [[-128, 127, -128, -128]]
     assert scaling(wrapping).form == "exact"
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "shift", "least", "most"),
+    [
+        (1372856576, -1, -4_142, 123_868),  # on one side of 0: a channel of TFLM's person detection
+        (1829385402, -15, -4_369_292, 3_383_983),  # a constant between two integers: one of an autoencoder
+    ],
+)
+def test_an_offset_on_the_sum_lets_one_shift_do(multiplier: int, shift: int, least: int, most: int) -> None:
+    one = [np.array([number], np.int64) for number in (least, most, multiplier, shift)]
+    sums = Sums(*one, -128, -128, 127, ROUND_TWICE)
+    scaled = scaling(sums)
+    every = np.arange(least, most + 1)
+    assert (scaled.form, scaled.bias[0] != 0) == ("relu", True)
+    np.testing.assert_array_equal(_one_shift(scaled, every), sums.answers(every[None])[0])
