@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -66,29 +66,59 @@ def shared_folder() -> Path:
     return Path(os.environ.get("EDGEFLEET_SHARED", REPOSITORY.parent / "shared"))
 
 
+@dataclass(frozen=True)
+class Workshop:
+    """Compiles with and without sanitizers; kernels and runtime only once."""
+
+    folder: Path
+    archives: dict[bool, Path] = field(default_factory=dict)
+
+    def archive(self, sanitized: bool) -> Path:
+        """Return the library of all portable kernels and the runtime."""
+        if sanitized not in self.archives:
+            folder = self.folder / ("sanitized" if sanitized else "plain")
+            folder.mkdir()
+            sources = sorted(str(path) for part in ("portable", "runtime") for path in (_KERNELS / part).glob("*.c"))
+            objects = [str(folder / f"{number}.o") for number in range(len(sources))]
+            for source, made in zip(sources, objects, strict=True):
+                compile_c("-c", source, "-o", made, sanitized=sanitized)
+            subprocess.run(["ar", "rcs", str(folder / "kernels.a"), *objects], check=True)
+            self.archives[sanitized] = folder / "kernels.a"
+        return self.archives[sanitized]
+
+
+def compile_c(*arguments: str, sanitized: bool = False) -> None:
+    """Run the host's compiler; warnings are errors."""
+    how = _SANITIZERS if sanitized else ("-O2",)
+    subprocess.run(["cc", *_WARNINGS, *how, f"-I{_KERNELS / 'include'}", *arguments], check=True)
+
+
 @pytest.fixture(scope="session")
-def host_program(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Compile a generated program: ``host_program(generated, sanitized=False, updatable=False)``."""
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The host's compiler, and what it has made already."""
     if shutil.which("cc") is None:
         pytest.skip("a C compiler is missing: install gcc")
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="session")
+def host_program(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Compile a generated program: ``host_program(generated, sanitized=False, updatable=False)``."""
 
     def build(generated: Generated, *, sanitized: bool = False, updatable: bool = False) -> HostProgram:
-        folder = tmp_path_factory.mktemp(generated.name)
-        for name, text in generated.sources.items():
-            (folder / name).write_text(text)
-        written = [str(folder / name) for name in generated.sources if name.endswith(".c")]
+        folder, name = tmp_path_factory.mktemp(generated.name), generated.name
+        for file, text in generated.sources.items():
+            (folder / file).write_text(text)
+        parts = [str(_DRIVER), str(folder / f"{name}.c")]
+        if not updatable:  # only data: no need of sanitizers
+            compile_c("-c", f"-I{folder}", str(folder / f"{name}_blob.c"), "-o", str(folder / "blob.o"))
+            parts.append(str(folder / "blob.o"))
+        defines = ["-D_ISOC11_SOURCE", f"-DMODEL={name}", f'-DMODEL_HEADER="{name}.h"']
+        if updatable:
+            defines.append("-DEF_UPDATABLE")
+        archive = str(workshop.archive(sanitized))
         program = folder / "program"
-        subprocess.run(
-            [
-                "cc", *_WARNINGS, *(_SANITIZERS if sanitized else ("-O2",)),
-                f"-DMODEL={generated.name}", f'-DMODEL_HEADER="{generated.name}.h"',
-                *(["-DEF_UPDATABLE"] if updatable else []), "-D_ISOC11_SOURCE",
-                f"-I{folder}", f"-I{_KERNELS / 'include'}",
-                str(_DRIVER), *written, *(str(_KERNELS / name) for name in generated.kernel_sources),
-                "-o", str(program),
-            ],
-            check=True,
-        )  # fmt: skip
+        compile_c(*defines, f"-I{folder}", *parts, archive, "-o", str(program), sanitized=sanitized)
         blob = folder / "blob" if updatable else None
         if blob:
             blob.write_bytes(generated.blob)
