@@ -31,6 +31,8 @@ UartKind = Literal["unix", "tcp", "pty"]
 
 #: The exit code of the start-up when the processor faults (firmware/boards/board.h).
 FAULT = 99
+#: What QEMU says when a fault's handler faults: there is no stack for it.
+_LOCKUP = "Lockup: can't escalate"
 _CONSOLE, _COUNTS = "console.txt", "counts.txt"
 #: A board that writes without end must not fill the disk.
 _MOST_FILE_BYTES = 1 << 30
@@ -86,21 +88,25 @@ class Board:
         status = self._process.poll()
         if status is None:
             raise BoardError(f"the board '{self.profile.id}' is still running", hint="wait for its end")
+        if status == FAULT or (status == -signal.SIGABRT and _LOCKUP in self.output):
+            raise self._faulted()
         if status < 0:
             raise BoardError(
                 f"the board '{self.profile.id}' was killed by {signal.Signals(-status).name}{self._said()}",
                 hint="run it again; if nobody killed it, it wrote a file without end, or QEMU has a defect",
             )
-        if status == FAULT:
-            raise BoardError(
-                f"the processor of the board '{self.profile.id}' faulted{self._said()}",
-                hint="the program reached for memory that is not there, or its stack was too small",
-            )
-        if status == 1 and b"qemu-system" in self.output.encode():
+        if status == 1 and "qemu-system" in self.output:
             raise BoardError(
                 f"QEMU cannot be the board '{self.profile.id}'{self._said()}", hint="install QEMU 7.2 or later"
             )
         return status
+
+    def _faulted(self) -> BoardError:
+        said = "" if _LOCKUP in self.output else self._said()
+        return BoardError(
+            f"the processor of the board '{self.profile.id}' faulted{said}",
+            hint="the program reached for memory that is not there, or its stack was too small",
+        )
 
     def _said(self) -> str:
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
@@ -353,6 +359,7 @@ def _child_setup(parent: int) -> Callable[[], None]:
         _libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_FILE_BYTES, _MOST_FILE_BYTES))
 
     return prepare
