@@ -195,7 +195,7 @@ def _with_offsets(one: Sums, least_left: int) -> Iterator[tuple[Integers, int]]:
     """Yield words and an offset on the sum, the most promising ones first.
 
     An offset does three things: where the factor asks for less of a left shift than kernels have, and so for fewer bits
-    of the multiplier, it makes the shortened product right in the middle of the range; with it a whole number ``c`` can
+    of the multiplier, it makes the shortened product right amid the answers; with it a whole number ``c`` can
     be as good as the fraction that the roundings ask for; and sums that lie on one side of 0 find room in 32 bits.
     """
     right, least, most = int(-one.shifts[0]), int(one.least[0]), int(one.most[0])
@@ -205,7 +205,8 @@ def _with_offsets(one: Sums, least_left: int) -> Iterator[tuple[Integers, int]]:
     step = multiplier >> (left - natural) << left  # of what is shifted by 32, for a sum of 1
     if left > _MOST_LEFT or step == 0:
         return
-    middle = (least + most) // 2
+    # the middle of what is not cut off: there an answer is about 0, and c small enough to share a word
+    middle = min(max((-one.out_zero << max(31 + right, 0)) // multiplier, least), most)
     exact = Fraction(middle * multiplier, 1 << max(31 + right, 0)) + Fraction(1, 2) + one.out_zero
     if one.rounding == ROUND_TWICE and right > 0:
         exact += Fraction(1, 1 << (right + 1))
