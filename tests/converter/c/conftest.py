@@ -86,6 +86,19 @@ class Workshop:
             self.archives[sanitized] = folder / "kernels.a"
         return self.archives[sanitized]
 
+    def opening(self, generated: Generated, folder: Path) -> Path:
+        """Return a program under sanitizers that opens blobs with a program's kernels, and runs nothing."""
+        for file, text in generated.sources.items():
+            (folder / file).write_text(text)
+        name, program = generated.name, folder / "opening"
+        compile_c(
+            *("-D_ISOC11_SOURCE", "-DEF_UPDATABLE", f"-DMODEL={name}", f'-DMODEL_HEADER="{name}.h"', f"-I{folder}"),
+            *(str(_DRIVER.with_name("opening.c")), str(folder / f"{name}.c"), str(self.archive(True))),
+            *("-o", str(program)),
+            sanitized=True,
+        )
+        return program
+
 
 def compile_c(*arguments: str, sanitized: bool = False) -> None:
     """Run the host's compiler; warnings are errors."""
