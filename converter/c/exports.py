@@ -28,6 +28,15 @@ _PREPROCESS_HEADER = "preprocess.h"
 _INCLUDED = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 _COMPILERS = {"arm": "arm-none-eabi-gcc", "riscv": "riscv64-unknown-elf-gcc"}
 _BARE_METAL = "tflm"
+#: Words of C99 and C++ that a file may have for its name, and names that generated code and its tests use.
+_WORDS = (
+    "alignas and arena asm auto bitand bitor bool break case catch char class compl concept const continue default "
+    "delete do double else enum explicit export extern false final float for friend goto if import inline int long "
+    "main model module mutable namespace new not operator or private program protected public register requires "
+    "restrict return short signed sizeof static struct switch template this throw true try typedef typename union "
+    "unsigned using variants virtual void volatile while xor yield"
+)
+_TAKEN = frozenset(_WORDS.split())
 
 
 class ExportedTensor(Fact, frozen=True, kw_only=True):
@@ -124,8 +133,10 @@ def export(paths: Sequence[Path], *, profile: str | None, numerics: Numerics | N
 
 
 def c_name(name: str) -> str:
-    """Return a name as a C identifier."""
+    """Return a name as an identifier of C and C++ that is none of their words."""
     plain = re.sub(r"[^a-z0-9]", "_", name.lower())
+    if plain in _TAKEN:
+        return f"{plain}_model"
     return plain if plain[:1].isalpha() else f"model_{plain}"
 
 

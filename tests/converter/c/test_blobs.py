@@ -21,7 +21,6 @@ from converter.c.core.program import Target
 from converter.c.generate import Generated, generate
 from edgefleet.contracts.errors import UnsupportedModelError
 
-
 KERNELS = Path(__file__).resolve().parents[3] / "firmware" / "kernels"
 
 
