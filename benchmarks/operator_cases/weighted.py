@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random cases of the operators that multiply weights: convolutions and fully connected, in int8 and int4."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -116,9 +117,12 @@ def _fully_connected(row: str, *, int4: bool, per_channel: bool) -> Callable[[Dr
     def case(draw: Draw) -> Case:
         rows, inputs, outputs = draw.size(1, 40), draw.size(1, 90), draw.size(2, 40)
         weights = draw_weights(draw, [outputs, inputs], int4=int4)
-        layer = LayerWriter(draw, [rows, inputs], weights, 0, int4=int4, per_channel=per_channel)
-        options = {"fusedActivationFunction": draw.activation()}
-        made = layer.case(row, "FULLY_CONNECTED", [rows, outputs], options)
+        leading = [rows] if draw.chance(0.7) else [draw.size(1, 4), rows]
+        layer = LayerWriter(draw, [*leading, inputs], weights, 0, int4=int4, per_channel=per_channel)
+        keep = len(leading) > 1 and draw.chance()
+        options = {"fusedActivationFunction": draw.activation(), "keepNumDims": keep}
+        shape = leading if keep else [math.prod(leading)]
+        made = layer.case(row, "FULLY_CONNECTED", [*shape, outputs], options)
         if int4 and per_channel:  # the wheel takes no such layer, but the same numbers in int8
             return replace(made, tflm_graph=_in_int8(made.graph))
         return made

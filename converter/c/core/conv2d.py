@@ -72,9 +72,16 @@ def _shape(layer: Weighted) -> Conv2dShape:
 
 
 def steps(operator: Operator) -> tuple[int, int, int, int]:
-    """Return strides and dilations, vertical first."""
+    """Return strides and dilations, vertical first.
+
+    Raises:
+        UnsupportedModelError: one of them is no step.
+    """
     names = ("strideH", "strideW", "dilationHFactor", "dilationWFactor")
-    return tuple(int(operator.options.get(name, 1)) for name in names)  # type: ignore[return-value]
+    numbers = tuple(int(operator.options.get(name, 1)) for name in names)
+    if min(numbers) < 1:
+        raise unsupported(operator, f"strides and dilations of {numbers} make no sense")
+    return numbers  # type: ignore[return-value]
 
 
 def _as_halves(layer: Weighted, rows: Integers, scaled: Scaling) -> Scaling | None:

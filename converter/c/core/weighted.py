@@ -79,6 +79,8 @@ def _filters(operator: Operator, graph: Graph) -> Value:
         raise unsupported(operator, f"its weights {value.name} must be constant int8 or int4, and are not")
     if len(value.shape) != (2 if operator.name == "FULLY_CONNECTED" else 4):
         raise unsupported(operator, f"its weights {value.name} have {len(value.shape)} axes")
+    if not value.data.size:
+        raise unsupported(operator, f"its weights {value.name} are empty")
     if value.zero_point != 0:
         raise unsupported(operator, f"its weights {value.name} have the zero point {value.zero_point}, and need 0")
     return value
