@@ -96,3 +96,17 @@ def test_a_model_on_an_emulated_board_runs_as_it_is_told(tmp_path: Path) -> None
     assert "exit status 1" in out
     assert out.count("3 passed") == 3
     assert (tmp_path / "digits-on-m4" / "figures.html").is_file()
+
+
+@pytest.mark.slow
+def test_running_and_comparing_on_an_emulated_board_go_as_the_guides_say(checkout: Path) -> None:
+    for program in ("qemu-system-arm", "cc"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    out = _run(_script("docs/how-to/run-on-an-emulated-board.md"), checkout)
+    assert "answers.npy: 20 samples on mps2-an386" in out
+    assert '"profile": "mps2-an385"' in out
+    assert np.load(checkout / "answers.npy").shape == (20, 10)
+    out = _run(_script("docs/how-to/compare-layer-by-layer.md"), checkout)
+    assert re.search(r"^same +this machine, generated C: \d+ layers, bit for bit$", out, re.MULTILINE)
+    assert re.search(r"^same +mps2-an386, generated C: \d+ layers, bit for bit$", out, re.MULTILINE)
