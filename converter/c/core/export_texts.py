@@ -54,7 +54,7 @@ def readme(models: Sequence[ExportedModel], kernel_set: KernelSet, flags: Sequen
         "- `-DEF_UPDATABLE`: programs read their model through a pointer (`NAME.blob`, `NAME.blob_bytes`), so that it",
         "  can be exchanged without new firmware; `NAME/NAME.blob` is such a model. `ef_open` checks it.",
         "- `-DEF_BLOB_SECTION='__attribute__((section(\"...\")))'` places blobs, in external flash for instance.",
-        "- `-DEF_FAST_CODE='__attribute__((section(\"...\")))'` places kernels, in fast memory for instance.",
+        "- `-DEF_FAST_CODE_SECTION=.NAME` places kernels, C and assembler, in tightly coupled memory for instance.",
     )
 
 
