@@ -79,8 +79,8 @@ def _structure(kind: Any) -> tuple[Any, bool]:
 def _default(field: Any) -> str:
     if field.required:
         return "required"
-    default = field.default
-    if default in (None, (), "") or isinstance(default, msgspec.Struct):
+    default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if default in (None, (), "", {}) or isinstance(default, msgspec.Struct):
         return "none"
     if isinstance(default, str):
         return f"`{default}`"
