@@ -24,7 +24,8 @@ STATUSES = {
     "BundleError": 3, "ProfileError": 3, "IncompatibleError": 3, "UnsupportedModelError": 3, "SampleError": 3,
     "ModelFailedError": 3, "BudgetError": 3, "TrustError": 3, "MessageError": 3, "PolicyError": 3,
     "NotAllowedError": 4, "RolledBackError": 5, "UnreachableError": 1, "StorageError": 1, "PortInUseError": 1,
-    "MissingExtraError": 1, "MissingProgramError": 1, "BuildError": 1, "BoardError": 1, "ConflictError": 1, "NotFoundError": 1,
+    "MissingExtraError": 1, "MissingProgramError": 1, "BuildError": 1, "BoardError": 1,
+    "ConflictError": 1, "NotFoundError": 1,
 }  # fmt: skip
 
 
