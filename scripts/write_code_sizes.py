@@ -39,6 +39,8 @@ _BLOB_BYTES = 64
 #: Layers lie apart as those of a real model, so that calls need addresses of the same length.
 _LAYER_STEP = 4136
 _MANY = 24
+#: What has no size of its own ends somewhere in the padding before the next name.
+_PADDING_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ def _code_bytes(image: Image) -> int:
 
 
 def _symbols(image: Image) -> dict[str, int]:
-    """Return names of what is stored and the bytes from each to the next, the generated code aside.
+    """Return names of what is stored and their bytes, the generated code aside.
 
-    Not all sizes stand in the file: what is written in assembler often has none.
+    What is written in assembler often has no size in the file: then it reaches to the next name.
     """
     return {
         name: size_bytes
@@ -146,14 +148,15 @@ def _symbols(image: Image) -> dict[str, int]:
 
 def _named_parts(section: Section, symbols: Sequence[Symbol]) -> Iterator[tuple[str, int]]:
     end = section.address + section.size_bytes
-    names: dict[int, str] = {}
-    for symbol in symbols:
+    named: dict[int, Symbol] = {}
+    for symbol in sorted(symbols, key=lambda each: (-each.size_bytes, each.name)):
         address = symbol.address & ~1 if symbol.function else symbol.address
         if section.address <= address < end and _is_named(symbol.name):
-            names[address] = min(symbol.name, names.get(address, symbol.name))
-    places = sorted(names)
+            named.setdefault(address, symbol)
+    places = sorted(named)
     for place, following in zip(places, [*places[1:], end], strict=False):
-        yield names[place], following - place
+        symbol = named[place]
+        yield symbol.name, symbol.size_bytes or -(-(following - place) // _PADDING_BYTES) * _PADDING_BYTES
 
 
 def _is_named(name: str) -> bool:

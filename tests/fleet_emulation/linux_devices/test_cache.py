@@ -26,6 +26,7 @@ def make(folder):
 print((make_once("kind", "key", make, say=lambda line: None) / "content").read_text())
 """
 MAKE_FOR_EVER = """
+import signal
 from fleet_emulation.linux_devices.cache import make_once
 
 def make(folder):
