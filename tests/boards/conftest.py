@@ -54,24 +54,3 @@ def program(tmp_path: Path) -> BuildProgram:
         return build([source], profile=profile, toolchain=toolchain, folder=tmp_path / "image", **options)  # type: ignore[arg-type]
 
     return make
-
-
-#: Modules whose tests build and boot boards, whatever else they look at.
-_ON_BOARDS = {"test_stack.py", "test_images.py", "test_counting.py"}
-_PROGRAMS = {
-    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
-    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
-    "qemu-system-arm": "qemu-system-arm",
-    "qemu-system-riscv32": "qemu-system-misc",
-    "gcc": "gcc",
-}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs boards where they cannot be built or booted, and say what is missing."""
-    missing = sorted(package for program, package in _PROGRAMS.items() if shutil.which(program) is None)
-    if not missing:
-        return
-    for item in items:
-        if item.path.parent == Path(__file__).parent and item.path.name in _ON_BOARDS:
-            item.add_marker(pytest.mark.skip(reason=f"missing: apt-get install {' '.join(missing)}"))

@@ -20,6 +20,8 @@ from edgefleet.contracts.errors import BoardError, MissingProgramError
 from edgefleet.contracts.profile import Profile
 from firmware_profiles.loader import load_profile
 
+pytestmark = pytest.mark.boards
+
 BuildProgram = Callable[..., Image]
 M4, M55, RV32 = (load_profile(name) for name in ("mps2-an386", "mps3-an547", "rv32-virt"))
 

@@ -20,6 +20,8 @@ from edgefleet.contracts.errors import BudgetError, BuildError, ExitStatus, Prof
 from edgefleet.contracts.profile import Memory, Profile
 from firmware_profiles.loader import load_profile
 
+pytestmark = pytest.mark.boards
+
 BuildProgram = Callable[..., images.Image]
 M4 = load_profile("mps2-an386")
 SMALL = load_profile("nucleo-f103rb")

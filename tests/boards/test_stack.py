@@ -14,6 +14,8 @@ from edgefleet.contracts.errors import BuildError, MissingProgramError
 from edgefleet.contracts.profile import Profile
 from firmware_profiles.loader import load_profile
 
+pytestmark = pytest.mark.boards
+
 BuildProgram = Callable[..., Image]
 M4 = load_profile("mps2-an386")
 #: Branches that take different amounts, a deep call behind an early return, and a tail call.

@@ -26,6 +26,8 @@ from edgefleet.contracts.manifest import Numerics
 from edgefleet.contracts.profile import Profile, kernel_set
 from firmware_profiles.loader import load_profile
 
+pytestmark = pytest.mark.boards
+
 _CASES_OF_A_ROW = {**dict.fromkeys(weighted.ROWS, 24), **dict.fromkeys(fast.ROWS, 40), "add": 6}
 _OTHER_CASES = 10
 _ROWS: Mapping[str, Callable[[Draw], Case]] = {

@@ -2,7 +2,6 @@
 """A bundle for a microcontroller, its batch, what TFLM makes of it, and the command line."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -46,21 +45,6 @@ def _edgefleet_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         return Told(int(stopped.value.code or 0), printed.out, printed.err)
 
     return run
-
-
-@pytest.fixture(name="on_boards")
-def _on_boards() -> None:
-    """Programs that build and boot boards, or the test is skipped."""
-    wanted = {
-        "qemu-system-arm": "qemu-system-arm",
-        "qemu-system-riscv32": "qemu-system-misc",
-        "arm-none-eabi-gcc": "gcc-arm-none-eabi",
-        "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
-        "gcc": "gcc",
-    }
-    missing = sorted(package for program, package in wanted.items() if shutil.which(program) is None)
-    if missing:
-        pytest.skip(f"missing: apt-get install {' '.join(missing)}")
 
 
 class MicrocontrollerCase(NamedTuple):

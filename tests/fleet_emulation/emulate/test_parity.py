@@ -13,7 +13,7 @@ import pytest
 import fleet_emulation.emulate.parity as under_test
 from fleet_emulation.emulate.reference_layers import Reference, reference_layers
 
-pytestmark = pytest.mark.usefixtures("on_boards")
+pytestmark = pytest.mark.boards
 
 
 @pytest.fixture(name="arm64")

@@ -20,7 +20,7 @@ FIXED = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("on_boards")
+@pytest.mark.boards
 @pytest.mark.parametrize("board", BOARDS)
 def test_a_board_gives_tflm_s_bytes(
     board: str, tmp_path: Path, microcontroller_case: Any, edgefleet_command: Callable[..., Any]
@@ -41,7 +41,7 @@ def test_a_board_gives_tflm_s_bytes(
     assert in_layers == pytest.approx(document["instructions"], rel=0.01)
 
 
-@pytest.mark.usefixtures("on_boards")
+@pytest.mark.boards
 def test_counts_are_the_same_in_every_run(
     tmp_path: Path, microcontroller_case: Any, edgefleet_command: Callable[..., Any]
 ) -> None:
@@ -51,7 +51,7 @@ def test_counts_are_the_same_in_every_run(
     assert others == [first, first]
 
 
-@pytest.mark.usefixtures("on_boards")
+@pytest.mark.boards
 def test_firmware_that_can_be_updated_costs_two_percent_at_most(
     tmp_path: Path, microcontroller_case: Any, edgefleet_command: Callable[..., Any]
 ) -> None:
@@ -64,7 +64,7 @@ def test_firmware_that_can_be_updated_costs_two_percent_at_most(
     assert updatable["instructions"] <= static["instructions"] * 1.02
 
 
-@pytest.mark.usefixtures("on_boards")
+@pytest.mark.boards
 def test_a_stream_keeps_its_state_only_when_asked(tmp_path: Path, edgefleet_command: Callable[..., Any]) -> None:
     """The model answers with the sum of all that it has heard."""
     graph = GraphWriter()
@@ -106,7 +106,7 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-@pytest.mark.usefixtures("on_boards")
+@pytest.mark.boards
 @pytest.mark.parametrize("region", ["code", "data"])
 def test_a_model_that_does_not_fit_is_refused(
     region: str, tmp_path: Path, microcontroller_case: Any, edgefleet_command: Callable[..., Any]

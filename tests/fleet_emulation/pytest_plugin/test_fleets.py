@@ -17,6 +17,8 @@ from fleet_emulation.linux_devices.device import missing
 from fleet_emulation.testing.fleet import shares
 from fleet_emulation.testing.frames import REQUEST, frame
 
+pytestmark = pytest.mark.boards
+
 if TYPE_CHECKING:
     from fleet_emulation.testing.fixture import EdgeFleet
 

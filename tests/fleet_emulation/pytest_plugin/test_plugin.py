@@ -14,6 +14,8 @@ import pytest
 
 import fleet_emulation.testing.fixture  # noqa: F401  # runs in this process would each load it anew
 
+pytestmark = pytest.mark.boards
+
 pytest_plugins = ["pytester"]
 
 Run = Callable[..., pytest.RunResult]

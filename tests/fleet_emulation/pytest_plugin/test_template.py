@@ -16,6 +16,8 @@ from edgefleet.cli.main import run, verbs
 from edgefleet.contracts.errors import ConflictError, FileMissingError, InputError
 from fleet_emulation.emulate.init import begin
 
+pytestmark = pytest.mark.boards
+
 PROFILE = "mps2-an386"
 
 
