@@ -11,6 +11,7 @@ bound, and an error says so.
 """
 
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ def _bodies(code: Sequence[_Instruction], symbols: Mapping[int, Symbol]) -> Iter
         yield start, list(code[bisect_left(addresses, start) : bisect_left(addresses, start + size)])
 
 
-class _Reader:
+class _Reader(ABC):
     """Follows the stack pointer through one function. Subclasses know an instruction set."""
 
     def __init__(self, name: str, starts: Mapping[int, str]) -> None:
@@ -229,25 +230,25 @@ class _Reader:
             f"{self._name} moves its stack by what is no constant ({instruction.name} {instruction.operands})"
         )
 
+    @abstractmethod
     def depth_after(self, instruction: _Instruction, depth: int) -> int:
         """Return the bytes that the function has on the stack behind an instruction."""
-        raise NotImplementedError
 
+    @abstractmethod
     def jumps(self, instruction: _Instruction) -> bool:
         """Tell whether it may go to its target: a branch or a call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def calls(self, instruction: _Instruction) -> bool:
         """Tell whether it comes back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def calls_pointer(self, instruction: _Instruction) -> bool:
         """Tell whether it calls, or ends with a jump, through a register."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ends(self, instruction: _Instruction) -> bool:
         """Tell whether what stands behind it is reached only by jumps."""
-        raise NotImplementedError
 
 
 class _ArmReader(_Reader):
