@@ -13,16 +13,20 @@ from edgefleet.contracts.errors import StorageError
 from fleet_emulation.linux_devices.cache import cache_folder, find_made, keep_newest, make_once
 
 MAKE_AND_COUNT = """
-import sys, time
+import os, sys
 from pathlib import Path
 from fleet_emulation.linux_devices.cache import make_once
+
+asked, everybody = Path(sys.argv[2]), int(sys.argv[3])
 
 def make(folder):
     with Path(sys.argv[1]).open("a") as log:
         log.write("made\\n")
-    time.sleep(0.3)
+    while len(list(asked.iterdir())) < everybody:
+        os.sched_yield()
     (folder / "content").write_text("whole")
 
+(asked / str(os.getpid())).touch()
 print((make_once("kind", "key", make, say=lambda line: None) / "content").read_text())
 """
 MAKE_FOR_EVER = """
@@ -45,13 +49,15 @@ def _write(folder: Path) -> None:
 def test_processes_that_ask_at_the_same_time_get_one_folder_made_by_one_of_them(
     empty_cache: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", MAKE_AND_COUNT, str(tmp_path / "log")]
+    everybody, asked = 4, tmp_path / "asked"
+    asked.mkdir()
+    command = [sys.executable, "-c", MAKE_AND_COUNT, str(tmp_path / "log"), str(asked), str(everybody)]
 
     def ask(_: int) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60.0).stdout
 
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(ask, range(4))) == {"whole\n"}
+    with ThreadPoolExecutor(everybody) as pool:
+        assert set(pool.map(ask, range(everybody))) == {"whole\n"}
     assert (tmp_path / "log").read_text() == "made\n"
 
 
