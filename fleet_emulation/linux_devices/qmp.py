@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,14 @@ class Qmp:
         raise UnreachableError(f"QEMU takes longer than {limit_s:.0f} s for '{command}'", hint="see its log")
 
     def close(self) -> None:
-        """Close the connection."""
-        self._lines.close()
+        """Close the connection; what QEMU, already gone, did not take is dropped."""
+        with suppress(OSError):  # closing writes what a failed write left in the buffer
+            self._lines.close()
         self._connection.close()
 
     def _message(self) -> dict[str, Any]:
         line = self._lines.readline()
-        if not line:
+        if not line.endswith(b"\n"):  # nothing, or half a message
             raise ConnectionResetError("QEMU ended")
         found: dict[str, Any] = json.loads(line)
         return found
