@@ -9,6 +9,7 @@ from typing import Literal
 
 from converter.adapters.output_files import write_together
 from converter.c.core import export_texts as texts
+from converter.c.core.names_in_c import c_name, first_clash
 from converter.c.core.preprocessing import GeneratedPreprocessing, generate_preprocessing
 from converter.c.core.program import KernelSet, Target, Value
 from converter.c.generate import Generated, generate
@@ -28,15 +29,6 @@ _PREPROCESS_HEADER = "preprocess.h"
 _INCLUDED = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 _COMPILERS = {"arm": "arm-none-eabi-gcc", "riscv": "riscv64-unknown-elf-gcc"}
 _BARE_METAL = "tflm"
-#: Words of C99 and C++ that a file may have for its name, and names that generated code and its tests use.
-_WORDS = (
-    "alignas and arena asm auto bitand bitor bool break case catch char class compl concept const continue default "
-    "delete do double else enum explicit export extern false final float for friend goto if import inline int long "
-    "main model module mutable namespace new not operator or private program protected public register requires "
-    "restrict return short signed sizeof static struct switch template this throw true try typedef typename union "
-    "unsigned using variants virtual void volatile while xor yield"
-)
-_TAKEN = frozenset(_WORDS.split())
 
 
 class ExportedTensor(Fact, frozen=True, kw_only=True):
@@ -132,14 +124,6 @@ def export(paths: Sequence[Path], *, profile: str | None, numerics: Numerics | N
     )
 
 
-def c_name(name: str) -> str:
-    """Return a name as an identifier of C and C++ that is none of their words."""
-    plain = re.sub(r"[^a-z0-9]", "_", name.lower())
-    if plain in _TAKEN:
-        return f"{plain}_model"
-    return plain if plain[:1].isalpha() else f"model_{plain}"
-
-
 def check_memory(generated: Generated, profile: Profile) -> None:
     """Check that blob and arena alone fit a microcontroller's memory.
 
@@ -174,11 +158,14 @@ def _profile_of(paths: Sequence[Path]) -> str:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise IncompatibleError(
-            f"two models are called '{twice[0]}' in C", hint="rename one of the files, or export them apart"
-        )
+    clash = first_clash(names)
+    if clash is None:
+        return
+    first, second = clash
+    said = f"two models are called '{first}' in C" if first == second else (
+        f"two models are called '{first}' and '{second}' in C, and one of these is a name that the other brings with it"
+    )  # fmt: skip
+    raise IncompatibleError(said, hint="rename one of the files, or export them apart")
 
 
 def _model(path: Path, board: Profile, numerics: Numerics | None) -> _Model:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from converter.adapters.output_files import write_whole
 from converter.adapters.settings import read_batch
+from converter.c.core.names_in_c import c_name
 from converter.c.core.program import Target, Value
-from converter.c.exports import c_name
 from converter.c.generate import Generated, LayerFacts, generate
 from edgefleet.boards.cost import CostModel, assumed_cost, read_cost
 from edgefleet.boards.counting import Counts

@@ -40,7 +40,7 @@ def readme(models: Sequence[ExportedModel], kernel_set: KernelSet, flags: Sequen
         "Compile every `.c` and `.S` below this folder as C99, with `include/` and the models' folders as include",
         "paths, `-ffunction-sections` and `-Wl,--gc-sections`:",
         "",
-        f"    {' '.join(('-O2', '-std=c99', *flags))}",
+        f"    {' '.join(flags or ('-O2', '-std=c99'))}",
         "",
         "Then",
         "",

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from benchmarks.operator_cases.case import GraphWriter, flatbuffer
 from converter.c.core.blob_reader import read_blob
-from converter.c.exports import c_name, export
+from converter.c.core.names_in_c import c_name
+from converter.c.exports import export
 from converter.cli.export import app
 from edgefleet.contracts.errors import BudgetError, IncompatibleError, UnsupportedModelError
 
@@ -213,3 +214,31 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 )
 def test_names_become_names_of_c(name: str, made: str) -> None:
     assert c_name(name) == made
+
+
+#: A word of the language, a built-in function, a macro, a type, a header of C's, a function of the system's, what
+#: exported folders and generated code use themselves.
+_CLAIMED = (
+    *("typeof", "memcpy", "expf", "linux", "uint_fast8_t", "string", "stdint", "read"),
+    *("ef_open", "EdgeFleet-Model", "layers", "kernels", "example"),
+)
+
+
+def test_models_may_have_names_that_c_has_given_away(tmp_path: Path) -> None:
+    _need("cmake", "cc")
+    paths = [_model(tmp_path, f"{name}.tflite", 3) for name in _CLAIMED]
+    done = export(paths, profile="linux-x86_64", numerics="tflm/1", form="cmake", out=tmp_path / "out")
+    assert all(model.name.endswith("_model") for model in done.models)
+    _built(tmp_path / "out", "-DCMAKE_C_FLAGS=-Wall -Wextra -Wpedantic -Werror", into=tmp_path / "build")
+    for model in done.models:
+        answer = _run(tmp_path / "build" / f"{model.name}_example", stdin=bytes(3))
+        assert (answer.returncode, len(answer.stdout.split())) == (0, 3), model.name
+
+
+def test_a_model_is_not_called_what_another_brings_with_it(tmp_path: Path) -> None:
+    paths = [_model(tmp_path, "wake.tflite"), _model(tmp_path, "wake-blob.tflite")]
+    with pytest.raises(IncompatibleError) as refusal:
+        export(paths, profile="nrf52840-dk", numerics=None, form="c", out=tmp_path / "out")
+    assert refusal.value.message == (
+        "two models are called 'wake' and 'wake_blob' in C, and one of these is a name that the other brings with it"
+    )
