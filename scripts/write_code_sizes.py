@@ -24,10 +24,10 @@ from converter.c.core.memory_plan import MemoryPlan
 from converter.c.core.program import Call, Operator, Target
 from converter.c.core.source import write_sources
 from converter.c.core.variants import RUNTIME_SOURCES, kernel_sources
-from edgefleet.boards.elf import Section, Symbol
+from edgefleet.boards.elf import Symbol
 from edgefleet.boards.firmware_files import firmware_folder
 from edgefleet.boards.images import Image
-from edgefleet.boards.inference import build_inference
+from edgefleet.boards.inference import GeneratedLayer, build_inference
 from edgefleet.boards.prediction import CodeSizes, VariantSizes
 from edgefleet.boards.toolchains import Toolchain, find_toolchain
 from edgefleet.contracts.profile import Profile, kernel_set
@@ -36,11 +36,19 @@ from firmware_profiles.loader import list_profiles
 _TABLE = Path(__file__).parents[1] / "edgefleet" / "boards" / "code_sizes.json"
 _ARENA_BYTES = 1024
 _BLOB_BYTES = 64
-#: Layers lie apart as those of a real model, so that calls need addresses of the same length.
-_LAYER_STEP = 4136
-_MANY = 24
-#: What has no size of its own ends somewhere in the padding before the next name.
-_PADDING_BYTES = 16
+#: What follows a function begins at a multiple of this.
+_ALIGNMENT = 4
+
+#: Source file, name, and size: what is the same function in several images.
+_Identity = tuple[str, str, int]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A function or constant of an image; a RISC-V linker shortens calls by their distance, so its size may vary."""
+
+    identity: _Identity
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class _Made:
     kernel_sources: tuple[str, ...]
     blob: bytes
     arena_bytes: int
-    layers: Sequence[object] = ()
+    layers: Sequence[GeneratedLayer] = ()
 
 
 def main() -> None:
@@ -81,19 +89,21 @@ def _measured(profile: Profile, toolchain: Toolchain) -> CodeSizes:
         folder = Path(name)
         variants = [*_variants("portable", folder), *(_variants(kernels, folder) if kernels != "portable" else ())]
         empty = _image((), profile, toolchain, folder)
-        base = _symbols(empty)
         images = {variant: _image((variant,), profile, toolchain, folder) for variant in variants}
-        many = max(_per_layer((variant,), images[variant], profile, toolchain, folder) for variant in variants[:3])
-    names = sorted({symbol for image in images.values() for symbol in _symbols(image).items()} - set(base.items()))
-    numbers = {symbol: number for number, symbol in enumerate(names)}
+        everything = _image(variants, profile, toolchain, folder)
+    base = _parts(empty)
+    largest: dict[_Identity, int] = {}
+    for part in (part for image in (empty, *images.values(), everything) for part in _parts(image)):
+        largest[part.identity] = max(part.size_bytes, largest.get(part.identity, 0))
+    numbers = {identity: number for number, identity in enumerate(sorted(largest))}
+    stretched_bytes = sum(largest[part.identity] - part.size_bytes for part in base)
     return CodeSizes(
         compiler=toolchain.name,
         flags=toolchain.flags(profile.cpu),
-        base_bytes=_code_bytes(empty),
-        layer_bytes=many,
+        base_bytes=_code_bytes(empty) + stretched_bytes,
         data_bytes=empty.ram_bytes - _ARENA_BYTES,
-        symbol_bytes=tuple(size for _, size in names),
-        variants={variant: _variant(image, empty, base, numbers, many) for variant, image in images.items()},
+        symbol_bytes=tuple(largest[identity] for identity in numbers),
+        variants={variant: _variant(image, empty, base, numbers) for variant, image in images.items()},
     )
 
 
@@ -114,62 +124,43 @@ def _variants(kernels: str, folder: Path) -> list[str]:
     return sorted(f"{operator}/{kernels}/{form.replace('_', '-')}" for operator, form in names)
 
 
-def _variant(
-    image: Image, empty: Image, base: Mapping[str, int], numbers: Mapping[tuple[str, int], int], layer_bytes: int
-) -> VariantSizes:
-    own = [symbol for symbol in _symbols(image).items() if symbol not in base.items()]
-    named_bytes = sum(size for _, size in own)
-    unnamed = _code_bytes(image) - _code_bytes(empty) - named_bytes - layer_bytes
-    return VariantSizes(symbols=tuple(sorted(numbers[symbol] for symbol in own)), unnamed_bytes=max(0, unnamed))
-
-
-def _per_layer(variant: Sequence[str], once: Image, profile: Profile, toolchain: Toolchain, folder: Path) -> int:
-    image = _image([*variant] * _MANY, profile, toolchain, folder)
-    return -(-(_code_bytes(image) - _code_bytes(once)) // (_MANY - 1))
+def _variant(image: Image, empty: Image, base: Sequence[_Part], numbers: Mapping[_Identity, int]) -> VariantSizes:
+    known = {part.identity for part in base}
+    own = [part for part in _parts(image) if part.identity not in known]
+    unnamed_bytes = _code_bytes(image) - _code_bytes(empty) - sum(part.size_bytes for part in own)
+    return VariantSizes(
+        symbols=tuple(sorted({numbers[part.identity] for part in own})), unnamed_bytes=max(0, unnamed_bytes)
+    )
 
 
 def _code_bytes(image: Image) -> int:
     return image.flash_bytes - _BLOB_BYTES
 
 
-def _symbols(image: Image) -> dict[str, int]:
-    """Return names of what is stored and their bytes, the generated code aside.
-
-    What is written in assembler often has no size in the file: then it reaches to the next name.
-    """
-    return {
-        name: size_bytes
-        for section in image.contents.sections
-        if section.stored
-        for name, size_bytes in _named_parts(section, image.contents.symbols)
-        if not name.startswith("probe")
+def _parts(image: Image) -> list[_Part]:
+    """Return what is stored under a name, the generated code aside."""
+    stored = [section for section in image.contents.sections if section.stored]
+    named = {
+        (symbol.address, symbol.size_bytes): symbol
+        for symbol in image.contents.symbols
+        if symbol.placed and symbol.size_bytes and not symbol.name.startswith("probe") and symbol.name != "layers"
     }
+    return [
+        _Part(_identity(symbol, image), -(-symbol.size_bytes // _ALIGNMENT) * _ALIGNMENT)
+        for (address, _), symbol in named.items()
+        if any(section.address <= address < section.address + section.size_bytes for section in stored)
+    ]
 
 
-def _named_parts(section: Section, symbols: Sequence[Symbol]) -> Iterator[tuple[str, int]]:
-    end = section.address + section.size_bytes
-    named: dict[int, Symbol] = {}
-    for symbol in sorted(symbols, key=lambda each: (-each.size_bytes, each.name)):
-        address = symbol.address & ~1 if symbol.function else symbol.address
-        if section.address <= address < end and _is_named(symbol.name):
-            named.setdefault(address, symbol)
-    places = sorted(named)
-    for place, following in zip(places, [*places[1:], end], strict=False):
-        symbol = named[place]
-        yield symbol.name, symbol.size_bytes or -(-(following - place) // _PADDING_BYTES) * _PADDING_BYTES
-
-
-def _is_named(name: str) -> bool:
-    """Tell names from marks that assemblers leave between code and data."""
-    return bool(name) and not name.startswith(("$", ".L"))
+def _identity(symbol: Symbol, image: Image) -> _Identity:
+    """A name and its file, and the size where linkers leave sizes alone: two files of one name may share that name."""
+    shortens = any(flag.startswith("-march=rv") for flag in image.key.flags)
+    return symbol.source, symbol.name, 0 if shortens else symbol.size_bytes
 
 
 def _image(variants: Sequence[str], profile: Profile, toolchain: Toolchain, folder: Path) -> Image:
     operator = Operator(0, "PROBE", (), ())
-    layers = tuple(
-        PlacedLayer(Layer(Call(variant, (), (), b""), operator), 128 + _LAYER_STEP * place, 0)
-        for place, variant in enumerate(variants)
-    )
+    layers = tuple(PlacedLayer(Layer(Call(variant, (), (), b""), operator), 128, 0) for variant in variants)
     used = tuple(sorted(set(variants)))
     blob = Blob(bytes(_BLOB_BYTES), layers, 0, 1, used)
     plan = MemoryPlan({}, (), _ARENA_BYTES, 0, 0, 0, proved=True)

@@ -18,7 +18,8 @@ _SECTION = struct.Struct("<10I")
 _SYMBOL = struct.Struct("<IIIBBH")
 _SYMBOL_TABLE, _NO_BITS = 2, 8
 _WRITABLE, _ALLOCATED, _EXECUTABLE = 1, 2, 4
-_FUNCTION = 2
+_FUNCTION, _SOURCE = 2, 4
+_UNDEFINED, _ABSOLUTE = 0, 0xFFF1
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class Section:
 
 @dataclass(frozen=True)
 class Symbol:
-    """One name: its address, the bytes it stands for (0: not known), and whether it is a function."""
+    """One name: its address, the bytes it stands for (0: not known), and whether it is a function.
+
+    ``placed`` is false for a number that has only been given a name: it stands for nothing in memory. ``source`` is the
+    source file of a name that is only known there, else empty.
+    """
 
     name: str
     address: int
     size_bytes: int
     function: bool
+    placed: bool
+    source: str
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,15 @@ def _parse(data: bytes) -> Elf:
 
 def _symbols(data: bytes, table: tuple[int, ...], sections: list[tuple[int, ...]]) -> Iterator[Symbol]:
     texts_at = sections[table[6]][4]
+    source = ""
     for at in range(table[4], table[4] + table[5], _SYMBOL.size):
-        name_at, address, size_bytes, info, _, _ = _SYMBOL.unpack_from(data, at)
-        if name := _text(data, texts_at + name_at):
-            yield Symbol(name, address, size_bytes, info & 15 == _FUNCTION)
+        name_at, address, size_bytes, info, _, section = _SYMBOL.unpack_from(data, at)
+        name = _text(data, texts_at + name_at)
+        if info & 15 == _SOURCE:
+            source = name  # of all local names up to the next
+        elif name:
+            placed = section not in (_UNDEFINED, _ABSOLUTE)
+            yield Symbol(name, address, size_bytes, info & 15 == _FUNCTION, placed, "" if info >> 4 else source)
 
 
 def _text(data: bytes, at: int) -> str:

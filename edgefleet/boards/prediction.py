@@ -2,8 +2,8 @@
 """What an image will take, before there is a compiler: measured sizes of each kernel variant, added up.
 
 ``code_sizes.json`` holds, for each compiler and core, the functions that each kernel variant brings into an image with
-their bytes, what start-up and harness take, and what a call in the generated code takes. Functions that several
-variants share count once. ``scripts/write_code_sizes.py`` measures them again.
+their bytes, and what start-up and harness take. Functions that several variants share count once.
+``scripts/write_code_sizes.py`` measures them again.
 """
 
 import functools
@@ -17,6 +17,8 @@ from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.profile import Cpu
 
 _TABLE = "code_sizes.json"
+#: The generated code names the kernel of each layer by a pointer.
+_LAYER_BYTES = 4
 
 
 class VariantSizes(Fact, frozen=True, kw_only=True):
@@ -29,14 +31,13 @@ class VariantSizes(Fact, frozen=True, kw_only=True):
 class CodeSizes(Fact, frozen=True, kw_only=True):
     """Sizes for one compiler and core.
 
-    ``symbol_bytes`` are the sizes behind the numbers; ``base_bytes`` is an image without layers, ``layer_bytes`` what
-    each call adds. ``data_bytes`` is memory beside arena and stack.
+    ``symbol_bytes`` are the sizes behind the numbers; ``base_bytes`` is an image without layers. ``data_bytes`` is
+    memory beside arena and stack.
     """
 
     compiler: str
     flags: tuple[str, ...]
     base_bytes: int
-    layer_bytes: int
     data_bytes: int
     symbol_bytes: tuple[int, ...]
     variants: Mapping[str, VariantSizes]
@@ -68,7 +69,7 @@ def predict(
     symbols = {number for variant in used for number in variant.symbols}
     code_bytes = (
         sizes.base_bytes
-        + sizes.layer_bytes * len(variants)
+        + _LAYER_BYTES * len(variants)
         + sum(sizes.symbol_bytes[number] for number in symbols)
         + sum(variant.unnamed_bytes for variant in used)
     )

@@ -24,23 +24,20 @@ from edgefleet.boards.programs import ask, on_path
 from edgefleet.boards.toolchains import Toolchain
 from edgefleet.contracts.errors import BuildError, MissingProgramError
 
+_KERNELS = ("ef_*_portable_*", "ef_*_dsp_*", "ef_*_helium_*")
 #: Who calls through pointers, and what these can be: shell patterns of functions.
 RUNTIME_POINTERS: Mapping[str, tuple[str, ...]] = {
     "ef_open": ("ef_check_*",),
-    "ef_bind": ("*_begin", "ef_begin_layers"),
-    "ef_invoke": ("*_run", "ef_run_layers"),
-    "*_run": ("after_layer",),
-    "*_begin": ("after_layer",),
-    "ef_run_layers": ("after_layer", "ef_*_portable_*", "ef_*_dsp_*", "ef_*_helium_*"),
-    "ef_begin_layers": ("after_layer", "ef_*_portable_*", "ef_*_dsp_*", "ef_*_helium_*"),
-    "run_from*": ("after_layer", "ef_*_portable_*", "ef_*_dsp_*", "ef_*_helium_*"),
+    "ef_bind": ("kernel_of", *_KERNELS),
+    "ef_invoke": ("kernel_of", "after_layer", *_KERNELS),
+    "run_layers*": ("kernel_of", "after_layer", *_KERNELS),
     # firmware/kernels/dsp/conv2d.c: a variant's inner loops
     "convolve*": ("finish_*", "ef_conv2d_widen*"),
     "widen*": ("ef_conv2d_widen*",),
     "finish_*": ("ef_conv2d_block_*",),
 }
-#: Whose pointers a program may leave out: nothing to check in a constant blob, no state to begin with.
-_MAY_BE_NULL = frozenset({"ef_open", "ef_bind"})
+#: Whose pointers a program may leave out: nothing to check in a constant blob.
+_MAY_BE_NULL = frozenset({"ef_open"})
 _ROOT = "board_start"
 _LINE = re.compile(r"^ *([0-9a-f]+):\t(\S+)[ \t]*(.*)$", re.MULTILINE)
 _TARGET = re.compile(r"(?:^|[\s,])(?:0x)?([0-9a-f]+) <[^>]+>\s*$")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated C: one function that calls the kernels in order, and the blob as a constant."""
+"""The generated C: a table of the kernels in order, layer by layer, and the blob as a constant."""
 
 from collections.abc import Mapping, Sequence
 
-from converter.c.core.blob import Blob, Ends, PlacedLayer
+from converter.c.core.blob import Blob, Ends
 from converter.c.core.blob_format import fnv1a
 from converter.c.core.memory_plan import MemoryPlan
 from converter.c.core.operands import byte_count, described
@@ -18,7 +18,7 @@ def write_sources(name: str, blob: Blob, plan: MemoryPlan, ends: Ends, target: T
     """Return the files NAME.h, NAME.c and NAME_blob.c of a program."""
     return {
         f"{name}.h": _header(name, blob, plan, ends, target),
-        f"{name}.c": _program(name, blob, plan),
+        f"{name}.c": _program(name, blob),
         f"{name}_blob.c": _blob(name, blob),
     }
 
@@ -68,54 +68,42 @@ def _end_sizes(upper: str, direction: str, values: Sequence[Value]) -> list[str]
     return [f"#define {upper}_{direction}_{n}_BYTES {byte_count(value)}u" for n, value in enumerate(values)]
 
 
-def _program(name: str, blob: Blob, plan: MemoryPlan) -> str:
-    once, layers = blob.layers[: blob.once], blob.layers[blob.once :]
-    begins = bool(once or plan.state_bytes)
-    runs = f"0x{blob.plan:08x}u, {name}_run, {f'{name}_begin' if begins else '0'}"
+def _program(name: str, blob: Blob) -> str:
+    runs = f"0x{blob.plan:08x}u, layers, {len(blob.layers)}"
     return _lines(
         _LICENCE,
         f'#include "{name}.h"',
         "",
         *(f"void {function_name(variant)}(const void *layer, uint8_t *arena);" for variant in blob.variants),
         "",
-        "#ifdef EF_UPDATABLE",
-        "#define BLOB program->blob",
-        "#else",
-        f"extern const uint32_t {name}_blob_words[];",
-        f"#define BLOB ((const uint8_t *){name}_blob_words)",
-        "#endif",
-        "#define YIELD(layer) \\",
-        "    if (yield && yield(user, layer)) return EF_STOPPED;",
+        *_layers(blob),
         "",
-        *(_function(f"{name}_begin", once, 0) if begins else ()),
-        *_function(f"{name}_run", layers, len(once)),
         "#ifdef EF_UPDATABLE",
         "static const ef_variant variants[] = {",
         *(f"    {{0x{fnv1a(variant.encode()):08x}u, {function_name(variant)}}}," for variant in blob.variants),
         "};",
         f"ef_program {name} = {{0, 0, {runs}, ef_check_blob, variants, {len(blob.variants)}}};",
         "#else",
-        f"const ef_program {name} = {{BLOB, {len(blob.data)}u, {runs}, 0, 0, 0}};",
+        f"extern const uint32_t {name}_blob_words[];",
+        f"const ef_program {name} = {{(const uint8_t *){name}_blob_words, {len(blob.data)}u, {runs}, 0, 0, 0}};",
         "#endif",
     )
 
 
-def _function(name: str, layers: Sequence[PlacedLayer], first: int) -> list[str]:
-    lines = [
-        f"static ef_status {name}(const ef_program *program, uint8_t *arena, ef_yield yield, void *user)",
-        "{",
-        "    const uint8_t *const b = BLOB;",
-        "    (void)program;",
-    ]
-    for number, placed in enumerate(layers, start=first):
+def _layers(blob: Blob) -> list[str]:
+    """The kernel of each layer; its parameters lie in the blob."""
+    rows = ["/* The first runs once, when the arena is bound. */"] if blob.once == 1 else []
+    if blob.once > 1:
+        rows = [f"/* The first {blob.once} run once, when the arena is bound. */"]
+    rows.append("static const ef_kernel layers[] = {")
+    for placed in blob.layers:
         call = placed.layer.call
         macs = f"; {call.macs:,} MACs" if call.macs else ""
-        lines += [
+        rows += [
             f"    /* {placed.layer.operator.number}: {_comment(call.note)}{macs} */",
-            f"    {function_name(call.variant)}(b + {placed.layer_at}, arena);",
-            f"    YIELD({number})",
+            f"    {function_name(call.variant)},",
         ]
-    return [*lines, "    return EF_OK;", "}", ""]
+    return [*rows, *(() if blob.layers else ("    0,",)), "};"]
 
 
 def _comment(text: str) -> str:

@@ -30,7 +30,7 @@ _HELIUM = {
     "add": ("add_flat.c",),
 }
 #: The five functions; and what only an updatable program needs: the linker leaves the two others out of a static one.
-RUNTIME_SOURCES = ("runtime/model.c", "runtime/blob.c", "runtime/layers.c")
+RUNTIME_SOURCES = ("runtime/model.c", "runtime/blob.c")
 
 
 def kernel_sources(variants: Iterable[str]) -> tuple[str, ...]:

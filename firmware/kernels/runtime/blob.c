@@ -6,8 +6,6 @@
 #include <edgefleet/blob.h>
 #include <edgefleet/model.h>
 
-#include "variants.h"
-
 enum { HEADER_BYTES = 128, LAYER_ALIGNMENT = 8, BLOB_ALIGNMENT = 16 };
 static const uint32_t FNV_OFFSET = 0x811c9dc5u, FNV_PRIME = 0x01000193u;
 
@@ -100,18 +98,34 @@ static const char *name_of(const uint8_t *blob, const ef_blob_header *header, co
     return "a kernel without a name";
 }
 
+/* The kernel that a program has for a variant's id, or NULL. */
+static ef_kernel kernel_for(const ef_program *program, uint32_t id)
+{
+    for (uint32_t i = 0; i < program->variant_count; i++)
+        if (program->variants[i].id == id) return program->variants[i].kernel;
+    return 0;
+}
+
+/* The kernel of a layer that was not known when the firmware was built. */
+static ef_kernel kernel_of(const ef_program *program, uint32_t layer)
+{
+    const ef_blob_header *header = (const void *)program->blob;
+    const ef_layer_record *records = (const void *)(program->blob + header->layers_at);
+    const ef_variant_record *variants = (const void *)(program->blob + header->variants_at);
+    return kernel_for(program, variants[records[layer].variant].id);
+}
+
 ef_status ef_check_blob(ef_model *model)
 {
     const ef_program *program = model->program;
     const char *fault = fault_of(program);
     if (fault) return refused(model, EF_BAD_BLOB, fault);
     const ef_blob_header *header = (const void *)program->blob;
-    if (program->run && header->plan == program->plan) return EF_OK;
+    if (program->layers && header->plan == program->plan && header->layer_count == program->layer_count) return EF_OK;
     const ef_variant_record *record = (const void *)(program->blob + header->variants_at);
     for (uint32_t i = 0; i < header->variant_count; i++, record++)
-        if (!ef_find_kernel(program, record->id))
+        if (!kernel_for(program, record->id))
             return refused(model, EF_MISSING_KERNEL, name_of(program->blob, header, record));
-    model->run = ef_run_layers;
-    model->begin = header->once_count || header->state_bytes ? ef_begin_layers : 0;
+    model->find = kernel_of;
     return EF_OK;
 }

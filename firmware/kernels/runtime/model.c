@@ -18,8 +18,7 @@ ef_status ef_open(ef_model *model, const ef_program *program)
 {
     model->program = program;
     model->arena = 0;
-    model->run = program->run;
-    model->begin = program->begin;
+    model->find = 0;
     model->refusal = 0;
     return program->check ? program->check(model) : EF_OK;
 }
@@ -27,6 +26,20 @@ ef_status ef_open(ef_model *model, const ef_program *program)
 uint32_t ef_arena_bytes(const ef_model *model)
 {
     return header_of(model)->arena_bytes;
+}
+
+/* Layers from first up to end, in order. */
+static ef_status run_layers(const ef_model *model, uint32_t first, uint32_t end, ef_yield yield, void *user)
+{
+    const ef_program *program = model->program;
+    const uint8_t *blob = program->blob;
+    const ef_layer_record *records = (const void *)(blob + header_of(model)->layers_at);
+    for (uint32_t i = first; i < end; i++) {
+        ef_kernel kernel = model->find ? model->find(program, i) : program->layers[i];
+        kernel(blob + records[i].layer_at, model->arena);
+        if (yield && yield(user, i)) return EF_STOPPED;
+    }
+    return EF_OK;
 }
 
 ef_status ef_bind(ef_model *model, void *arena, uint32_t arena_bytes)
@@ -37,9 +50,8 @@ ef_status ef_bind(ef_model *model, void *arena, uint32_t arena_bytes)
         return EF_SMALL_ARENA;
     }
     model->arena = arena;
-    if (!model->begin) return EF_OK;
     memset(model->arena + header->state_at, 0, header->state_bytes);
-    return model->begin(model->program, model->arena, 0, 0);
+    return run_layers(model, 0, header->once_count, 0, 0);
 }
 
 void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number, uint32_t *bytes)
@@ -55,5 +67,6 @@ void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number, 
 ef_status ef_invoke(ef_model *model, ef_yield yield, void *user)
 {
     if (!model->arena) return EF_SMALL_ARENA;
-    return model->run(model->program, model->arena, yield, user);
+    const ef_blob_header *header = header_of(model);
+    return run_layers(model, header->once_count, header->layer_count, yield, user);
 }

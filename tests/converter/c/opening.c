@@ -18,21 +18,20 @@ static void touch(const void *data, uint32_t bytes)
     for (uint32_t i = 0; i < bytes; i++) seen ^= ((const uint8_t *)data)[i];
 }
 
-/* Bind to an arena of exactly the bytes asked for, and read inputs, outputs and layers. State is not run: what weights
+/* Take an arena of exactly the bytes asked for, and read inputs, outputs and layers. No layer runs: what weights
  * and geometry say is for a signature to vouch for. */
 static void look_around(ef_model *model)
 {
     uint32_t bytes = ef_arena_bytes(model);
     if (bytes > ARENA_LIMIT) return;
     void *arena = calloc(1, bytes + 16), *tensor;
-    model->begin = 0;
-    if (ef_bind(model, arena, bytes) == EF_OK)
-        for (uint32_t i = 0; i < LAYERS_TRIED; i++) {
-            if ((tensor = ef_tensor(model, EF_INPUT, i, &bytes)) != 0) touch(tensor, bytes);
-            if ((tensor = ef_tensor(model, EF_OUTPUT, i, &bytes)) != 0) touch(tensor, bytes);
-            const void *output = ef_layer_output(model, i, &bytes);
-            if (output) touch(output, bytes);
-        }
+    model->arena = arena;
+    for (uint32_t i = 0; i < LAYERS_TRIED; i++) {
+        if ((tensor = ef_tensor(model, EF_INPUT, i, &bytes)) != 0) touch(tensor, bytes);
+        if ((tensor = ef_tensor(model, EF_OUTPUT, i, &bytes)) != 0) touch(tensor, bytes);
+        const void *output = ef_layer_output(model, i, &bytes);
+        if (output) touch(output, bytes);
+    }
     free(arena);
 }
 

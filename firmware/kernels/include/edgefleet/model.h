@@ -42,19 +42,19 @@ typedef struct {
 
 struct ef_program;
 struct ef_model;
-typedef ef_status (*ef_run)(const struct ef_program *program, uint8_t *arena, ef_yield yield, void *user);
 typedef ef_status (*ef_check)(struct ef_model *model);
+typedef ef_kernel (*ef_find)(const struct ef_program *program, uint32_t layer);
 
-/* A model as a program: its blob, and what runs it. Generated code defines one for each model.
- * `begin` fills state variables where there are any. `check` is what looks at a blob that may change, NULL where it is
- * part of the program; `plan` is the fingerprint of the layers that `run` was written for. A blob with other layers is
- * run by ef_run_layers, if all its kernel variants are in `variants`. A program for any blob has plan 0 and no run. */
+/* A model as a program: its blob, and the kernel of each layer. Generated code defines one for each model.
+ * `check` is what looks at a blob that may change, NULL where it is part of the program; `plan` is the fingerprint of
+ * the layers that `layers` was written for. A blob with other layers runs if all its kernel variants are in `variants`,
+ * and its kernels are found there layer by layer. A program for any blob has plan 0 and no layers. */
 typedef struct ef_program {
     const uint8_t *blob;
     uint32_t blob_bytes;
     uint32_t plan;
-    ef_run run;
-    ef_run begin;
+    const ef_kernel *layers;
+    uint32_t layer_count;
     ef_check check;
     const ef_variant *variants;
     uint32_t variant_count;
@@ -63,8 +63,7 @@ typedef struct ef_program {
 typedef struct ef_model {
     const ef_program *program;
     uint8_t *arena;
-    ef_run run;
-    ef_run begin;
+    ef_find find; /* NULL: the program's own layers */
     const char *refusal;
 } ef_model;
 
@@ -80,10 +79,8 @@ void *ef_tensor(const ef_model *model, ef_direction direction, uint32_t number, 
 /* Run one inference. */
 ef_status ef_invoke(ef_model *model, ef_yield yield, void *user);
 
-/* `check` of a program whose blob may change, and what it runs layers with that are not those of `plan`. */
+/* `check` of a program whose blob may change. */
 ef_status ef_check_blob(ef_model *model);
-ef_status ef_run_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
-ef_status ef_begin_layers(const ef_program *program, uint8_t *arena, ef_yield yield, void *user);
 
 /* Where a layer's first output lies in the arena, after that layer has run: for comparing models layer by layer. */
 const void *ef_layer_output(const ef_model *model, uint32_t layer, uint32_t *bytes);
