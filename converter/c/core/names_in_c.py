@@ -67,7 +67,7 @@ _INTEGER_TYPE = re.compile(r"u?int(_least|_fast)?\d+_t")
 def c_name(name: str) -> str:
     """Return a name as an identifier of C and C++ that is none of their words, nor known to their libraries."""
     plain = re.sub(r"[^a-z0-9]", "_", name.lower())
-    if not plain[:1].isalpha():
+    if not plain[:1].isalpha() or plain.startswith(_OWN_PREFIXES):
         return f"model_{plain}"
     return f"{plain}_model" if _is_taken(plain) else plain
 
@@ -75,7 +75,7 @@ def c_name(name: str) -> str:
 def _is_taken(plain: str) -> bool:
     stem = plain[:-1] if plain.endswith(_FLOAT_ENDINGS) else plain
     taken = plain in _TAKEN or stem in _TAKEN or _INTEGER_TYPE.fullmatch(plain)
-    return bool(taken) or plain.startswith(_OWN_PREFIXES)
+    return bool(taken)
 
 
 def first_clash(names: Sequence[str]) -> tuple[str, str] | None:

@@ -220,7 +220,7 @@ def test_names_become_names_of_c(name: str, made: str) -> None:
 #: exported folders and generated code use themselves.
 _CLAIMED = (
     *("typeof", "memcpy", "expf", "linux", "uint_fast8_t", "string", "stdint", "read"),
-    *("ef_open", "EdgeFleet-Model", "layers", "kernels", "example"),
+    *("ef_open", "EdgeFleet", "EdgeFleet-Model", "layers", "kernels", "example"),
 )
 
 
@@ -228,7 +228,7 @@ def test_models_may_have_names_that_c_has_given_away(tmp_path: Path) -> None:
     _need("cmake", "cc")
     paths = [_model(tmp_path, f"{name}.tflite", 3) for name in _CLAIMED]
     done = export(paths, profile="linux-x86_64", numerics="tflm/1", form="cmake", out=tmp_path / "out")
-    assert all(model.name.endswith("_model") for model in done.models)
+    assert all("model" in model.name for model in done.models)
     _built(tmp_path / "out", "-DCMAKE_C_FLAGS=-Wall -Wextra -Wpedantic -Werror", into=tmp_path / "build")
     for model in done.models:
         answer = _run(tmp_path / "build" / f"{model.name}_example", stdin=bytes(3))
