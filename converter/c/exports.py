@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from converter.adapters.imports.model_files import read_quantized
 from converter.adapters.output_files import write_together
 from converter.c.core import export_texts as texts
 from converter.c.core.names_in_c import c_name, first_clash
@@ -17,7 +18,6 @@ from edgefleet.boards.firmware_files import firmware_folder
 from edgefleet.boards.toolchains import Toolchain, family_of
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import BudgetError, IncompatibleError, UnsupportedModelError
-from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Fact, Manifest, Numerics
 from edgefleet.contracts.profile import Profile, kernel_set
 from firmware_profiles.loader import load_profile
@@ -171,7 +171,7 @@ def _check_names(names: Sequence[str]) -> None:
 def _model(path: Path, board: Profile, numerics: Numerics | None) -> _Model:
     if path.suffix != ".bundle":
         target = Target(numerics or board.runtime.numerics, kernel_set(board))
-        return _Model(generate(read_file(path, "model"), name=c_name(path.stem), target=target))
+        return _Model(generate(read_quantized(path), name=c_name(path.stem), target=target))
     bundle = open_bundle(path)
     manifest = bundle.manifest
     target = Target(numerics or manifest.runtime.numerics, kernel_set(board))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from converter.adapters.imports.model_files import read_quantized
 from converter.adapters.output_files import write_whole
 from converter.adapters.settings import read_batch
 from converter.c.core.names_in_c import c_name
@@ -23,7 +24,6 @@ from edgefleet.boards.prediction import Prediction, predict
 from edgefleet.boards.toolchains import Toolchain, find_toolchain
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import IncompatibleError, SampleError
-from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Fact, Numerics
 from edgefleet.contracts.profile import Profile, kernel_set
 from firmware_profiles.loader import load_profile
@@ -224,7 +224,7 @@ def open_for_board(path: Path, profile: str | None, numerics: Numerics | None = 
         if profile is None:
             raise IncompatibleError(f"'{path}' is a model and names no board", hint=_MAKE_ANOTHER)
         board = _emulated(load_profile(profile))
-        return BoardModel(c_name(path.stem), read_file(path, "model"), board, numerics or board.runtime.numerics)
+        return BoardModel(c_name(path.stem), read_quantized(path), board, numerics or board.runtime.numerics)
     bundle = open_bundle(path)
     manifest = bundle.manifest
     if manifest.runtime.accelerator is not None:

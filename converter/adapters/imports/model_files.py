@@ -14,6 +14,7 @@ MODEL_LIMIT_BYTES = 256 << 20
 _IDENTIFIER = slice(4, 8)
 _TFLITE = b"TFL3"
 _HINT = "give a .tflite file, or a Keras file (.keras, .h5) with the extra 'tensorflow'"
+_QUANTIZED_HINT = "give a bundle, or a .tflite file that is quantized to int8"
 _FOLDER_HINT = "give a .tflite file, or the folder of a SavedModel with the extra 'tensorflow'"
 
 
@@ -45,9 +46,23 @@ def read_source(path: Path) -> SourceModel:
     original = _read(path)
     if path.suffix.lower() in KERAS_SUFFIXES:
         return SourceModel(keras_to_tflite(path), sha256_hex(original))
-    if original[_IDENTIFIER] != _TFLITE:
-        raise UnsupportedModelError(f"'{path.name}' is not a TFLite model: it lacks the mark 'TFL3'", hint=_HINT)
-    return SourceModel(original, sha256_hex(original))
+    return SourceModel(_tflite(path, original, _HINT), sha256_hex(original))
+
+
+def read_quantized(path: Path) -> bytes:
+    """Read a ``.tflite`` file that is to be taken as it is.
+
+    Raises:
+        FileMissingError: there is no such file, or it cannot be read.
+        UnsupportedModelError: it is empty, too large, or no TFLite model.
+    """
+    return _tflite(path, _read(path, hint=_QUANTIZED_HINT), _QUANTIZED_HINT)
+
+
+def _tflite(path: Path, data: bytes, hint: str) -> bytes:
+    if data[_IDENTIFIER] != _TFLITE:
+        raise UnsupportedModelError(f"'{path.name}' is not a TFLite model: it lacks the mark 'TFL3'", hint=hint)
+    return data
 
 
 def source_sha256(path: Path) -> str:
@@ -76,7 +91,7 @@ def _folder_sha256(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, hint: str = _HINT) -> bytes:
     try:
         size_bytes = path.stat().st_size
         if size_bytes > MODEL_LIMIT_BYTES:
@@ -89,7 +104,7 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from error
     if not data:
-        raise UnsupportedModelError(f"'{path.name}' is empty, not a model", hint=_HINT)
+        raise UnsupportedModelError(f"'{path.name}' is empty, not a model", hint=hint)
     return data
 
 

@@ -32,7 +32,7 @@ from converter.c.core.operands import (
     quantization,
 )
 from converter.c.core.program import Call, Graph, KernelSet, Lowered, Operator, Target, Value
-from converter.c.core.refusals import unsupported
+from converter.c.core.refusals import unsupported, wrong_type
 from edgefleet.contracts.manifest import Numerics
 
 _EXACT = struct.Struct("<12i6h6i")
@@ -90,7 +90,8 @@ def _read(operator: Operator, graph: Graph, numerics: Numerics) -> Binary:
     a, b, made = input_value(operator, graph, 0), input_value(operator, graph, 1), output(operator, graph, "int8")
     for value in (a, b):
         if value.dtype != "int8":
-            raise unsupported(operator, f"its operand {value.name} is {value.dtype}, and its kernels take int8")
+            reason = f"its operand {value.name} is {value.dtype}, and its kernels take int8"
+            raise wrong_type(operator, value.dtype, reason)
     if a.data is not None and b.data is not None:
         raise unsupported(operator, "both operands are constants", hint="fold it into the model")
     (a_scale, _), (b_scale, _), (scale, _) = (quantization(operator, value) for value in (a, b, made))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.c.core.program import Graph, Operator, Value
-from converter.c.core.refusals import unsupported
+from converter.c.core.refusals import unsupported, wrong_type
 
 #: Bytes of one element, by what kernels that only move bytes can carry.
 ELEMENT_BYTES = {"int8": 1, "int32": 4, "float32": 4}
@@ -134,7 +134,8 @@ def described(value: Value) -> str:
 
 def _typed(operator: Operator, value: Value, which: str, dtypes: tuple[str, ...]) -> Value:
     if value.dtype not in dtypes:
-        raise unsupported(operator, f"{which} ({value.name}) is {value.dtype}, and its kernels take {_listed(dtypes)}")
+        reason = f"{which} ({value.name}) is {value.dtype}, and its kernels take {_listed(dtypes)}"
+        raise wrong_type(operator, value.dtype, reason)
     return value
 
 

@@ -4,6 +4,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,10 +203,36 @@ def test_two_models_need_two_names(tmp_path: Path) -> None:
     assert refusal.value.message == "two models are called 'a_b' in C"
 
 
-def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.tflite").write_bytes(b"nonsense" * 9)
-    with pytest.raises(UnsupportedModelError):
-        export([tmp_path / "x.tflite"], profile="nrf52840-dk", numerics=None, form="c", out=tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.tflite", b"", "'x.tflite' is empty, not a model"),
+        ("photo.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "'photo.jpg' is not a TFLite model: it lacks the mark 'TFL3'"),
+        ("x.tflite", b"TFL3" * 9, "the model is damaged: its flatbuffer cannot be read (error)"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UnsupportedModelError) as refusal:
+        export([tmp_path / name], profile="nrf52840-dk", numerics=None, form="c", out=tmp_path / "out")
+    assert refusal.value.message == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensors_names_stay_in_their_comments(tmp_path: Path) -> None:
+    _need("cc")
+    graph = GraphWriter()
+    value, made = graph.tensor([1, 8], 0.1, 3), graph.tensor([1, 8], 1 / 256, -128)
+    for number, name in ((value, "*/ #error \n#error /**/ /* ??/"), (made, "/*/ \u2028 #error */")):
+        graph.values[number] = replace(graph.values[number], name=name)
+    graph.operator("LOGISTIC", [value], [made])
+    case = graph.case("probe", [{value: np.zeros((1, 8), np.int8)}], [made])
+    (tmp_path / "x.tflite").write_bytes(flatbuffer(case.graph))
+    out = tmp_path / "out"
+    export([tmp_path / "x.tflite"], profile="linux-x86_64", numerics=None, form="c", out=out)
+    flags = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-trigraphs")
+    built = _run("cc", *flags, f"-I{out / 'include'}", "-c", out / "x" / "x.c", "-o", tmp_path / "x.o")
+    assert (built.returncode, built.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

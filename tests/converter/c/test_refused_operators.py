@@ -217,3 +217,16 @@ def test_it_is_refused_by_name(numerics: Numerics, draw: _Draws, message: str) -
         lowered(graph.case("refused", {}, []).graph, Target(numerics, "portable"), LOWERINGS)
     assert refusal.value.message == f"the operator {message}"
     assert refusal.value.hint
+
+
+def test_a_float_model_is_to_be_quantized_first() -> None:
+    graph = GraphWriter()
+    graph.operator("TANH", [graph.tensor([1, 4], dtype="float32")], [graph.tensor([1, 4], dtype="float32")])
+    with pytest.raises(UnsupportedModelError) as refusal:
+        lowered(graph.case("refused", {}, []).graph, Target("tflm/1", "portable"), LOWERINGS)
+    assert refusal.value.message == (
+        "the operator TANH (number 0) cannot be written as C: its input 0 (t0) is float32, and its kernels take int8"
+    )
+    assert refusal.value.hint == (
+        "quantize the model to int8 first: 'edgefleet convert' does, with samples for --calibration"
+    )
