@@ -92,7 +92,8 @@ class EdgeFleet:
         ``profile`` is a board's id, or the path of a TOML file. Nothing is built or started before it is needed.
 
         Raises:
-            InputError: there is no such profile; or not exactly one of model, bundle and sources is given.
+            InputError: there is no such profile, compiler or numerics; or not exactly one of model, bundle and sources
+                is given.
         """
         options = BoardOptions(
             numerics=numerics,

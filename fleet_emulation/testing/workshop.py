@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from converter.c.core.program import Target
 from converter.c.generate import Generated, generate
@@ -28,7 +28,11 @@ _C_NAME = "tested_model"
 
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """How a program is built and run; ``compiler`` None takes the one that is installed."""
+    """How a program is built and run; ``compiler`` None takes the one that is installed.
+
+    Raises:
+        InputError: numerics or a compiler that there is not.
+    """
 
     numerics: Numerics | None = None
     updatable: bool = False
@@ -36,6 +40,14 @@ class BoardOptions:
     timeout_s: float = 60.0
     includes: tuple[Path, ...] = ()
     defines: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, given, known in (
+            ("numerics", self.numerics, get_args(Numerics)),
+            ("a compiler", self.compiler, get_args(Compiler)),
+        ):
+            if given is not None and given not in known:
+                raise InputError(f"{given!r} is not {what}", hint=f"known: {', '.join(known)}")
 
 
 @dataclass(frozen=True)

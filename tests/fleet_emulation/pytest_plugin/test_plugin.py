@@ -9,10 +9,15 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import fleet_emulation.testing.fixture  # noqa: F401  # runs in this process would each load it anew
+from edgefleet.contracts.errors import InputError
+
+if TYPE_CHECKING:
+    from fleet_emulation.testing.fixture import EdgeFleet
 
 pytestmark = pytest.mark.boards
 
@@ -361,3 +366,18 @@ def test_power_is_cut_when_the_board_says_something(run: Run, project: pytest.Py
         """
     )
     run().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "hint"),
+    [
+        ({"compiler": "clang"}, "'clang' is not a compiler", "known: gcc, zig"),
+        ({"numerics": "tflm/9"}, "'tflm/9' is not numerics", "known: litert/1, tflm/1"),
+    ],
+)
+def test_a_compiler_or_numerics_that_nobody_knows_is_refused(
+    edgefleet: "EdgeFleet", option: dict[str, str], message: str, hint: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}$") as raised:
+        edgefleet.board("mps2-an386", sources=["loop.c"], **option)  # type: ignore[arg-type]
+    assert raised.value.hint == hint
