@@ -59,6 +59,16 @@ def read_quantized(path: Path) -> bytes:
     return _tflite(path, _read(path, hint=_QUANTIZED_HINT), _QUANTIZED_HINT)
 
 
+def read_any(path: Path, *, hint: str) -> bytes:
+    """Read a file of a kind that the caller looks at; ``hint`` says which, should it be empty.
+
+    Raises:
+        FileMissingError: there is no such file, or it cannot be read.
+        UnsupportedModelError: it is empty or too large.
+    """
+    return _read(path, hint)
+
+
 def _tflite(path: Path, data: bytes, hint: str) -> bytes:
     if data[_IDENTIFIER] != _TFLITE:
         raise UnsupportedModelError(f"'{path.name}' is not a TFLite model: it lacks the mark 'TFL3'", hint=hint)

@@ -68,7 +68,10 @@ class BlobEnd:
 
 @dataclass(frozen=True)
 class BlobFacts:
-    """What a blob says; sizes and offsets in bytes. ``layers`` begin with those that run once."""
+    """What a blob says; sizes and offsets in bytes. ``layers`` begin with those that run once.
+
+    ``layers_end`` is where the parameters of the last one end.
+    """
 
     size_bytes: int
     numerics: str
@@ -81,6 +84,7 @@ class BlobFacts:
     model_sha256: bytes
     variants: tuple[str, ...]
     layers: tuple[BlobLayer, ...]
+    layers_end: int
     inputs: tuple[BlobEnd, ...]
     outputs: tuple[BlobEnd, ...]
     vectors: tuple[Vector, ...]
@@ -110,6 +114,7 @@ def read_blob(data: bytes) -> BlobFacts:
         model_sha256=header.model_sha256,
         variants=variants,
         layers=layers,
+        layers_end=header.vectors_at or header.blob_bytes,
         inputs=inputs,
         outputs=outputs,
         vectors=tuple(_vectors(data, header, inputs, outputs)),
