@@ -42,13 +42,21 @@ class AnsweringBoard(LiveBoard):
     def __init__(self, profile: Profile, firmware: Firmware, *, number: int = 0) -> None:
         super().__init__(profile, firmware.image, number=number)
         self._firmware = firmware
+        self._up = False
+
+    def start(self) -> None:
+        """Switch it on; :meth:`infer` waits until it is ready."""
+        self._up = False
+        super().start()
 
     def wait_until_up(self, *, limit_s: float = _UP_S) -> None:
-        """Wait until it says that it is ready.
+        """Wait until it has said, since it was switched on, that it is ready.
 
         Raises:
             UnreachableError: it does not in time, it ended, or says something else.
         """
+        if self._up:
+            return
         said = sizes_of(*self._next_frame(limit_s), self.name)
         specs = (self._firmware.input, self._firmware.output)
         ours = [int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize for spec in specs]
@@ -56,6 +64,7 @@ class AnsweringBoard(LiveBoard):
             raise UnreachableError(
                 f"{self.name} takes and gives {list(said)}, not {ours}", hint="it runs other firmware"
             )
+        self._up = True
 
     def infer(self, sample: Array) -> Array:
         """Return the model's raw output to one sample; neither has the first axis.
@@ -67,6 +76,7 @@ class AnsweringBoard(LiveBoard):
         """
         own, output = self._firmware.input, self._firmware.output
         check_batch(sample[None], own.dtype, own.shape)
+        self.wait_until_up()
         self.uart.write(frame(REQUEST, np.ascontiguousarray(sample).tobytes()))
         answer = answer_of(*self._next_frame(_ANSWER_S), self.name)
         return np.frombuffer(answer, output.dtype).reshape(output.shape[1:])

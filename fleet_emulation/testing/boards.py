@@ -133,15 +133,16 @@ class SourcesBoard(Board):
     def _live(self) -> LiveBoard:
         return LiveBoard(self.profile, self.image)
 
-    def run(self, files: Mapping[str, bytes] | None = None) -> Result:
+    def run(self, files: Mapping[str, bytes] | None = None, *, exit_code: int | None = 0) -> Result:
         """Run the program to its end, and count what lies between BOARD_RUN_BEGIN and BOARD_RUN_END of board.h.
 
         ``files`` are there for it by semihosting. What it writes into the file "outputs" becomes the outputs, as bytes.
+        ``exit_code`` is what it must end with; None lets it end with any.
 
         Raises:
             MissingProgramError: QEMU or a compiler is not installed.
             BudgetError: the program does not fit the board.
-            BoardError: it does not end in time, or faults.
+            BoardError: it does not end in time, faults, or ends with another exit code.
             EdgeFleetError: it does not compile or link.
         """
         folder = self._workshop.own_folder()
@@ -154,8 +155,13 @@ class SourcesBoard(Board):
             counting=_MARKERS in self.image.symbols,
             timeout_s=self._options.timeout_s,
         ) as board:
-            exit_code = board.wait()
+            ended_with = board.wait()
             log, text = board.counts(), board.output
+        if exit_code not in (None, ended_with):
+            raise BoardError(
+                f"{self.label} ended with exit code {ended_with}, not {exit_code}",
+                hint=f"it printed {text.strip().splitlines()[-1]!r}" if text.strip() else "it printed nothing",
+            )
         written = folder / OUTPUTS
         outputs = np.frombuffer(written.read_bytes() if written.exists() else b"", np.uint8)
         inputs = hashlib.sha256(repr(sorted((files or {}).items())).encode()).hexdigest()
@@ -172,7 +178,7 @@ class SourcesBoard(Board):
                 outputs=outputs,
                 measured=measured,
                 text=text,
-                exit_code=exit_code,
+                exit_code=ended_with,
             )
         )
 

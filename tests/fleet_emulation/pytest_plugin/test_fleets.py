@@ -73,6 +73,8 @@ def test_a_board_of_each_kind_answers_as_the_reference_does(
     edgefleet.power.cut(fleet.boards[0])
     with pytest.raises(UnreachableError, match="the emulated mps2-an385 number 1 is off"):
         fleet.infer(vectors["inputs"][0])
+    edgefleet.power.restore(fleet.boards[0])
+    assert all(np.array_equal(answer, vectors["outputs"][0]) for answer in fleet.infer(vectors["inputs"][0]))
 
 
 def test_a_request_that_is_damaged_is_refused_and_the_next_one_answered(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fleet_emulation.testing.fixture  # noqa: F401  # runs in this process would each load it anew
-from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.errors import BoardError, InputError
 
 if TYPE_CHECKING:
     from fleet_emulation.testing.fixture import EdgeFleet
@@ -381,3 +381,15 @@ def test_a_compiler_or_numerics_that_nobody_knows_is_refused(
     with pytest.raises(InputError, match=f"^{message}$") as raised:
         edgefleet.board("mps2-an386", sources=["loop.c"], **option)  # type: ignore[arg-type]
     assert raised.value.hint == hint
+
+
+def test_a_program_that_ends_with_another_exit_code_than_was_expected_fails(
+    edgefleet: "EdgeFleet", tmp_path: Path
+) -> None:
+    source = tmp_path / "ends.c"
+    source.write_text('#include "board.h"\nint main(void) { board_print("three left\\n"); return 3; }\n')
+    board = edgefleet.board("mps2-an386", sources=[source])
+    with pytest.raises(BoardError, match=r"^ends on mps2-an386 ended with exit code 3, not 0$") as raised:
+        board.run()
+    assert raised.value.hint == "it printed 'three left'"
+    assert board.run(exit_code=3).exit_code == board.run(exit_code=None).exit_code == 3
