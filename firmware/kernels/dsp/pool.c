@@ -4,38 +4,14 @@
  *
  * Limit of the average: windows of at most 256 elements, whose sums fit 16 bits.
  */
-#include <edgefleet/kernels.h>
-
 #include "../portable/fixed_point.h"
+#include "../portable/window.h"
 #include "intrinsics.h"
 
 enum { CHANNELS = 4 };
 
-/* The part of one output's window that lies inside the picture. */
-typedef struct {
-    const int8_t *first;
-    int32_t rows, columns, row_step, step;
-} window;
-
-static inline window window_at(const ef_pool_layer *p, const int8_t *picture, int32_t y, int32_t x)
-{
-    int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
-    int32_t bottom = top + p->kernel_h, right = left + p->kernel_w;
-    window w;
-    if (top < 0) top = 0;
-    if (left < 0) left = 0;
-    if (bottom > p->in_h) bottom = p->in_h;
-    if (right > p->in_w) right = p->in_w;
-    w.step = p->channels;
-    w.row_step = p->in_w * w.step;
-    w.rows = bottom - top;
-    w.columns = right - left;
-    w.first = picture + top * w.row_step + left * w.step;
-    return w;
-}
-
 /* Sums of channels 0 to 3 from the two halves of even and of odd bytes. */
-static inline void sum_window(const window *w, int32_t channel, int32_t channels, int32_t *sums)
+static inline void sum_window(const ef_window *w, int32_t channel, int32_t channels, int32_t *sums)
 {
     const int8_t *row = w->first + channel;
     uint32_t even = 0, odd = 0;
@@ -53,7 +29,7 @@ static inline void sum_window(const window *w, int32_t channel, int32_t channels
     sums[3] = (int32_t)odd >> 16;
 }
 
-static inline uint32_t largest_of_window(const window *w, int32_t channel, int32_t channels)
+static inline uint32_t largest_of_window(const ef_window *w, int32_t channel, int32_t channels)
 {
     const int8_t *row = w->first + channel;
     uint32_t largest = 0x80808080u;
@@ -65,22 +41,16 @@ static inline uint32_t largest_of_window(const window *w, int32_t channel, int32
     return largest;
 }
 
-/* Halves away from zero: C's division goes towards it. */
-static inline int32_t rounded_quotient(int32_t sum, int32_t count)
-{
-    return (sum > 0 ? sum + (count >> 1) : sum - (count >> 1)) / count;
-}
-
-static inline void average(const ef_pool_layer *p, const window *w, int32_t channel, int32_t channels, int8_t *out)
+static inline void average(const ef_pool_layer *p, const ef_window *w, int32_t channel, int32_t channels, int8_t *out)
 {
     int32_t sums[CHANNELS], count = w->rows * w->columns;
     if (channels >= CHANNELS) sum_window(w, channel, CHANNELS, sums);
     else sum_window(w, channel, channels, sums);
     for (int32_t i = 0; i < CHANNELS && i < channels; i++)
-        out[i] = (int8_t)ef_clamp(rounded_quotient(sums[i], count), p->act_min, p->act_max);
+        out[i] = (int8_t)ef_clamp(ef_rounded_quotient(sums[i], count), p->act_min, p->act_max);
 }
 
-static inline void largest(const ef_pool_layer *p, const window *w, int32_t channel, int32_t channels, int8_t *out)
+static inline void largest(const ef_pool_layer *p, const ef_window *w, int32_t channel, int32_t channels, int8_t *out)
 {
     uint32_t word = channels >= CHANNELS ? largest_of_window(w, channel, CHANNELS)
                                          : largest_of_window(w, channel, channels);
@@ -96,7 +66,7 @@ static inline __attribute__((always_inline)) void pool(const void *layer, uint8_
     for (int32_t n = 0; n < p->batches; n++, picture += p->in_h * p->in_w * p->channels)
         for (int32_t y = 0; y < p->out_h; y++)
             for (int32_t x = 0; x < p->out_w; x++, out += p->channels) {
-                window w = window_at(p, picture, y, x);
+                ef_window w = ef_window_at(p, picture, y, x);
                 for (int32_t c = 0; c < p->channels; c += CHANNELS) {
                     if (maximum) largest(p, &w, c, p->channels - c, out + c);
                     else average(p, &w, c, p->channels - c, out + c);

@@ -4,34 +4,12 @@
  * counts. The average takes four channels at a time, the maximum sixteen.
  */
 #include "../portable/fixed_point.h"
+#include "../portable/window.h"
 #include "scale.h"
 
 enum { CHUNK = 16 };
 
-/* The part of one output's window that lies inside the picture. */
-typedef struct {
-    const int8_t *first;
-    int32_t rows, columns, row_step, step;
-} window;
-
-static inline window window_at(const ef_pool_layer *p, const int8_t *picture, int32_t y, int32_t x)
-{
-    int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
-    int32_t bottom = top + p->kernel_h, right = left + p->kernel_w;
-    window w;
-    if (top < 0) top = 0;
-    if (left < 0) left = 0;
-    if (bottom > p->in_h) bottom = p->in_h;
-    if (right > p->in_w) right = p->in_w;
-    w.step = p->channels;
-    w.row_step = p->in_w * w.step;
-    w.rows = bottom - top;
-    w.columns = right - left;
-    w.first = picture + top * w.row_step + left * w.step;
-    return w;
-}
-
-static inline int32x4_t sum_window(const window *w, int32_t channel, mve_pred16_t some)
+static inline int32x4_t sum_window(const ef_window *w, int32_t channel, mve_pred16_t some)
 {
     const int8_t *row = w->first + channel;
     int32x4_t sum = vdupq_n_s32(0);
@@ -42,7 +20,7 @@ static inline int32x4_t sum_window(const window *w, int32_t channel, mve_pred16_
     return sum;
 }
 
-static inline int8x16_t largest_of_window(const window *w, int32_t channel, mve_pred16_t some)
+static inline int8x16_t largest_of_window(const ef_window *w, int32_t channel, mve_pred16_t some)
 {
     const int8_t *row = w->first + channel;
     int8x16_t largest = vdupq_n_s8(INT8_MIN);
@@ -53,21 +31,15 @@ static inline int8x16_t largest_of_window(const window *w, int32_t channel, mve_
     return largest;
 }
 
-/* Halves away from zero: C's division goes towards it. */
-static inline int32_t rounded_quotient(int32_t sum, int32_t count)
-{
-    return (sum > 0 ? sum + (count >> 1) : sum - (count >> 1)) / count;
-}
-
-static inline void average(const ef_pool_layer *p, const window *w, int32_t channel, int8_t *out)
+static inline void average(const ef_pool_layer *p, const ef_window *w, int32_t channel, int8_t *out)
 {
     int32_t sums[EF_LANES], count = w->rows * w->columns, left = p->channels - channel;
     vstrwq_s32(sums, sum_window(w, channel, ef_first(left)));
     for (int32_t i = 0; i < EF_LANES && i < left; i++)
-        out[i] = (int8_t)ef_clamp(rounded_quotient(sums[i], count), p->act_min, p->act_max);
+        out[i] = (int8_t)ef_clamp(ef_rounded_quotient(sums[i], count), p->act_min, p->act_max);
 }
 
-static inline void largest(const ef_pool_layer *p, const window *w, int32_t channel, int8_t *out)
+static inline void largest(const ef_pool_layer *p, const ef_window *w, int32_t channel, int8_t *out)
 {
     mve_pred16_t some = vctp8q((uint32_t)(p->channels - channel));
     int8x16_t y = vminq_s8(largest_of_window(w, channel, some), vdupq_n_s8((int8_t)p->act_max));
@@ -82,7 +54,7 @@ static inline __attribute__((always_inline)) void pool(const void *layer, uint8_
     for (int32_t n = 0; n < p->batches; n++, picture += p->in_h * p->in_w * p->channels)
         for (int32_t y = 0; y < p->out_h; y++)
             for (int32_t x = 0; x < p->out_w; x++, out += p->channels) {
-                window w = window_at(p, picture, y, x);
+                ef_window w = ef_window_at(p, picture, y, x);
                 for (int32_t c = 0; c < p->channels; c += maximum ? CHUNK : EF_LANES) {
                     if (maximum) largest(p, &w, c, out + c);
                     else average(p, &w, c, out + c);
@@ -105,7 +77,7 @@ EF_FAST_CODE void ef_mean_helium_rows(const void *layer, uint8_t *arena)
     int32x4_t multiplier = vdupq_n_s32(p->multiplier), shift = vdupq_n_s32(p->shift);
     for (int32_t i = 0; i < p->shape[0]; i++, in += rows * step, out += step)
         for (int32_t c = 0; c < step; c += EF_LANES) {
-            const window all = {in, rows, 1, step, step};
+            const ef_window all = {in, rows, 1, step, step};
             mve_pred16_t some = ef_first(step - c);
             int32x4_t sum = vaddq_n_s32(sum_window(&all, c, some), p->offset);
             vstrbq_p_s32(out + c, ef_scale4_exactly(sum, multiplier, shift, &range), some);
