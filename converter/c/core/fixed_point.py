@@ -101,7 +101,9 @@ def to_int8(values: npt.NDArray[Any], least: int = INT8_MIN, most: int = INT8_MA
 
 def quantized(real: float, value: Value) -> int:
     """Return a real number in the scale of a tensor, divided in float32, not yet cut to its range."""
-    return value.zero_point + round_away(single(np.float32(real) / np.float32(value.scales[0])))
+    with np.errstate(over="ignore"):  # a scale about 1e-38: infinity, as in C
+        quotient = single(np.float32(real) / np.float32(value.scales[0]))
+    return value.zero_point + round_away(quotient)
 
 
 def activation_range(operator: Operator, output: Value) -> tuple[int, int]:

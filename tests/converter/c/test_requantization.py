@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One shift instead of two roundings: compared with the reference at every single sum, not only where it is proved."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.c.core.fixed_point import quantize_multiplier
+from converter.c.core.fixed_point import quantize_multiplier, quantized
+from converter.c.core.program import Value
 from converter.c.core.requantization import ROUND_ONCE, ROUND_TWICE, Scaling, Sums, scaling
 
 Array = npt.NDArray[Any]
@@ -115,3 +117,10 @@ def test_an_offset_on_the_sum_lets_one_shift_do(multiplier: int, shift: int, lea
     every = np.arange(least, most + 1)
     assert (scaled.form, scaled.bias[0] != 0) == ("relu", True)
     np.testing.assert_array_equal(_one_shift(scaled, every), sums.answers(every[None])[0])
+
+
+def test_a_real_number_in_a_scale_near_nothing_is_very_much_without_a_warning() -> None:
+    tiny = Value(0, "tiny", (1,), "int8", scales=(1e-38,), zero_point=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (quantized(0.0, tiny), quantized(6.0, tiny), quantized(-6.0, tiny)) == (3, 3 + 2**62, 3 - 2**62)
