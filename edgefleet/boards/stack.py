@@ -146,7 +146,8 @@ def _functions(image: Image, toolchain: Toolchain) -> Mapping[str, _Function]:
     if objdump is None:
         package = "binutils-arm-none-eabi" if toolchain.family == "arm" else "binutils-riscv64-unknown-elf"
         raise MissingProgramError(
-            f"'{toolchain.objdump}' is not installed, which reads the machine code for the stack's bound",
+            f"the stack's bound is read from machine code by '{toolchain.objdump}', which is not installed"
+            + (" (zig brings no disassembler)" if toolchain.kind == "zig" else ""),
             hint=f"run: apt-get install {package}",
         )
     answer = ask((objdump, "-d", "--no-show-raw-insn", str(image.elf)))

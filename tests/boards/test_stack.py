@@ -119,14 +119,15 @@ def test_functions_of_one_name_in_two_files_are_told_apart(program: BuildProgram
     assert stack_bound(image, find_toolchain(M4.cpu)).bytes >= 300
 
 
+@pytest.mark.parametrize(("kind", "why"), [("gcc", ""), ("zig", " (zig brings no disassembler)")])
 def test_a_missing_disassembler_is_one_sentence(
-    program: BuildProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: BuildProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, why: str
 ) -> None:
-    image, toolchain = program("int main(void) { return 0; }", M4), find_toolchain(M4.cpu)
+    image, toolchain = program("int main(void) { return 0; }", M4, kind), find_toolchain(M4.cpu, prefer=kind)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingProgramError) as caught:
         stack_bound(image, toolchain)
     assert caught.value.message == (
-        "'arm-none-eabi-objdump' is not installed, which reads the machine code for the stack's bound"
+        f"the stack's bound is read from machine code by 'arm-none-eabi-objdump', which is not installed{why}"
     )
     assert caught.value.hint == "run: apt-get install binutils-arm-none-eabi"
