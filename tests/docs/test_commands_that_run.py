@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
+def _require(*programs: str) -> None:
+    """Skip where something is missing; "a or b" asks for one of them, and zig may come from PyPI."""
+    missing = [choice for choice in programs if not any(_is_installed(program) for program in choice.split(" or "))]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def _is_installed(program: str) -> bool:
+    path = os.pathsep.join([os.environ["PATH"], *SYSTEM_PATHS])
+    return shutil.which(program, path=path) is not None or (program == "zig" and find_spec("ziglang") is not None)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder that looks like the checkout to a reader's commands."""
@@ -73,8 +86,7 @@ def test_the_readmes_taste_runs(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_the_first_rollout_runs_as_it_is_told(checkout: Path) -> None:
-    if shutil.which("mosquitto", path=os.pathsep.join([os.environ["PATH"], *SYSTEM_PATHS])) is None:
-        pytest.skip("mosquitto is not installed")
+    _require("mosquitto")
     script = _script("docs/tutorials/first-rollout.md")
     for told, free in zip((1883, 8080, 8443), _free_ports(3), strict=True):
         script = re.sub(rf"(?<=[: ]){told}\b", str(free), script)
@@ -89,8 +101,7 @@ def test_the_first_rollout_runs_as_it_is_told(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_on_an_emulated_board_runs_as_it_is_told(tmp_path: Path) -> None:
-    if shutil.which("qemu-system-arm") is None:
-        pytest.skip("qemu-system-arm is not installed")
+    _require("qemu-system-arm", "zig", "arm-none-eabi-objdump", "cc")
     out = _run(_script("docs/tutorials/a-model-on-an-emulated-board.md"), tmp_path)
     assert "digits on mps2-an386 costs more than the baseline 'digits': instructions " in out
     assert "exit status 1" in out
@@ -100,9 +111,7 @@ def test_a_model_on_an_emulated_board_runs_as_it_is_told(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_running_and_comparing_on_an_emulated_board_go_as_the_guides_say(checkout: Path) -> None:
-    for program in ("qemu-system-arm", "cc"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
+    _require("qemu-system-arm", "arm-none-eabi-gcc or zig", "cc")
     out = _run(_script("docs/how-to/run-on-an-emulated-board.md"), checkout)
     assert "answers.npy: 20 samples on mps2-an386" in out
     assert '"profile": "mps2-an385"' in out
