@@ -12,8 +12,8 @@ from string import Template
 
 import numpy as np
 
+from converter.adapters.imports.model_files import read_quantized
 from edgefleet.contracts.errors import ConflictError, InputError, ModelFailedError, StorageError
-from edgefleet.contracts.files import read_file
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.profile import Profile
 from edgefleet.runtimes.oracle import open_oracle
@@ -102,9 +102,11 @@ def begin(folder: Path, *, profile: str, model: Path | None, wheel: Path | None 
 
 def _emulated(profile: str) -> Profile:
     board = load_profile(profile)
-    if board.execution != "emulated" or board.emulator is None or board.cpu.architecture == "aarch64":
+    is_microcontroller = board.runtime.kind == "tflm"
+    if board.execution != "emulated" or board.emulator is None or not is_microcontroller:
+        what = f"is not emulated ({board.execution})" if is_microcontroller else "is no microcontroller's"
         raise InputError(
-            f"the board of the profile '{board.id}' is not emulated ({board.execution})",
+            f"the board of the profile '{board.id}' {what}",
             hint=f"name one that is, such as {DEFAULT_PROFILE}; see 'edgefleet profiles list'",
         )
     return board
@@ -114,7 +116,7 @@ def _model(model: Path | None) -> tuple[str, bytes]:
     if model is None:
         return "digits", (_TEMPLATE / _DIGITS).read_bytes()
     stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in model.stem)
-    return stem, read_file(model, "the model")
+    return stem, read_quantized(model)
 
 
 def _vectors(data: bytes, board: Profile, *, given: bool) -> tuple[Array, Array]:

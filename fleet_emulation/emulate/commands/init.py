@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``edgefleet emulate init``: begin a project that tests a model on an emulated board, in anyone's CI."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,6 @@ def init(
     text = (
         f"{begun.folder}: {begun.model} on {begun.profile}, {begun.samples} samples as the reference answers them\n"
         f"baseline, {begun.compiler}: {figures}\n"
-        f"go on with: cd {begun.folder} && python -m pytest"
+        f"go on with: cd {shlex.quote(begun.folder)} && python -m pytest"
     )
     emit(begun, as_json=as_json, human=text)

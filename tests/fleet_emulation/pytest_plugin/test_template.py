@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgefleet.cli.main import run, verbs
-from edgefleet.contracts.errors import ConflictError, FileMissingError, InputError
+from edgefleet.contracts.errors import ConflictError, FileMissingError, InputError, UnsupportedModelError
 from fleet_emulation.emulate.init import begin
 
 pytestmark = pytest.mark.boards
@@ -109,10 +109,22 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_board_that_nobody_emulates_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [("nucleo-l4r5zi", "is not emulated (compiled-only)"), ("raspberry-pi-4", "is no microcontroller's")],
+)
+def test_a_board_that_cannot_be_emulated_here_is_refused(tmp_path: Path, profile: str, reason: str) -> None:
     with pytest.raises(InputError) as refused:
-        begin(tmp_path / "new", profile="nucleo-l4r5zi", model=None)
-    assert refused.value.message == "the board of the profile 'nucleo-l4r5zi' is not emulated (compiled-only)"
+        begin(tmp_path / "new", profile=profile, model=None)
+    assert refused.value.message == f"the board of the profile '{profile}' {reason}"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a model")
+    with pytest.raises(UnsupportedModelError) as refused:
+        begin(tmp_path / "new", profile=PROFILE, model=tmp_path / "cat.jpg")
+    assert refused.value.message == "'cat.jpg' is not a TFLite model: it lacks the mark 'TFL3'"
     assert not (tmp_path / "new").exists()
 
 
