@@ -10,16 +10,19 @@ from typing import Literal
 from converter.adapters.imports.model_files import read_quantized
 from converter.adapters.output_files import write_together
 from converter.c.core import export_texts as texts
+from converter.c.core.blob_format import Vector
 from converter.c.core.names_in_c import c_name, first_clash
 from converter.c.core.preprocessing import GeneratedPreprocessing, generate_preprocessing
 from converter.c.core.program import KernelSet, Target, Value
+from converter.c.core.variants import OPTIONAL_SOURCES
 from converter.c.generate import Generated, generate
 from edgefleet.boards.firmware_files import firmware_folder
 from edgefleet.boards.toolchains import Toolchain, family_of
-from edgefleet.contracts.bundle import open_bundle
+from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import BudgetError, IncompatibleError, UnsupportedModelError
 from edgefleet.contracts.manifest import Fact, Manifest, Numerics
 from edgefleet.contracts.profile import Profile, kernel_set
+from edgefleet.runtimes.parity import read_vectors
 from firmware_profiles.loader import load_profile
 
 Format = Literal["c", "cmake", "zephyr"]
@@ -43,7 +46,7 @@ class ExportedTensor(Fact, frozen=True, kw_only=True):
 
 class ExportedFacts(Fact, frozen=True, kw_only=True):
     """What a model's C takes; ``arena_bytes`` counts tensors, scratch and state. ``preprocessing`` says what became of
-    the bundle's: ``c``, ``none``, or why there is no C for it."""
+    the bundle's: ``c``, ``none``, or why there is no C for it. ``blob_bytes`` counts ``parity_vectors``."""
 
     name: str
     numerics: Numerics
@@ -51,6 +54,7 @@ class ExportedFacts(Fact, frozen=True, kw_only=True):
     arena_bytes: int
     scratch_bytes: int
     state_bytes: int
+    parity_vectors: int
     layers: int
     macs: int
     kernels: tuple[str, ...]
@@ -75,6 +79,7 @@ class _Model:
     """A model on its way into the folder."""
 
     generated: Generated
+    vectors: int = 0
     preprocessing: GeneratedPreprocessing = field(default_factory=GeneratedPreprocessing)
     said: str = "none"
 
@@ -95,20 +100,29 @@ class _Model:
         return (*self.generated.kernel_sources, *self.preprocessing.kernel_sources)
 
 
-def export(paths: Sequence[Path], *, profile: str | None, numerics: Numerics | None, form: Format, out: Path) -> Export:
+def export(
+    paths: Sequence[Path],
+    *,
+    profile: str | None,
+    numerics: Numerics | None,
+    form: Format,
+    out: Path,
+    parity_vectors: int = 0,
+) -> Export:
     """Write models as C into one folder, with the kernels that they need.
 
-    Without ``profile`` the first bundle's is taken; without ``numerics`` each bundle's, or the profile's.
+    Without ``profile`` the first bundle's is taken; without ``numerics`` each bundle's, or the profile's. Blobs carry
+    at most so many of their bundles' ``parity_vectors``.
 
     Raises:
         FileMissingError, BundleError: a file cannot be used.
         UnsupportedModelError: a model has something that no C can be written for.
-        IncompatibleError: no board is named, or two models have one name.
+        IncompatibleError: no board is named, two models have one name, or one has no parity vectors for this code.
         BudgetError: a model's blob or arena is larger than the board's memory.
         StorageError: the folder cannot be written.
     """
     board = load_profile(profile or _profile_of(paths))
-    models = [_model(path, board, numerics) for path in paths]
+    models = [_model(path, board, numerics, parity_vectors) for path in paths]
     _check_names([model.generated.name for model in models])
     for model in models:
         check_memory(model.generated, board)
@@ -168,15 +182,40 @@ def _check_names(names: Sequence[str]) -> None:
     raise IncompatibleError(said, hint="rename one of the files, or export them apart")
 
 
-def _model(path: Path, board: Profile, numerics: Numerics | None) -> _Model:
+def _model(path: Path, board: Profile, numerics: Numerics | None, parity_vectors: int) -> _Model:
     if path.suffix != ".bundle":
+        if parity_vectors:
+            raise _without_vectors(path, "is a model, and bundles carry parity vectors")
         target = Target(numerics or board.runtime.numerics, kernel_set(board))
         return _Model(generate(read_quantized(path), name=c_name(path.stem), target=target))
     bundle = open_bundle(path)
     manifest = bundle.manifest
     target = Target(numerics or manifest.runtime.numerics, kernel_set(board))
-    generated = generate(bundle.read(manifest.model), name=c_name(manifest.name), target=target)
-    return _Model(generated, *_preprocessing(manifest, generated.name))
+    vectors = _vectors(path, bundle, target, parity_vectors)
+    generated = generate(bundle.read(manifest.model), name=c_name(manifest.name), target=target, vectors=vectors)
+    return _Model(generated, len(vectors), *_preprocessing(manifest, generated.name))
+
+
+def _vectors(path: Path, bundle: Bundle, target: Target, most: int) -> list[Vector]:
+    """Return the first of a bundle's parity vectors, which are those of its reference kernels."""
+    if not most:
+        return []
+    manifest = bundle.manifest
+    if target.numerics != manifest.runtime.numerics:
+        raise _without_vectors(path, f"has parity vectors of {manifest.runtime.numerics}, not of {target.numerics}")
+    if manifest.tolerances.reference:
+        raise _without_vectors(path, "has parity vectors that allow a difference, and C compares bytes")
+    inputs, outputs = read_vectors(bundle)
+    return [
+        Vector(b"".join(part[n].tobytes() for part in inputs), b"".join(part[n].tobytes() for part in outputs))
+        for n in range(min(most, manifest.parity.samples))
+    ]
+
+
+def _without_vectors(path: Path, why: str) -> IncompatibleError:
+    return IncompatibleError(
+        f"'{path.name}' {why}", hint="leave --parity-vectors out, or export a bundle for this board"
+    )
 
 
 def _preprocessing(manifest: Manifest, name: str) -> tuple[GeneratedPreprocessing, str]:
@@ -189,7 +228,7 @@ def _preprocessing(manifest: Manifest, name: str) -> tuple[GeneratedPreprocessin
 
 def _files(models: Sequence[_Model], board: Profile, form: Format) -> dict[str, bytes]:
     files = {name: data for model in models for name, data in model.files}
-    kernels = _with_includes(source for model in models for source in model.kernel_sources)
+    kernels = _with_includes([*OPTIONAL_SOURCES, *(source for model in models for source in model.kernel_sources)])
     files |= {f"kernels/{name}": _kernel(name) for name in kernels}
     headers = [*_HEADERS, *([_PREPROCESS_HEADER] if any(m.preprocessing.sources for m in models) else [])]
     files |= {f"include/edgefleet/{name}": _kernel(f"include/edgefleet/{name}") for name in headers}
@@ -261,6 +300,7 @@ def _facts(model: _Model) -> ExportedFacts:
         arena_bytes=made.arena_bytes,
         scratch_bytes=made.scratch_bytes,
         state_bytes=made.state_bytes,
+        parity_vectors=model.vectors,
         layers=len(made.layers),
         macs=sum(layer.macs for layer in made.layers),
         kernels=made.variants,

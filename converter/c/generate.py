@@ -2,10 +2,11 @@
 """From an int8 flatbuffer to a model blob and C."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from converter.c.core.blob import Ends, write_blob
+from converter.c.core.blob import Ends, with_vectors, write_blob
+from converter.c.core.blob_format import Vector
 from converter.c.core.constant_channels import Narrowed, without_constant_channels
 from converter.c.core.lowering import check_ends, lower_graph
 from converter.c.core.memory_plan import plan_memory
@@ -56,8 +57,8 @@ class Generated:
     narrowed: Mapping[int, Narrowed]
 
 
-def generate(model: bytes, *, name: str, target: Target) -> Generated:
-    """Write a model as C for a target; ``name`` is a C identifier.
+def generate(model: bytes, *, name: str, target: Target, vectors: Sequence[Vector] = ()) -> Generated:
+    """Write a model as C for a target; ``name`` is a C identifier, ``vectors`` are the blob's parity vectors.
 
     Raises:
         UnsupportedModelError: the model is damaged, or has something that no C can be written for.
@@ -69,6 +70,7 @@ def generate(model: bytes, *, name: str, target: Target) -> Generated:
     plan = plan_memory(lowered)
     ends = Ends(_values(graph, graph.inputs), _values(graph, graph.outputs))
     blob = write_blob(lowered, plan, ends, target, hashlib.sha256(model).digest())
+    blob = replace(blob, data=with_vectors(blob.data, vectors))
     layers = tuple(
         LayerFacts(
             number=number,

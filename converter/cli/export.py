@@ -32,13 +32,18 @@ def export(
         Literal["tflm/1", "litert/1"] | None,
         typer.Option(help="How the code rounds. Default: as the bundle or the board says."),
     ] = None,
+    parity_vectors: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Put at most N of a bundle's parity vectors into its blob.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Write models as C with the kernels that they need, and say what they take."""
     from converter.adapters.containment import contained
     from converter.c.exports import export as write
 
-    done = contained(lambda: write(models, profile=profile, numerics=numerics, form=form, out=out))
+    done = contained(
+        lambda: write(models, profile=profile, numerics=numerics, form=form, out=out, parity_vectors=parity_vectors)
+    )
     emit(done, as_json=as_json, human=lambda: _described(done))
 
 

@@ -53,6 +53,8 @@ def readme(models: Sequence[ExportedModel], kernel_set: KernelSet, flags: Sequen
         "",
         "- `-DEF_UPDATABLE`: programs read their model through a pointer (`NAME.blob`, `NAME.blob_bytes`), so that it",
         "  can be exchanged without new firmware; `NAME/NAME.blob` is such a model. `ef_open` checks it.",
+        "- `ef_self_test` runs the parity vectors of a blob (`edgefleet export --parity-vectors N`), and",
+        "  `ef_layer_output` says what a layer made; neither is linked unless it is called.",
         "- `-DEF_BLOB_SECTION='__attribute__((section(\"...\")))'` places blobs, in external flash for instance.",
         "- `-DEF_FAST_CODE_SECTION=.NAME` places kernels, C and assembler, in tightly coupled memory for instance.",
     )

@@ -31,6 +31,8 @@ _HELIUM = {
 }
 #: The five functions; and what only an updatable program needs: the linker leaves the two others out of a static one.
 RUNTIME_SOURCES = ("runtime/model.c", "runtime/blob.c")
+#: What applications may call besides: the linker leaves out what they do not.
+OPTIONAL_SOURCES = ("runtime/self_test.c", "runtime/layer_outputs.c")
 
 
 def kernel_sources(variants: Iterable[str]) -> tuple[str, ...]:

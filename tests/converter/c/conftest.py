@@ -88,12 +88,16 @@ class Workshop:
 
     def opening(self, generated: Generated, folder: Path) -> Path:
         """Return a program under sanitizers that opens blobs with a program's kernels, and runs nothing."""
+        return self.linked("opening.c", generated, folder)
+
+    def linked(self, main: str, generated: Generated, folder: Path) -> Path:
+        """Return a program under sanitizers: a file beside this one, with an updatable program's kernels."""
         for file, text in generated.sources.items():
             (folder / file).write_text(text)
-        name, program = generated.name, folder / "opening"
+        name, program = generated.name, folder / "program"
         compile_c(
             *("-D_ISOC11_SOURCE", "-DEF_UPDATABLE", f"-DMODEL={name}", f'-DMODEL_HEADER="{name}.h"', f"-I{folder}"),
-            *(str(_DRIVER.with_name("opening.c")), str(folder / f"{name}.c"), str(self.archive(True))),
+            *(str(_DRIVER.with_name(main)), str(folder / f"{name}.c"), str(self.archive(True))),
             *("-o", str(program)),
             sanitized=True,
         )

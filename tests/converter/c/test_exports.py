@@ -163,6 +163,7 @@ def test_the_command_prints_what_the_code_takes(tmp_path: Path) -> None:
         "arena_bytes": read_blob(blob).arena_bytes,
         "scratch_bytes": 0,
         "state_bytes": 0,
+        "parity_vectors": 0,
         "layers": 1,
         "macs": 0,
         "kernels": ["table/portable/bytes"],

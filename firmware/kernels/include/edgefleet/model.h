@@ -26,7 +26,8 @@ typedef enum {
     EF_BAD_BLOB,       /* not a model blob, of another format, cut off or damaged: model.refusal says which */
     EF_MISSING_KERNEL, /* model.refusal names the kernel variant that this firmware does not have */
     EF_SMALL_ARENA,    /* fewer bytes than ef_arena_bytes says, or not aligned to 16 */
-    EF_STOPPED         /* yield said so; the next ef_invoke begins anew */
+    EF_STOPPED,        /* yield said so; the next ef_invoke begins anew */
+    EF_WRONG_ANSWER    /* ef_self_test: an output differs from its parity vector */
 } ef_status;
 
 typedef enum { EF_INPUT = 0, EF_OUTPUT = 1 } ef_direction;
@@ -81,6 +82,10 @@ ef_status ef_invoke(ef_model *model, ef_yield yield, void *user);
 
 /* `check` of a program whose blob may change. */
 ef_status ef_check_blob(ef_model *model);
+
+/* Run the blob's parity vectors, each from the first values of state variables, and compare all bytes: before a blob
+ * that came to a slot is trusted. EF_BAD_BLOB where it has none, or not all of them. Leaves the model as ef_bind does. */
+ef_status ef_self_test(ef_model *model, ef_yield yield, void *user);
 
 /* Where a layer's first output lies in the arena, after that layer has run: for comparing models layer by layer. */
 const void *ef_layer_output(const ef_model *model, uint32_t layer, uint32_t *bytes);
