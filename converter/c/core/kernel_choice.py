@@ -17,7 +17,6 @@ Stream = Literal["portable", "halves", "3x3", "helium"]
 _PLANE_ROWS = 10
 _LARGEST_SUM_16_BITS = 256
 _HELIUM_CHUNK, _HELIUM_PITCH, _HELIUM_MOST_COLUMNS = 16, 128, 60
-_ROUND_ONCE = 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def fully_connected(
     shape: FullyConnectedShape, form: Form, kernel_set: KernelSet, *, int4: bool = False, halves: bool = False
 ) -> Choice | None:
     """Choose for fully connected. ``halves``: the weights fit ``dsp_streams.fit_halves``; int4 sums below 2**27."""
-    if kernel_set == "portable" or (kernel_set == "helium" and form == "exact" and shape.rounding == _ROUND_ONCE):
+    if kernel_set == "portable":
         return None
     if kernel_set == "helium":
         return Choice(f"fully_connected/helium/{form}{'-int4' if int4 else ''}", "helium", 0)

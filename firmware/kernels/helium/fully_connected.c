@@ -2,9 +2,10 @@
  *
  * Fully connected for Helium: four outputs at a time, 16 weights of each an instruction.
  *
- * Stream "helium": as conv2d's, the scale in each group of four outputs, per channel or not; exact with one rounding
- * is not among the forms. No scratch: the last inputs are read with the lanes behind them switched off.
+ * Stream "helium": as conv2d's, the scale in each group of four outputs, per channel or not. No scratch: the last inputs
+ * are read with the lanes behind them switched off.
  */
+#include "../portable/fixed_point.h"
 #include "scale.h"
 
 enum { CHUNK = 16, GROUP = 4 };
@@ -49,18 +50,29 @@ static inline int32x4_t multiply_int4(const int8_t *in, int32_t n, const int8_t 
     return ef_four(a, b, c, d);
 }
 
+/* Rounded once, halves up; lane by lane, for the products need 64 bits. */
+EF_FAST_CODE static int32x4_t scale_once(int32x4_t sum, const int32_t *group, const ef_exact_range *range)
+{
+    int32_t lanes[EF_LANES];
+    vstrwq_s32(lanes, vaddq_s32(sum, vldrwq_s32(group)));
+    for (int32_t i = 0; i < EF_LANES; i++) lanes[i] = ef_scaled_once(lanes[i], group[4 + i], group[8 + i]);
+    return ef_clamp4(vaddq_n_s32(vldrwq_s32(lanes), range->out_zero), range->act_min, range->act_max);
+}
+
 static inline __attribute__((always_inline)) void connect(const void *layer, uint8_t *arena, ef_form form, int int4)
 {
     const ef_fully_connected_layer *p = layer;
     const int8_t *in = (const int8_t *)arena + p->in;
     int8_t *out = (int8_t *)arena + p->out;
     const ef_exact_range range = {p->out_zero, p->act_min, p->act_max};
+    const int once = form == EF_EXACT && p->rounding == EF_ROUND_ONCE;
     for (int32_t row = p->rows; row > 0; row--, in += p->in_n, out += p->out_n) {
         const int32_t *group = (const int32_t *)(p + 1);
         for (int32_t i = 0; i < p->out_n; i += GROUP) {
             const int8_t *w = (const int8_t *)(group + ef_group_words(form));
             int32x4_t sum = int4 ? multiply_int4(in, p->in_n, &w) : multiply(in, p->in_n, &w);
-            vstrbq_p_s32(out + i, ef_scale4(sum, group, form, &range), ef_first(p->out_n - i));
+            int32x4_t y = once ? scale_once(sum, group, &range) : ef_scale4(sum, group, form, &range);
+            vstrbq_p_s32(out + i, y, ef_first(p->out_n - i));
             group = (const int32_t *)(const void *)w;
         }
     }

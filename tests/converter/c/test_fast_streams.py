@@ -140,13 +140,12 @@ def test_kernels_are_chosen_by_their_limits() -> None:
         depthwise(replace(_DEPTHWISE, dilation_w=2), "any", "helium"), depthwise(_DEPTHWISE, "any", "helium"),
         depthwise(_DEPTHWISE, "exact", "helium"),
         full(_FULL, "any", "dsp", halves=True), full(_FULL, "any", "helium"), full(_FULL, "exact", "helium"),
-        full(replace(_FULL, rounding=2), "exact", "helium"),
     ]  # fmt: skip
     assert [choice and choice.variant for choice in names] == [
         "conv2d/dsp/relu-halves", "conv2d/dsp/exact", "conv2d/dsp/any-int4", "conv2d/helium/any-int4",
         "depthwise/dsp/relu-3x3-s1", "depthwise/dsp/relu", "depthwise/dsp/relu", "depthwise/helium/any",
         "depthwise/helium/any-3x3-s1", "depthwise/helium/exact",
-        "fully_connected/dsp/any-halves", "fully_connected/helium/any", None, "fully_connected/helium/exact",
+        "fully_connected/dsp/any-halves", "fully_connected/helium/any", "fully_connected/helium/exact",
     ]  # fmt: skip
     assert kernel_choice.average_pool(16, 16, "dsp") == "average_pool/dsp/exact"
     assert kernel_choice.average_pool(16, 17, "dsp") == "average_pool/portable/exact"
