@@ -73,7 +73,7 @@ def depthwise_3x3(bias: Integers, weights: Integers, scales: Integers) -> bytes:
 
 
 def fit_packed(scales: Integers) -> bool:
-    """Return whether ``c`` leaves a byte of its word free, as it does unless a zero point is beyond int8."""
+    """Return whether ``c`` leaves a byte of its word free, as it does unless a large offset is on the sums."""
     return bool((np.abs(scales[:, -2]) < 1 << (31 - _LEFT_BITS)).all())
 
 
