@@ -143,7 +143,8 @@ static inline void put_channel(const shape *s, const int16_t *plane, int8_t *out
         }
 }
 
-static inline void convolve_picture(const shape *s, const int8_t *in, int8_t *out, int16_t *planes, ef_form form)
+EF_FAST_CODE static inline void convolve_picture(const shape *s, const int8_t *in, int8_t *out, int16_t *planes,
+                                                 ef_form form)
 {
     const ef_depthwise_layer *p = s->layer;
     const int32_t *channel = (const int32_t *)(p + 1);

@@ -92,8 +92,9 @@ static inline void put_rows(const ef_depthwise_layer *p, const planes *s, const 
     }
 }
 
-static inline void convolve_picture(const ef_depthwise_layer *p, const int8_t *in, int8_t *out, uint32_t *scratch,
-                                    plane_loop loop, int32_t stride, int32_t channel_words)
+EF_FAST_CODE static inline void convolve_picture(const ef_depthwise_layer *p, const int8_t *in, int8_t *out,
+                                                 uint32_t *scratch, plane_loop loop, int32_t stride,
+                                                 int32_t channel_words)
 {
     const int32_t *stream = (const int32_t *)(p + 1);
     uint32_t zero = (uint16_t)p->in_zero * 0x00010001u;

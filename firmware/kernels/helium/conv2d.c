@@ -9,6 +9,9 @@
  * Scratch: the bytes under two windows, each rounded up to 16; none for 1x1 with stride 1 and in_c in sixteens. Behind
  * the bytes of a window may lie anything: the weights there are 0.
  */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("omit-frame-pointer") /* the inner loop needs its register */
+#endif
 #include "../portable/memory.h"
 #include "scale.h"
 

@@ -32,7 +32,7 @@ static inline void gather(const int8_t *in, int32_t step, uint32x4_t steps, int3
                      "vstrb.32 q0, [%[to]], #4\n\t"
                      "add %[in], %[in], %[step]\n\t"
                      "letp lr, 1b"
-                     : [in] "+r"(in), [to] "+r"(to)
+                     : [in] "+r"(in), [to] "+l"(to) /* vstrb.32 wants one of r0 to r7 */
                      : [n] "r"(n), [steps] "w"(steps), [step] "r"(4 * step)
                      : "q0", "lr", "memory");
 }
@@ -50,8 +50,9 @@ static inline void put_row(const ef_depthwise_layer *p, const int8_t *in, int32_
     if (p->in_w > 1) gather(in + p->in_x_step, 2 * p->in_x_step, steps, p->in_w >> 1, to + (odd ? 1 : ODD_COLUMNS));
 }
 
-static inline void convolve_picture(const ef_depthwise_layer *p, const int8_t *in, int8_t *out, int8_t *plane,
-                                    rows_loop loop, int32_t stride, int32_t channel_words)
+EF_FAST_CODE static inline void convolve_picture(const ef_depthwise_layer *p, const int8_t *in, int8_t *out,
+                                                 int8_t *plane, rows_loop loop, int32_t stride,
+                                                 int32_t channel_words)
 {
     const int32_t *channel = (const int32_t *)(p + 1);
     int32_t pitch = stride == 1 ? (p->out_w + 4 + 3) & ~3 : PITCH, most = (PLANE_ROWS - 3) / stride + 1;

@@ -47,7 +47,8 @@ static const int8_t *taps_at(const ef_conv2d_layer *p, const int8_t *picture, in
 }
 
 /* One window as a column: the whole words of each row first, then what is left of the rows. */
-static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x, int8_t *column, int8_t *line)
+EF_FAST_CODE static void lay_out(const ef_conv2d_layer *p, const int8_t *picture, int32_t y, int32_t x,
+                                 int8_t *column, int8_t *line)
 {
     int32_t taps = row_taps(p), parts = p->kernel_w / taps, bytes = taps * p->in_c;
     size_t whole = (size_t)(bytes & ~3), rest = (size_t)(bytes & 3);

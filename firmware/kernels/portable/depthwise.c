@@ -32,7 +32,7 @@ static int32_t chunk_rows(const ef_depthwise_layer *p)
     return extent >= PLANE_ROWS ? 1 : least((PLANE_ROWS - extent) / p->stride_h + 1, p->out_h);
 }
 
-static plane plane_of(const ef_depthwise_layer *p, int8_t *scratch)
+EF_FAST_CODE static plane plane_of(const ef_depthwise_layer *p, int8_t *scratch)
 {
     int32_t outputs = (p->out_w + PIXELS - 1) / PIXELS * PIXELS;
     int32_t columns = (outputs - 1) * p->stride_w + (p->kernel_w - 1) * p->dilation_w + 1;
@@ -60,7 +60,8 @@ static inline void gather(int8_t *to, const int8_t *x, int32_t count, int32_t st
 }
 
 /* Rows of one channel from picture row y on, zero points around. */
-static void lay_out(const ef_depthwise_layer *p, const plane *to, const int8_t *channel, int32_t y, int32_t rows)
+EF_FAST_CODE static void lay_out(const ef_depthwise_layer *p, const plane *to, const int8_t *channel, int32_t y,
+                                 int32_t rows)
 {
     int32_t right = to->columns - p->pad_left - to->inside;
     int8_t *line = to->bytes;

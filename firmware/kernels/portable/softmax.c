@@ -10,7 +10,7 @@
 enum { SUM_INTEGER_BITS = 12 };
 
 /* exp(a) in Q0.31 for a <= 0 in Q5.26: a polynomial on (-1/4, 0], then a factor for each binary digit of the rest. */
-static int32_t exponential(int32_t a)
+EF_FAST_CODE static int32_t exponential(int32_t a)
 {
     static const int32_t factors[7] = {/* exp(-1/4), exp(-1/2), exp(-1), ... exp(-16) */
                                        1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242};
