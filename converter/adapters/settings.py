@@ -2,6 +2,7 @@
 """Small files that a user names on the command line: preprocessing, recipe, class names, arrays."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from converter.core.recipe import Recipe, read_recipe
 from edgefleet.contracts.decoding import decode_toml
 from edgefleet.contracts.errors import FileMissingError, InputError, SampleError, SettingError
 from edgefleet.contracts.manifest import Preprocessing
+from edgefleet.runtimes.examples import read_npz
 from edgefleet.runtimes.preprocessing import check_parts
 
 Array = npt.NDArray[Any]
@@ -79,6 +81,26 @@ def read_batch(path: Path) -> Array:
     if batch.ndim == 0 or not len(batch):
         raise SampleError(f"'{path.name}' holds no samples", hint="store a batch whose first axis counts samples")
     return batch
+
+
+def read_batches(path: Path, input_names: Sequence[str]) -> list[Array]:
+    """Read samples for a model: an ``.npy`` for one input, an ``.npz`` with an array named like each for several.
+
+    Raises:
+        FileMissingError: there is no such file.
+        SampleError: it is no such file, lacks an array, or holds nothing.
+    """
+    if len(input_names) == 1:
+        return [read_batch(path)]
+    hint = "the model has several inputs: store an array named like each with numpy.savez, first axis samples"
+    stored = io.BytesIO(_read(path, "batch"))
+    arrays = read_npz(stored, source=f"'{path.name}'", limit_bytes=_LIMIT_BYTES, hint=hint)
+    for name in input_names:
+        if name not in arrays:
+            raise SampleError(f"'{path.name}' has no array '{name}', only {sorted(arrays)}", hint=hint)
+        if arrays[name].ndim == 0 or not len(arrays[name]):
+            raise SampleError(f"'{path.name}' holds no samples of '{name}'", hint=hint)
+    return [arrays[name] for name in input_names]
 
 
 def _read(path: Path, what: str) -> bytes:

@@ -4,18 +4,16 @@
 import io
 import tempfile
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from converter.adapters.imports.model_files import read_quantized
 from converter.adapters.output_files import write_whole
-from converter.adapters.settings import read_batch
+from converter.adapters.settings import read_batches
 from converter.c.core.names_in_c import c_name
-from converter.c.core.program import Target, Value
+from converter.c.core.program import Target
 from converter.c.generate import Generated, LayerFacts, generate
 from edgefleet.boards.cost import CostModel, assumed_cost, read_cost
 from edgefleet.boards.counting import Counts
@@ -23,12 +21,12 @@ from edgefleet.boards.inference import Inference, InferenceImage, build_inferenc
 from edgefleet.boards.prediction import Prediction, predict
 from edgefleet.boards.toolchains import Toolchain, find_toolchain
 from edgefleet.contracts.bundle import open_bundle
-from edgefleet.contracts.errors import IncompatibleError, SampleError
+from edgefleet.contracts.errors import IncompatibleError
 from edgefleet.contracts.manifest import Fact, Numerics
 from edgefleet.contracts.profile import Profile, kernel_set
 from firmware_profiles.loader import load_profile
+from fleet_emulation.emulate.batches import batch_bytes, first_output
 
-Array = npt.NDArray[Any]
 _SUFFIX = ".bundle"
 _MAKE_ANOTHER = "name a microcontroller's profile with --profile; 'edgefleet profiles list' shows them"
 
@@ -106,10 +104,10 @@ def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -
     """
     chosen = open_for_board(path, options.profile, options.numerics)
     cost = assumed_cost(chosen.profile.id) if options.cost is None else read_cost(options.cost)
-    toolchain = find_toolchain(chosen.profile.cpu, prefer=options.compiler)
-    samples = read_batch(batch)
     generated = generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, kernel_set(chosen.profile)))
-    inputs = batch_bytes(samples, generated.inputs)
+    batches = read_batches(batch, [value.name for value in generated.inputs])
+    inputs, samples = batch_bytes(batches, generated.inputs), len(batches[0])
+    toolchain = find_toolchain(chosen.profile.cpu, prefer=options.compiler)
     with tempfile.TemporaryDirectory(prefix="edgefleet-emulate-") as name:
         folder = Path(name)
         image = build_inference(
@@ -120,14 +118,14 @@ def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -
             updatable=options.updatable,
         )
         reset_each = options.reset_state == "each"
-        done = run_inference(image, inputs, len(samples), folder=folder / "run", reset_each=reset_each)
-    answers = first_output(done.outputs, len(samples), generated.outputs)
+        done = run_inference(image, inputs, samples, folder=folder / "run", reset_each=reset_each)
+    answers = first_output(done.outputs, samples, generated.outputs)
     content = io.BytesIO()
     np.save(content, answers, allow_pickle=False)
     write_whole(output, content.getvalue())
     return BoardRun(
         output=str(output),
-        samples=len(samples),
+        samples=samples,
         profile=chosen.profile.id,
         kernels=generated.target.kernel_set,
         numerics=chosen.numerics,
@@ -172,35 +170,6 @@ def _counts(done: Inference, cost: CostModel) -> dict[str, Any]:
         "cycles": cost.cycles(most),
         "cost_model": cost.describe(),
     }
-
-
-def batch_bytes(samples: Array, inputs: tuple[Value, ...]) -> bytes:
-    """Return a batch as the board reads it.
-
-    Raises:
-        SampleError: the model has several inputs, or the batch is of another type or shape, or empty.
-    """
-    if len(inputs) != 1:
-        raise SampleError(
-            f"the model has {len(inputs)} inputs, and a batch is one array", hint="use the Python API for such a model"
-        )
-    wanted, shape = inputs[0].dtype, inputs[0].shape
-    of_samples = samples.shape[1:] in (shape, shape[1:])
-    if samples.dtype.name != wanted or not len(samples) or not of_samples or shape[:1] != (1,):
-        raise SampleError(
-            f"the batch is {samples.dtype.name}{list(samples.shape)}, and the model takes {wanted}{list(shape[1:])} "
-            "behind the axis of samples",
-            hint="quantize the samples as the model's input says, and put them along the first axis",
-        )
-    return np.ascontiguousarray(samples).astype(samples.dtype.newbyteorder("<")).tobytes()
-
-
-def first_output(data: bytes, samples: int, outputs: tuple[Value, ...]) -> Array:
-    """Return the first output of each sample, first axis samples."""
-    sizes = [prod(value.shape) * np.dtype(value.dtype).itemsize for value in outputs]
-    rows = np.frombuffer(data, np.uint8).reshape(samples, sum(sizes))[:, : sizes[0]]
-    first = np.ascontiguousarray(rows).view(np.dtype(outputs[0].dtype).newbyteorder("<"))
-    return first.reshape(samples, *outputs[0].shape[1:])
 
 
 def _layer(facts: LayerFacts, counts: Counts) -> LayerCost:

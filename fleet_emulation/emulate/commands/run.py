@@ -13,7 +13,10 @@ from edgefleet.cli.output import emit
 def run(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or an int8 model.", metavar="B.bundle")],
     batch: Annotated[
-        Path, typer.Option("--input", help="A batch in the model's input type; the first axis counts samples.")
+        Path,
+        typer.Option(
+            "--input", help="A batch in the model's input type, first axis samples; an .npz for several inputs."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", help="Where the raw outputs go, as .npy.")],
     profile: Annotated[
