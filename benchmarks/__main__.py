@@ -12,7 +12,10 @@ from pathlib import Path
 
 from benchmarks.record import SKIPPED
 
-_INFRASTRUCTURE = {"__main__", "operator_cases", "operator_models", "quantizer_recipes", "record"}
+_INFRASTRUCTURE = {
+    *("__main__", "keras_operations", "operator_cases", "operator_models", "preprocessing_cases"),
+    *("quantizer_recipes", "record"),
+}
 
 
 def main() -> int:

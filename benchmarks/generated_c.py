@@ -10,14 +10,13 @@ same board.
 """
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.record import skip, write
+from benchmarks.record import SHARED, skip, write
 from converter.c.core.program import KernelSet, Target
 from converter.c.generate import Generated, generate
 from edgefleet.boards.inference import Inference, InferenceImage, build_inference, run_inference
@@ -35,7 +34,7 @@ _BESIDES_UPDATABLE = {False: "static", True: "updatable"}
 
 def main() -> None:
     options = _options()
-    folder = Path(os.environ.get("EDGEFLEET_SHARED", "../shared")) / "models"
+    folder = SHARED / "models"
     if not folder.is_dir():
         skip(f"the shared models are not in {folder}")
     rows = [row for model in options.models for row in _model_rows(folder, model, options)]
