@@ -14,6 +14,7 @@ from edgefleet.contracts.profile import Emulator, Profile
 #: A folder to look into before PATH: for a QEMU beside the system's.
 FOLDER_VARIABLE = "EDGEFLEET_QEMU_DIR"
 _PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
+_OLDEST = (7, 2)
 _VERSION = re.compile(r"version (\d+)\.(\d+)\.(\d+)")
 
 
@@ -48,7 +49,7 @@ def find_qemu(profile: Profile) -> Qemu:
     """Return the program that emulates the board, from EDGEFLEET_QEMU_DIR or PATH.
 
     Raises:
-        MissingProgramError: it is not installed, or says no version.
+        MissingProgramError: it is not installed, too old, or says no version.
         IncompatibleError: QEMU has no machine for the board.
     """
     name = emulator_of(profile).program
@@ -71,4 +72,6 @@ def _at(path: str) -> Qemu:
             f"'{path}' does not say which QEMU it is: {answer.first_error}", hint="install QEMU 7.2 or later"
         )
     major, minor, patch = (int(part) for part in found.groups())
+    if (major, minor) < _OLDEST:
+        raise MissingProgramError(f"'{path}' is QEMU {major}.{minor}.{patch}", hint="install QEMU 7.2 or later")
     return Qemu(Path(path), (major, minor, patch))

@@ -52,13 +52,17 @@ class Comparison(Fact, frozen=True, kw_only=True):
 
 
 class ParityDocument(Fact, frozen=True, kw_only=True):
-    """All comparisons; ``same`` where every place that ran gave the reference's bytes in every layer."""
+    """All comparisons; ``same`` where every place that ran gave the reference's bytes in every layer.
+
+    ``complete`` where every place ran.
+    """
 
     model: str
     reference: str
     numerics: str
     samples: int
     same: bool
+    complete: bool
     comparisons: tuple[Comparison, ...]
 
 
@@ -89,6 +93,7 @@ def compare(path: Path, options: BoardOptions) -> ParityDocument:
         numerics=chosen.numerics,
         samples=reference.samples,
         same=all(comparison.result != "different" for comparison in comparisons),
+        complete=all(comparison.result != "not-run" for comparison in comparisons),
         comparisons=comparisons,
     )
 

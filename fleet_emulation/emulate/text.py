@@ -37,7 +37,8 @@ def _layers(done: BoardRun) -> list[str]:
 def parity_text(document: ParityDocument) -> str:
     """Return where a model gave the reference's bytes, and where not."""
     samples = f"{document.samples} samples, {document.numerics}, against {document.reference}"
-    return "\n".join([f"{document.model}: {samples}", "", *map(_comparison, document.comparisons)])
+    missing = [] if document.complete else ["", "install what is named, or leave those places out: --allow-missing"]
+    return "\n".join([f"{document.model}: {samples}", "", *map(_comparison, document.comparisons), *missing])
 
 
 def _comparison(comparison: Comparison) -> str:

@@ -180,6 +180,27 @@ def test_another_folder_of_emulators_comes_first(
         start(image, M3, folder=tmp_path / "board")
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo QEMU emulator version 5.2.0", "'{0}' is QEMU 5.2.0"),
+        ("exit 1", "'{0}' does not say which QEMU it is: it ended with status 1 and said nothing"),
+    ],
+)
+def test_an_emulator_that_is_too_old_or_none_is_one_sentence(
+    program: BuildProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str
+) -> None:
+    image = program("int main(void) { return 0; }", M3)
+    emulator = tmp_path / "qemu-system-arm"
+    emulator.write_text(f"#!/bin/sh\n{script}\n")
+    emulator.chmod(0o755)
+    monkeypatch.setenv("EDGEFLEET_QEMU_DIR", str(tmp_path))
+    with pytest.raises(MissingProgramError) as caught:
+        start(image, M3, folder=tmp_path / "board")
+    assert caught.value.message == message.format(emulator)
+    assert caught.value.hint == "install QEMU 7.2 or later"
+
+
 def test_a_board_that_qemu_does_not_have_is_refused(program: BuildProgram, tmp_path: Path) -> None:
     profile = load_profile("nucleo-f103rb")
     with pytest.raises(IncompatibleError, match=r"^QEMU has no machine for 'nucleo-f103rb'"):

@@ -111,6 +111,19 @@ def test_a_damaged_blob_is_refused_by_the_board(keywords: Answered, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("emulators")
+def test_a_board_that_ends_well_and_wrote_nothing_is_one_sentence(
+    keywords: Answered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator = tmp_path / "qemu-system-arm"
+    emulator.write_text("#!/bin/sh\necho QEMU emulator version 8.2.0\n")
+    emulator.chmod(0o755)
+    monkeypatch.setenv("EDGEFLEET_QEMU_DIR", str(tmp_path))
+    image = build_inference(keywords.on(M4), profile=M4, toolchain=find_toolchain(M4.cpu), folder=tmp_path / "build")
+    with pytest.raises(BoardError) as caught:
+        run_inference(image, keywords.inputs, SAMPLES, folder=tmp_path / "run", counting=False)
+    assert caught.value.message == "the board 'mps2-an386' answered 2 samples with 0 bytes of outputs and 0 of layers"
+
+
 def test_half_a_sample_is_refused(keywords: Answered, tmp_path: Path) -> None:
     image = build_inference(keywords.on(M4), profile=M4, toolchain=find_toolchain(M4.cpu), folder=tmp_path)
     with pytest.raises(InputError):

@@ -23,12 +23,15 @@ def parity(
     compiler: Annotated[
         Literal["gcc", "zig"] | None, typer.Option("--compiler", help="By default the one that is installed.")
     ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Do not fail where a place's programs are not installed.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a model everywhere on reference kernels, and name the first layer that differs.
 
     A bundle's parity vectors are the samples. The reference is TFLM, or LiteRT's reference kernels, as the bundle's
-    numerics say. A place whose programs are not installed is told and left out; a difference ends with status 1.
+    numerics say. A difference ends with status 1, and so does a place whose programs are not installed.
     """
     from fleet_emulation.emulate.parity import compare
     from fleet_emulation.emulate.running import BoardOptions
@@ -36,5 +39,5 @@ def parity(
 
     document = compare(bundle, BoardOptions(profile=profile, numerics=numerics, compiler=compiler))
     emit(document, as_json=as_json, human=lambda: parity_text(document))
-    if not document.same:
+    if not document.same or (not document.complete and not allow_missing):
         raise typer.Exit(int(ExitStatus.FAILED))

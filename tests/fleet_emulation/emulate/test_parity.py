@@ -56,7 +56,10 @@ def test_the_first_layer_that_differs_is_named(
     assert abs(difference["expected"] - difference["got"]) == 1
 
 
-def test_a_place_whose_programs_are_missing_is_left_out_and_told(
+@pytest.mark.parametrize(("options", "status"), [((), 1), (("--allow-missing",), 0)])
+def test_a_place_whose_programs_are_missing_is_told_and_fails_unless_that_is_allowed(
+    options: tuple[str, ...],
+    status: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     microcontroller_case: Any,
@@ -66,7 +69,9 @@ def test_a_place_whose_programs_are_missing_is_left_out_and_told(
     for program in kept:
         (tmp_path / program).symlink_to(str(shutil.which(program)))
     monkeypatch.setenv("PATH", str(tmp_path))
-    document = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--json").document
+    told = edgefleet_command("emulate", "parity", microcontroller_case.bundle, "--json", *options)
+    document = json.loads(told.out)
+    assert (told.status, document["same"], document["complete"]) == (status, True, False)
     results = {comparison["where"]: comparison for comparison in document["comparisons"]}
     assert results["mps2-an386, generated C"]["result"] == "same"
     arm64 = results["arm64 Linux, generated C"]
