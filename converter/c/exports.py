@@ -26,7 +26,6 @@ from edgefleet.runtimes.parity import read_vectors
 from firmware_profiles.loader import load_profile
 
 Format = Literal["c", "cmake", "zephyr"]
-FORMATS: tuple[Format, ...] = ("c", "cmake", "zephyr")
 _HEADERS = ("kernels.h", "model.h", "blob.h")
 _PREPROCESS_HEADER = "preprocess.h"
 _INCLUDED = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)

@@ -17,7 +17,7 @@
  * Registers: r0 columns, r1 stream, r2-r5 sums of a for pixels 0-3, r6-r9 sums of b, r10 r11 two pixels' columns,
  * r12 lr weights. The loop is unrolled eight times and entered where k_quads leaves nothing over, by a computed jump.
  *
- * void f(const uint32_t *columns, const int32_t *stream, void *out, const struct ef_block *block)
+ * void f(const uint32_t *columns, const int32_t *stream, void *out, const block_facts *facts)
  */
 #include "assembly.h"
 

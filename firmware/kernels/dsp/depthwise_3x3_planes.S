@@ -9,7 +9,7 @@
  * Registers: r0 plane, r1 out, r2 r3 two sums, r4-r6 three rows, then the scale; r7 r8, r9 r10, r11 r12 weights of the
  * three rows, lr step of an output column.
  *
- * void f(const uint32_t *plane, const int32_t *channel, int8_t *out, const struct ef_chunk *chunk)
+ * void f(const uint32_t *plane, const int32_t *channel, int8_t *out, const chunk_facts *facts)
  */
 #include "assembly.h"
 

@@ -10,7 +10,7 @@
  * Registers: r0 inputs, r1 stream, r2-r5 sums, r6-r9 weights, r10 r11 inputs, r12 spare, lr where inputs end.
  * INT4: r6 r7 weights, r8 widened, r9 mask. The loop is unrolled eight times, as in conv2d_blocks.S.
  *
- * void f(const uint32_t *inputs, const int32_t *stream, int32_t *sums, const struct ef_row_facts *facts)
+ * void f(const uint32_t *inputs, const int32_t *stream, int32_t *sums, const row_facts *facts)
  */
 #include "assembly.h"
 

@@ -61,7 +61,6 @@ EF_BINARY(ef_high_halves, "pkhtb %0, %2, %1, asr #16") /* a's high half below b'
 EF_BINARY(ef_add_even_bytes, "sxtab16 %0, %1, %2")
 EF_BINARY(ef_add_odd_bytes, "sxtab16 %0, %1, %2, ror #8")
 EF_TERNARY(ef_multiply_halves, uint32_t, "smlad %0, %1, %2, %3")  /* c + a.low * b.low + a.high * b.high */
-EF_TERNARY(ef_multiply_low, uint32_t, "smlabb %0, %1, %2, %3")
 EF_TERNARY(ef_multiply_high_words, int32_t, "smmla %0, %1, %2, %3") /* c + (a * b >> 32) */
 EF_TERNARY(ef_multiply_word_low, uint32_t, "smlawb %0, %1, %2, %3")  /* c + (a * b.low >> 16) */
 EF_TERNARY(ef_multiply_word_high, uint32_t, "smlawt %0, %1, %2, %3") /* c + (a * b.high >> 16) */

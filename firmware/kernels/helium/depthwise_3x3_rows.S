@@ -6,7 +6,7 @@
  * Registers: r0 out, r1-r3 the three rows of the plane, r4-r12 weights, lr outputs left (the loop's); q0 sums, q1
  * inputs, q2 bias, q3 m, q4 c, q5 l, q6 where the outputs go, q7 how far the next four are.
  *
- * void f(const int8_t *plane, const int32_t *channel, int8_t *out, const struct rows_facts *facts)
+ * void f(const int8_t *plane, const int32_t *channel, int8_t *out, const rows_facts *facts)
  */
     .syntax unified
     .thumb
