@@ -2,17 +2,28 @@
 """Files that are made once, named by what they are made from, for later runs and for other processes at the same time.
 
 A file appears under its name complete or not at all, so makers of the same file do not wait for each other: the last
-one wins, with the same bytes. Everything here may be deleted at any time.
+one wins, with the same bytes. Everything here may be deleted at any time; what nobody has used for the longest time
+goes by itself when all of it grows beyond :data:`LIMIT_BYTES`.
 """
 
 import hashlib
+import itertools
 import os
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from edgefleet.contracts.errors import StorageError
+
+LIMIT_BYTES = 1 << 30
+#: What was used so recently may be in use.
+_IN_USE_S = 3600.0
+#: Looking at every file takes some 10 µs for each, so it is done when this many have been made.
+_LOOK_AFTER = 64
+_made_here = itertools.count()
 
 
 def cache_folder() -> Path:
@@ -38,8 +49,12 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         StorageError: the cache cannot be written. What ``make`` raises passes through.
     """
     path = cache_folder() / name
+    with suppress(OSError):
+        os.utime(path)  # used now
     if path.exists():
         return path
+    if next(_made_here) % _LOOK_AFTER == 0:
+        prune(cache_folder(), now_s=time.time())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
@@ -55,6 +70,26 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         with suppress(FileNotFoundError):
             Path(unfinished).unlink()
     return path
+
+
+def prune(folder: Path, *, now_s: float, limit_bytes: int = LIMIT_BYTES) -> None:
+    """Delete what was used last the longest ago until at most ``limit_bytes`` are left, but nothing of the last hour.
+
+    Other processes may use and prune the folder at the same time.
+    """
+    found = []
+    for path in folder.glob("*/*"):
+        with suppress(OSError):  # another process was faster
+            facts = path.lstat()
+            if stat.S_ISREG(facts.st_mode):
+                found.append((facts.st_mtime, facts.st_size, path))
+    excess_bytes = sum(size for _, size, _ in found) - limit_bytes
+    for used_s, size_bytes, path in sorted(found):
+        if excess_bytes <= 0 or used_s > now_s - _IN_USE_S:
+            return
+        with suppress(OSError):
+            path.unlink()
+            excess_bytes -= size_bytes
 
 
 def _unwritable(error: OSError) -> StorageError:
