@@ -21,6 +21,8 @@ _ARRAYS = {
 _LOWEST_NIBBLE = 8
 #: Values of the graph that gives first values to state variables are numbered from here on.
 _SUBGRAPH_STEP = 1 << 20
+#: Generated C counts elements and bytes in 32 bits with a sign.
+_MOST_ELEMENTS = (1 << 29) - 1
 
 Tree = Any  # schema.ModelT, which is untyped
 
@@ -148,6 +150,11 @@ def _check_shape(name: str, shape: tuple[int, ...], signature: tuple[int, ...]) 
         raise UnsupportedModelError(
             f"the tensor '{name}' has a dynamic shape ({'x'.join(map(str, signature or shape))}); C needs fixed ones",
             hint="export the model with fixed input shapes",
+        )
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise UnsupportedModelError(
+            f"the tensor '{name}' has {math.prod(shape):,} elements, and generated C counts to {_MOST_ELEMENTS:,}",
+            hint="choose a smaller model",
         )
 
 

@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from converter.c.core.program import Target
+from converter.c.core.program import KernelSet, Target
+from converter.c.exports import check_memory
 from converter.c.generate import Generated, generate
 from edgefleet.boards.inference import build_inference, run_inference
 from edgefleet.boards.native import Machine, build_native, run_native
@@ -70,6 +71,7 @@ class ParityDocument(Fact, frozen=True, kw_only=True):
 class _Case:
     chosen: BoardModel
     portable: Generated
+    on_board: Generated
     reference: Reference
     compiler: Literal["gcc", "zig"] | None
     folder: Path
@@ -79,13 +81,14 @@ def compare(path: Path, options: BoardOptions) -> ParityDocument:
     """Compare a model's layers in all places; where a program is missing, the place is told as not run.
 
     Raises:
-        EdgeFleetError: the model cannot be used, or no C can be written for it.
+        EdgeFleetError: the model cannot be used, no C can be written for it, or it does not fit the board.
     """
     chosen = open_for_board(path, options.profile, options.numerics)
-    portable = generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, "portable"))
+    portable, on_board = _generated(chosen, "portable"), _generated(chosen, kernel_set(chosen.profile))
+    check_memory(on_board, chosen.profile)
     reference = reference_layers(chosen.model, chosen.numerics, samples_for(path, portable.inputs))
     with tempfile.TemporaryDirectory(prefix="edgefleet-parity-") as folder:
-        case = _Case(chosen, portable, reference, options.compiler, Path(folder))
+        case = _Case(chosen, portable, on_board, reference, options.compiler, Path(folder))
         comparisons = tuple(_compared(case, where, run) for where, run in _places(case))
     return ParityDocument(
         model=path.name,
@@ -96,6 +99,10 @@ def compare(path: Path, options: BoardOptions) -> ParityDocument:
         complete=all(comparison.result != "not-run" for comparison in comparisons),
         comparisons=comparisons,
     )
+
+
+def _generated(chosen: BoardModel, kernels: KernelSet) -> Generated:
+    return generate(chosen.model, name=chosen.name, target=Target(chosen.numerics, kernels))
 
 
 def _places(case: _Case) -> Iterator[tuple[str, Callable[[], LayerOutputs]]]:
@@ -114,10 +121,7 @@ def _native(case: _Case, machine: Machine) -> LayerOutputs:
 
 
 def _on_board(case: _Case) -> LayerOutputs:
-    board = case.chosen.profile
-    generated = generate(
-        case.chosen.model, name=case.chosen.name, target=Target(case.chosen.numerics, kernel_set(board))
-    )
+    board, generated = case.chosen.profile, case.on_board
     image = build_inference(
         generated,
         profile=board,

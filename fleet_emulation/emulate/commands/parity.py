@@ -33,11 +33,13 @@ def parity(
     A bundle's parity vectors are the samples. The reference is TFLM, or LiteRT's reference kernels, as the bundle's
     numerics say. A difference ends with status 1, and so does a place whose programs are not installed.
     """
+    from converter.adapters.containment import contained
     from fleet_emulation.emulate.parity import compare
     from fleet_emulation.emulate.running import BoardOptions
     from fleet_emulation.emulate.text import parity_text
 
-    document = compare(bundle, BoardOptions(profile=profile, numerics=numerics, compiler=compiler))
+    options = BoardOptions(profile=profile, numerics=numerics, compiler=compiler)
+    document = contained(lambda: compare(bundle, options))
     emit(document, as_json=as_json, human=lambda: parity_text(document))
     if not document.same or (not document.complete and not allow_missing):
         raise typer.Exit(int(ExitStatus.FAILED))

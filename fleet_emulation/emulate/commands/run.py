@@ -47,9 +47,10 @@ def run(
     Instructions, loads and stores are those of the most expensive sample; stack is the deepest seen. The processor is
     emulated instruction by instruction: counts are exact and the same in every run, and they are not cycles.
     """
+    from converter.adapters.containment import contained
     from fleet_emulation.emulate.running import BoardOptions, run_on_board
     from fleet_emulation.emulate.text import run_text
 
     options = BoardOptions(profile, numerics, compiler, updatable=updatable, reset_state=reset_state, cost=cost)
-    done = run_on_board(bundle, batch, output, options)
+    done = contained(lambda: run_on_board(bundle, batch, output, options))
     emit(done, as_json=as_json, human=lambda: run_text(done))

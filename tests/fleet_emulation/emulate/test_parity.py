@@ -2,15 +2,19 @@
 """``edgefleet emulate parity``: everywhere the same bytes, and the first layer that differs is named."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fleet_emulation.emulate.parity as under_test
+from benchmarks.operator_cases.case import GraphWriter, flatbuffer
 from fleet_emulation.emulate.reference_layers import Reference, reference_layers
 
 pytestmark = pytest.mark.boards
@@ -88,3 +92,44 @@ def test_litert_s_numerics_are_compared_with_litert(
     assert document["reference"] == "LiteRT, reference kernels"
     assert [c["result"] for c in document["comparisons"] if "generated C" in c["where"]] == ["same"] * 3
     assert all(c["result"] in ("same", "not-run") for c in document["comparisons"])
+
+
+def _tanh(path: Path, shape: list[int]) -> Path:
+    graph = GraphWriter()
+    value, made = graph.tensor(shape, 0.1, 0), graph.tensor(shape, 1 / 128, 0)
+    graph.operator("TANH", [value], [made])
+    case = graph.case("large", [{value: np.zeros(1, np.int8)}], [made])
+    path.write_bytes(flatbuffer(case.graph))
+    return path
+
+
+_BEYOND_WORDS = "the tensor 't0' has 4,900,000,000 elements, and generated C counts to 536,870,911"
+
+
+@pytest.mark.parametrize(
+    ("verb", "shape", "message"),
+    [
+        (
+            "parity", [1, 3000, 3000, 1],
+            "the arena of 'large' has 9,000,000 bytes, and 'mps2-an386' has 4,194,304 bytes of RAM",
+        ),
+        ("parity", [1, 70000, 70000], _BEYOND_WORDS),
+        ("run", [1, 70000, 70000], _BEYOND_WORDS),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_far_too_large_is_one_sentence(
+    verb: str, shape: list[int], message: str, tmp_path: Path, edgefleet_command: Callable[..., Any]
+) -> None:
+    model = _tanh(tmp_path / "large.tflite", shape)
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.int8))
+    batch = ("--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy") if verb == "run" else ()
+    told = edgefleet_command("emulate", verb, model, "--profile", "mps2-an386", *batch)
+    assert (told.status, told.err.splitlines()[0]) == (3, f"error: {message}")
+
+
+def test_an_interpreter_that_a_model_kills_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edgefleet_command: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(under_test, "reference_layers", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    told = edgefleet_command("emulate", "parity", _tanh(tmp_path / "x.tflite", [1, 4]), "--profile", "mps2-an386")
+    assert (told.status, told.err.splitlines()[0]) == (3, "error: the model killed the converter (SIGKILL)")
