@@ -16,8 +16,8 @@ from converter.c.core.refusals import unsupported
 from converter.c.core.requantization import ROUND_TWICE, Scaling, scaling
 from converter.c.core.weighted import Weighted, read
 
-#: As depthwise.c has them: outputs side by side, and the rows of a chunk's plane.
-_PIXELS, _PLANE_ROWS = 2, 10
+#: Outputs side by side, as in the portable depthwise.c.
+_PIXELS = 2
 
 
 def lower(operator: Operator, graph: Graph, target: Target) -> Lowered:
@@ -57,13 +57,11 @@ def _lower_layer(layer: Weighted, target: Target) -> Lowered:
 
 def _portable(shape: DepthwiseShape, scaled: Scaling) -> Choice:
     """Return the portable kernel: a layer that keeps its shape is one chunk, and may write over its input."""
-    turned = shape.out_h > 2 * shape.out_w  # the long axis inside
+    turned = shape.is_tall
     shape = shape.turned() if turned else shape
     columns = (-(-shape.out_w // _PIXELS) * _PIXELS - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
-    extent = (shape.kernel_h - 1) * shape.dilation_h + 1
-    fit = (_PLANE_ROWS - extent) // shape.stride_h + 1 if extent < _PLANE_ROWS else 1
-    chunk_rows = shape.out_h if shape.same_place else min(fit, shape.out_h)
-    plane_bytes = ((chunk_rows - 1) * shape.stride_h + extent) * columns
+    rows = shape.out_h if shape.same_place else kernel_choice.chunk_rows(shape)
+    plane_bytes = ((rows - 1) * shape.stride_h + shape.window_rows) * columns
     return Choice(f"depthwise/portable/{scaled.form}", "portable", plane_bytes, shape.same_place, turned)
 
 

@@ -62,11 +62,9 @@ def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet, *, packe
     if kernel_set == "portable":
         return None
     if kernel_set == "helium":
-        turned = shape.out_h > 2 * shape.out_w  # the long axis inside
-        return _depthwise_helium(shape.turned() if turned else shape, form, turned)
+        return _depthwise_helium(shape.turned() if shape.is_tall else shape, form, shape.is_tall)
     if packed and _is_3x3(shape) and shape.in_c % 4 == 0 and form != "exact":
-        turned = shape.out_h > 2 * shape.out_w  # the long axis inside
-        return _depthwise_3x3(shape.turned() if turned else shape, form, turned)
+        return _depthwise_3x3(shape.turned() if shape.is_tall else shape, form, shape.is_tall)
     columns = (shape.out_w - 1) * shape.stride_w + (shape.kernel_w - 1) * shape.dilation_w + 1
     plane_rows, one_chunk = _plane_rows(shape)
     row_halves = (-(-columns // shape.dilation_w) + 1) * shape.dilation_w
@@ -76,12 +74,16 @@ def depthwise(shape: DepthwiseShape, form: Form, kernel_set: KernelSet, *, packe
     return Choice(f"depthwise/dsp/{form}", "portable", plane_halves * 8 + weights, in_place)
 
 
+def chunk_rows(shape: DepthwiseShape) -> int:
+    """Return how many output rows a depthwise kernel makes of one plane, as every ``depthwise.c`` counts them."""
+    fit = (_PLANE_ROWS - shape.window_rows) // shape.stride_h + 1 if shape.window_rows < _PLANE_ROWS else 1
+    return min(fit, shape.out_h)
+
+
 def _plane_rows(shape: DepthwiseShape) -> tuple[int, bool]:
     """Return the input rows that a chunk of output rows needs, and whether one chunk holds all."""
-    extent = (shape.kernel_h - 1) * shape.dilation_h + 1
-    fit = (_PLANE_ROWS - extent) // shape.stride_h + 1 if extent < _PLANE_ROWS else 1
-    chunk_rows = min(fit, shape.out_h)
-    return (chunk_rows - 1) * shape.stride_h + extent, chunk_rows == shape.out_h
+    rows = chunk_rows(shape)
+    return (rows - 1) * shape.stride_h + shape.window_rows, rows == shape.out_h
 
 
 def _depthwise_helium(shape: DepthwiseShape, form: Form, turned: bool) -> Choice:

@@ -99,6 +99,16 @@ class DepthwiseShape:
         """Whether each output has the place of an input."""
         return (self.in_h, self.in_w, 1) == (self.out_h, self.out_w, self.multiplier)
 
+    @property
+    def is_tall(self) -> bool:
+        """Whether kernels want its axes exchanged, so that the long one lies inside."""
+        return self.out_h > 2 * self.out_w
+
+    @property
+    def window_rows(self) -> int:
+        """Input rows from the first to the last of one window."""
+        return (self.kernel_h - 1) * self.dilation_h + 1
+
     def turned(self) -> "DepthwiseShape":
         """Return the same layer with its axes exchanged; its weights must be, too."""
         return DepthwiseShape(
