@@ -21,7 +21,7 @@
  */
 #include "assembly.h"
 
-/* struct ef_block */
+/* block_facts */
     .equ BLOCK_STREAM_END, 0
     .equ BLOCK_COLUMNS_END, 4
     .equ BLOCK_OUT_STEP, 8
@@ -249,9 +249,9 @@
 
 /* Rows of bytes under four windows -> columns: whole words of each row. Returns where the columns end.
  *
- * uint32_t *f(const struct ef_windows *windows, uint32_t *columns, int32_t words, int32_t rows)
+ * uint32_t *f(const windows *w, uint32_t *columns, int32_t words, int32_t rows)
  *
- * struct ef_windows: the first row of each window, then the bytes from a row to the next one of each window.
+ * windows: the first row of each window, then the bytes from a row to the next one of each window.
  * Registers: r0-r3 rows, r4-r7 four bytes of each, r8-r11 widened, r12 columns, lr pairs of quads left. */
     .equ AT_PITCH_LEFT, 0        /* of each window: pitch less the row's words */
     .equ AT_WORDS, 16

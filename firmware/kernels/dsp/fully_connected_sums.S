@@ -14,7 +14,7 @@
  */
 #include "assembly.h"
 
-/* struct ef_row_facts: inputs_end, stream_step (bytes of a group behind its weights), groups, k_quads, sum_of_inputs */
+/* row_facts: inputs_end, stream_step (bytes of a group behind its weights), groups, k_quads, sum_of_inputs */
     .equ AT_INPUTS, 0
     .equ AT_ENTRY, 4
     .equ AT_SUMS, 8
