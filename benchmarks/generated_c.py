@@ -11,6 +11,7 @@ same board.
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from converter.c.core.program import KernelSet, Target
 from converter.c.generate import Generated, generate
 from edgefleet.boards.inference import Inference, InferenceImage, build_inference, run_inference
 from edgefleet.boards.stack import stack_bound
-from edgefleet.boards.toolchains import find_toolchain
+from edgefleet.boards.toolchains import Kind, find_toolchain
 from edgefleet.contracts.profile import Profile, kernel_set
 from edgefleet.runtimes.tflm import TflmInterpreter
 from firmware_profiles.loader import load_profile
@@ -29,7 +30,7 @@ from firmware_profiles.loader import load_profile
 _MODELS = {"kws": "kws_int8", "ic": "ic_resnet8_int8", "ad": "ad_int8", "vww": "vww_int8"}
 _BOARDS = ("mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "rv32-virt")
 _SEED = 0
-_BESIDES_UPDATABLE = {False: "static", True: "updatable"}
+_BUILDS = {False: "static", True: "updatable"}
 
 
 def main() -> None:
@@ -45,35 +46,47 @@ def main() -> None:
     write("generated_c", {"samples": options.samples, "rows": rows, "different": len(wrong)})
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """A model with samples for it, one after the other."""
+
+    name: str
+    model: bytes
+    inputs: bytes
+    samples: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of a model on a board."""
+
+    generated: Generated
+    image: InferenceImage
+    done: Inference
+    stack_bound_bytes: int
+
+
 def _model_rows(folder: Path, name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     model = (folder / f"{_MODELS[name]}.tflite").read_bytes()
     oracle = TflmInterpreter(model)
     random = np.random.default_rng(_SEED)
     batch = [random.integers(-128, 128, oracle.inputs[0].shape).astype(np.int8) for _ in range(options.samples)]
     expected = b"".join(oracle.invoke([sample])[0].tobytes() for sample in batch)
-    inputs = b"".join(sample.tobytes() for sample in batch)
+    subject = _Subject(name, model, b"".join(sample.tobytes() for sample in batch), options.samples)
     rows = []
     for board in options.boards:
         profile = load_profile(board)
-        portable = _run(model, name, profile, "portable", "gcc", False, inputs, options.samples)[2].most.instructions
+        portable = _run(subject, profile, "portable", compiler="gcc", updatable=False).done.most.instructions
         for compiler in options.compilers:
             for updatable in (False, True):
-                made = _run(model, name, profile, kernel_set(profile), compiler, updatable, inputs, options.samples)
-                rows.append(_row(name, profile, updatable, made, expected, portable))
+                made = _run(subject, profile, kernel_set(profile), compiler=compiler, updatable=updatable)
+                build = _BUILDS[updatable]
+                rows.append({"model": name, "build": build, **_row(made, profile, expected, portable)})
     return rows
 
 
-def _run(
-    model: bytes,
-    name: str,
-    profile: Profile,
-    kernels: KernelSet,
-    compiler: Any,
-    updatable: bool,
-    inputs: bytes,
-    samples: int,
-) -> tuple[Generated, InferenceImage, Inference, int]:
-    generated = generate(model, name=name, target=Target("tflm/1", kernels))
+def _run(subject: _Subject, profile: Profile, kernels: KernelSet, *, compiler: Kind, updatable: bool) -> _Made:
+    generated = generate(subject.model, name=subject.name, target=Target("tflm/1", kernels))
     toolchain = find_toolchain(profile.cpu, prefer=compiler)
     with tempfile.TemporaryDirectory(prefix="edgefleet-bench-") as folder:
         place = Path(folder)
@@ -81,33 +94,25 @@ def _run(
             generated, profile=profile, toolchain=toolchain, folder=place / "build", updatable=updatable
         )
         bound = stack_bound(image.image, toolchain).bytes
-        return generated, image, run_inference(image, inputs, samples, folder=place / "run"), bound
+        done = run_inference(image, subject.inputs, subject.samples, folder=place / "run")
+        return _Made(generated, image, done, bound)
 
 
-def _row(
-    name: str,
-    profile: Profile,
-    updatable: bool,
-    made: tuple[Generated, InferenceImage, Inference, int],
-    expected: bytes,
-    portable: int,
-) -> dict[str, Any]:
-    generated, image, done, bound = made
+def _row(made: _Made, profile: Profile, expected: bytes, portable: int) -> dict[str, Any]:
+    generated, image, done = made.generated, made.image, made.done
     most = done.most
     return {
-        "model": name,
         "board": profile.id,
         "core": profile.cpu.core,
         "kernels": generated.target.kernel_set,
         "compiler": f"{image.image.key.compiler} {image.image.key.version}",
-        "build": _BESIDES_UPDATABLE[updatable],
         "same_as_tflm": done.outputs == expected,
         "instructions": most.instructions,
         "of_portable": round(most.instructions / portable, 4),
         "loads": most.loads,
         "stores": most.stores,
         "stack_bytes": done.stack_bytes,
-        "stack_bound_bytes": bound,
+        "stack_bound_bytes": made.stack_bound_bytes,
         "flash_bytes": image.image.flash_bytes,
         "blob_bytes": image.blob_bytes,
         "besides_blob_bytes": image.besides_bytes,
