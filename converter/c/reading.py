@@ -118,7 +118,7 @@ def _options(operator: Any) -> Mapping[str, int | float | bool | str]:
 
 
 def _values(tree: Tree, subgraph: int) -> Iterator[tuple[int, Value]]:
-    for number, tensor in enumerate(tree.subgraphs[subgraph].tensors, start=subgraph * _SUBGRAPH_STEP):
+    for number, tensor in enumerate(tree.subgraphs[subgraph].tensors or (), start=subgraph * _SUBGRAPH_STEP):
         yield number, _value(tree, tensor, number)
 
 
@@ -164,6 +164,8 @@ def _one_zero_point(name: str, zeros: tuple[int, ...]) -> int:
             f"the tensor '{name}' has several zero points, and TFLite's specification allows one",
             hint="quantize the model again",
         )
+    if zeros and not -(1 << 31) <= zeros[0] < 1 << 31:
+        raise _damaged(f"the zero point of its tensor '{name}' is {zeros[0]}, which no type has")
     return zeros[0] if zeros else 0
 
 

@@ -70,6 +70,14 @@ def _no_such_code(tree: Tree) -> None:
     tree.subgraphs[0].operators[1].opcodeIndex = 9
 
 
+def _vast_zero_point(tree: Tree) -> None:
+    tree.subgraphs[0].tensors[0].quantization.zeroPoint = np.array([1 << 40], np.int64)
+
+
+def _no_tensors(tree: Tree) -> None:
+    tree.subgraphs[0].tensors = None
+
+
 def _output_of_nobody(tree: Tree) -> None:
     tree.subgraphs[0].operators.pop()
 
@@ -79,6 +87,11 @@ def _output_of_nobody(tree: Tree) -> None:
     [
         (_dynamic, "the tensor 't0' has a dynamic shape (-1x-1); C needs fixed ones"),
         (_sparse, "the tensor 't3' is sparse"),
+        (
+            _vast_zero_point,
+            "the model contradicts itself: the zero point of its tensor 't0' is 1099511627776, which no type has",
+        ),
+        (_no_tensors, "the model contradicts itself: its operator 0 (ADD) reads tensor 3 before it is computed"),
         (_two_zero_points, "the tensor 't0' has several zero points, and TFLite's specification allows one"),
         (_short_constant, "the model contradicts itself: its constant 't3' has 2 bytes, expected 3"),
         (
