@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from benchmarks.operator_cases.case import GraphWriter, flatbuffer
 from benchmarks.operator_cases.oracles import answers
 from converter import convert
-from converter.c.core.blob_format import Header, Vector, fnv1a_64
+from converter.c.core.blob_format import HEADER_BYTES, Header, Vector, fnv1a_64
 from converter.c.core.blob_reader import read_blob
 from converter.c.core.program import Target
 from converter.c.exports import export
@@ -26,6 +26,18 @@ from edgefleet.contracts.errors import IncompatibleError
 from fleet_emulation.demo.run import example_folder
 
 Prove = Callable[..., list[str]]
+_MAIN = """\
+#include "board.h"
+#include "digits.h"
+static uint8_t arena[DIGITS_ARENA_BYTES] __attribute__((aligned(16)));
+int main(void)
+{
+    ef_model model;
+    if (ef_open(&model, &digits) || ef_bind(&model, arena, sizeof arena)) return 9;
+    return ef_self_test(&model, 0, 0);
+}
+"""
+_WRONG_ANSWER = 5
 
 
 def _streaming() -> tuple[bytes, tuple[Vector, ...]]:
@@ -192,3 +204,44 @@ def test_a_model_alone_has_no_vectors(tmp_path: Path) -> None:
             parity_vectors=1,
         )
     assert refusal.value.message == "'streaming.tflite' is a model, and bundles carry parity vectors"
+
+
+def _tell_another_answer(folder: Path) -> None:
+    """Exchange the last answer in the blob that is compiled in, as its words."""
+    blob = (folder / "digits" / "digits.blob").read_bytes()
+    header = Header.unpack(blob)
+    last = max(at for at in range(header.vectors_at, len(blob)) if blob[at])
+    words = folder / "digits" / "digits_blob.c"
+    lines = words.read_text().split("0x")
+    place = 1 + last // 4  # what stands before the first word is no word
+    word = int(lines[place][:8], 16) ^ 1 << 8 * (last % 4)
+    lines[place] = f"{word:08x}" + lines[place][8:]
+    words.write_text("0x".join(lines))
+    assert header.vectors_at > HEADER_BYTES
+
+
+@pytest.mark.boards
+@pytest.mark.parametrize(
+    ("board", "compiler", "wrong"),
+    [
+        ("mps2-an386", "gcc", False),
+        ("mps2-an386", "gcc", True),
+        ("mps3-an547", "zig", False),
+        ("rv32-virt", "zig", False),
+    ],
+)
+def test_a_chip_knows_whether_its_model_runs_right(
+    board: str, compiler: Any, wrong: bool, tmp_path: Path, bundle: Path, edgefleet: Any
+) -> None:
+    out = tmp_path / "out"
+    export([bundle], profile=board, numerics=None, form="c", out=out, parity_vectors=4)
+    (tmp_path / "main.c").write_text(_MAIN)
+    if wrong:
+        _tell_another_answer(out)
+    chip = edgefleet.board(
+        board,
+        sources=[tmp_path / "main.c", *sorted(out.rglob("*.c")), *sorted(out.rglob("*.S"))],
+        includes=[out / "include", out / "digits"],
+        compiler=compiler,
+    )
+    chip.run({}, exit_code=_WRONG_ANSWER if wrong else 0)
