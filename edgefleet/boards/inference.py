@@ -125,7 +125,9 @@ def build_inference(
         BuildError: it does not compile or link.
         StorageError: ``folder`` cannot be written.
     """
-    sources = [*write_generated(generated, folder), firmware_folder() / "boards" / "inference.c"]
+    sources = sorted(
+        [*write_generated(generated, folder), firmware_folder() / "boards" / "inference.c"], key=_is_kernel
+    )
     if keep_layers:
         sources.append(firmware_folder() / "kernels" / _LAYER_OUTPUTS_SOURCE)
     image = build(
@@ -139,6 +141,11 @@ def build_inference(
     )
     layer_bytes = tuple(layer.output_bytes for layer in generated.layers) if keep_layers else None
     return InferenceImage(image, profile, len(generated.blob), layer_bytes)
+
+
+def _is_kernel(source: Path) -> bool:
+    """Kernels are linked last: what lies before them calls each other over short distances, whatever the model."""
+    return source.parent.parent == firmware_folder() / "kernels" and source.parent.name != "runtime"
 
 
 def _defines(generated: GeneratedCode, *, updatable: bool, keep_layers: bool) -> dict[str, str]:

@@ -131,21 +131,24 @@ def run_on_board(path: Path, batch: Path, output: Path, options: BoardOptions) -
         numerics=chosen.numerics,
         updatable=options.updatable,
         arena_bytes=generated.arena_bytes,
-        predicted=None if options.updatable else predicted(generated, chosen.profile, toolchain),
+        predicted=predicted(generated, chosen.profile, toolchain, updatable=options.updatable),
         **_image_figures(image),
         **_counts(done, cost),
         layers=tuple(map(_layer, generated.layers, done.most_by_layer)),
     )
 
 
-def predicted(generated: Generated, profile: Profile, toolchain: Toolchain | None = None) -> Prediction | None:
-    """Return what a static image of generated code will take, or nothing where the compiler's sizes are not known."""
+def predicted(
+    generated: Generated, profile: Profile, toolchain: Toolchain | None = None, *, updatable: bool = False
+) -> Prediction | None:
+    """Return what an image of generated code will take, or nothing where the compiler's sizes are not known."""
     return predict(
         [layer.variant for layer in generated.layers],
         blob_bytes=len(generated.blob),
         arena_bytes=generated.arena_bytes,
         cpu=profile.cpu,
         toolchain=toolchain,
+        updatable=updatable,
     )
 
 
