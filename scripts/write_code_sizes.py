@@ -40,8 +40,9 @@ _BLOB_BYTES = 0x12350
 _LARGE_RAM_BYTES = 0x20000
 #: What follows a constant or a function begins at a multiple of this; RISC-V's functions lie closer together.
 _ALIGNMENT, _RISCV_CODE_ALIGNMENT = 4, 2
-#: Code and constants both end at a multiple of 8, and in the empty image either may happen to need no padding.
-_PADDING_BYTES = 2 * 4
+#: Code and constants both end at a multiple of 8, and in the empty image either may happen to need no padding; padding
+#: that a variant's own image lacks may also hide one word of its constants that have no name.
+_PADDING_BYTES = 3 * 4
 
 #: What the generated program defines beside names that begin with its own.
 _TABLES = ("layers", "variants")
