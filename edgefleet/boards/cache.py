@@ -7,7 +7,6 @@ goes by itself when all of it grows beyond :data:`LIMIT_BYTES`.
 """
 
 import hashlib
-import itertools
 import os
 import stat
 import tempfile
@@ -21,9 +20,9 @@ from edgefleet.contracts.errors import StorageError
 LIMIT_BYTES = 1 << 30
 #: What was used so recently may be in use.
 _IN_USE_S = 3600.0
-#: Looking at every file takes some 10 µs for each, so it is done when this many have been made.
-_LOOK_AFTER = 64
-_made_here = itertools.count()
+#: Looking at every file takes some 10 µs for each, so it is done once in this time, by whoever makes one.
+_LOOK_AGAIN_S = 3600.0
+_LOOKED_AT = "looked-at"
 
 
 def cache_folder() -> Path:
@@ -53,8 +52,7 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         os.utime(path)  # used now
     if path.exists():
         return path
-    if next(_made_here) % _LOOK_AFTER == 0:
-        prune(cache_folder(), now_s=time.time())
+    prune_when_due(cache_folder(), now_s=time.time())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
@@ -70,6 +68,18 @@ def make_once(name: str, make: Callable[[Path], None]) -> Path:
         with suppress(FileNotFoundError):
             Path(unfinished).unlink()
     return path
+
+
+def prune_when_due(folder: Path, *, now_s: float) -> None:
+    """Prune, unless somebody did within the last hour."""
+    mark = folder / _LOOKED_AT
+    with suppress(OSError):  # what cannot be written is not pruned either; the maker says so
+        if mark.exists() and mark.stat().st_mtime > now_s - _LOOK_AGAIN_S:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        os.utime(mark, (now_s, now_s))
+        prune(folder, now_s=now_s)
 
 
 def prune(folder: Path, *, now_s: float, limit_bytes: int = LIMIT_BYTES) -> None:

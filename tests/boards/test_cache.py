@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet.boards.cache import cache_folder, make_once, prune
+from edgefleet.boards.cache import LIMIT_BYTES, cache_folder, make_once, prune, prune_when_due
 
 NOW_S = 2_000_000_000.0
 HOUR_S = 3600.0
@@ -43,6 +43,22 @@ def test_a_folder_that_is_not_there_and_one_that_is_small_enough_are_left_alone(
     _keep(tmp_path, "scripts/one", size_bytes=5, used_s=0.0)
     prune(tmp_path, now_s=NOW_S, limit_bytes=5)
     assert _names(tmp_path) == {"one"}
+
+
+def test_it_is_looked_at_once_an_hour(tmp_path: Path) -> None:
+    def grow() -> None:
+        with _keep(tmp_path, "images/old", size_bytes=0, used_s=0.0).open("r+b") as sparse:
+            sparse.truncate(LIMIT_BYTES + 1)
+        os.utime(tmp_path / "images/old", (0.0, 0.0))
+
+    grow()
+    prune_when_due(tmp_path, now_s=NOW_S)
+    assert _names(tmp_path) == set()
+    grow()
+    prune_when_due(tmp_path, now_s=NOW_S + HOUR_S / 2)
+    assert _names(tmp_path) == {"old"}
+    prune_when_due(tmp_path, now_s=NOW_S + HOUR_S + 1)
+    assert _names(tmp_path) == set()
 
 
 def test_a_file_that_is_asked_for_again_counts_as_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
