@@ -172,11 +172,13 @@ def test_a_pulled_cable_lets_nothing_through_until_it_is_plugged_in(pi: LinuxDev
 
 
 def test_no_process_stays_behind_with_a_service_that_never_hangs_up(can_boot: None) -> None:
-    connect = "import socket, sys, time; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.sendall(b'x')"
+    connect = (
+        "import signal, socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); s.sendall(b'x')"
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         with linux_device(reach=[port]) as device:
-            device.start_program(["sh", "-c", f'echo; python3 -c "{connect}; time.sleep(999)" {port}'], log="/tmp/log")
+            device.start_program(["sh", "-c", f'echo; python3 -c "{connect}; signal.pause()" {port}'], log="/tmp/log")
             connection, _ = listening.accept()
             reachable = str(device.parts.reachable)
             with connection:
