@@ -3,8 +3,8 @@
 
 ``code_sizes.json`` holds, for each compiler and core, the functions that each kernel variant brings into an image with
 their bytes, and what start-up, harness and runtime take. Functions that several variants share count once. The tables
-of a generated program have a known size; padding at the ends of sections counts as the most that it can be, so that a
-prediction is never less than the image. ``scripts/write_code_sizes.py`` measures the sizes again.
+of a generated program have a known size. Padding has room of its own, so that a prediction is more than the image and
+not less. ``scripts/write_code_sizes.py`` measures the sizes again, ``benchmarks/code_prediction.py`` how near they are.
 """
 
 import functools
