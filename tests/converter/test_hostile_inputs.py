@@ -345,7 +345,7 @@ def test_preprocessing_of_nonsense(
          "or choose a profile without an NPU"),
         ("(out / 'model_vela.tflite').write_bytes(b'TFL3' * 9)",
          "vela wrote a file for 'ethos-u55-128' that is no model: "
-         "the model is damaged: its flatbuffer cannot be read (error)",
+         "the model is damaged: its 36 bytes are no whole flatbuffer",
          "install the release of vela that the extra 'mcu' names, or choose a profile without an NPU"),
     ],
 )  # fmt: skip

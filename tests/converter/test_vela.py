@@ -204,7 +204,7 @@ def test_a_float_model_is_refused_before_vela_takes_it_in_silence(stand_in: Stan
         (
             "(out / 'model_vela.tflite').write_bytes(b'garbage')",
             "vela wrote a file for 'ethos-u55-128' that is no model: "
-            "the model is damaged: its flatbuffer cannot be read (error)",
+            "the model is damaged: its 7 bytes are no whole flatbuffer",
         ),
     ],
     ids=["crash", "traceback", "silence", "nothing written", "nothing on the NPU", "garbage written"],

@@ -29,7 +29,7 @@ def read_model(data: bytes) -> Model:
         model = flatbuffer_utils.read_model_from_bytearray(bytearray(data))
     except Exception as error:  # the generated reader raises whatever a wrong offset leads to
         raise UnsupportedModelError(
-            f"the model is damaged: its flatbuffer cannot be read ({type(error).__name__})",
+            f"the model is damaged: its {len(data):,} bytes are no whole flatbuffer",
             hint="export the model again, or fetch it again if it was copied",
         ) from error
     if not model.subgraphs or not model.subgraphs[0].operators:

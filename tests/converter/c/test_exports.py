@@ -209,7 +209,7 @@ def test_two_models_need_two_names(tmp_path: Path) -> None:
     [
         ("x.tflite", b"", "'x.tflite' is empty, not a model"),
         ("photo.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF", "'photo.jpg' is not a TFLite model: it lacks the mark 'TFL3'"),
-        ("x.tflite", b"TFL3" * 9, "the model is damaged: its flatbuffer cannot be read (error)"),
+        ("x.tflite", b"TFL3" * 9, "the model is damaged: its 36 bytes are no whole flatbuffer"),
     ],
 )
 def test_what_is_no_model_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
