@@ -67,8 +67,10 @@ campaign: .make/dev .make/system .make/tflite-runtime ## the long runs that CI h
 docs: .make/dev ## check that every documented command and link is true
 	$(BIN)/python -m pytest tests/docs
 
-package: .make/dev ## build the wheel and the source distribution into dist/
+package: .make/dev ## build wheels, the source distribution and the devices' Debian packages into dist/
 	$(BIN)/python -m build --outdir dist .
+	@command -v dpkg-deb >/dev/null || echo "dpkg-deb is not installed: no Debian packages"
+	@! command -v dpkg-deb >/dev/null || $(BIN)/python scripts/build_device_package.py --out dist
 
 clean: ## remove everything that the other targets made
 	rm -rf $(VENV) .venv-tflite-runtime .make build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

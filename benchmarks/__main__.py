@@ -13,8 +13,9 @@ from pathlib import Path
 from benchmarks.record import SKIPPED
 
 _INFRASTRUCTURE = {
+    *("bad_models", "zoo_device"),
     *("__main__", "keras_operations", "operator_cases", "operator_models", "preprocessing_cases"),
-    *("quantizer_recipes", "record"),
+    *("process_figures", "quantizer_recipes", "record", "serving_models"),
 }
 
 

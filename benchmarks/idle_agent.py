@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process_figures import alone_bytes, memory, mib, pss_bytes
 from benchmarks.record import write
 from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.errors import UnreachableError
@@ -31,7 +31,6 @@ from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import Rehearsal, wait_until
 from fleet_emulation.testbed import Testbed, module
 
-_KIB = 1024
 _IDLE_LIMIT_S = 60.0
 _ANSWER_LIMIT_S = 30.0
 _IMPORTS = "import ai_edge_litert.interpreter, cryptography.x509, numpy, paho.mqtt.client, sqlite3, tuf.ngclient"
@@ -49,20 +48,20 @@ def main() -> None:
             agent = rehearsal.bed.agents[0]
             worker = wait_until(lambda: worker_pid(agent), "the worker", limit_s=10.0)
             pids = wait_until(lambda: _at_rest(agent.program.pid, worker), "an idle agent", limit_s=_IDLE_LIMIT_S)
-            memory = {
-                "supervisor": _memory(agent.program.pid),
-                "worker": _memory(worker),
+            taken = {
+                "supervisor": memory(agent.program.pid),
+                "worker": memory(worker),
                 "processes": len(pids),
-                "pss_mib": _mib(sum(_rollup(pid)["Pss"] for pid in pids)),
-                "alone_mib": _mib(_alone_bytes(pids)),
+                "pss_mib": mib(pss_bytes(pids)),
+                "alone_mib": mib(alone_bytes(pids)),
             }
         baseline = _baseline()
     write(
         "idle_agent",
         {
             "baseline": f"one Python process after: {_IMPORTS}",
-            "alone_ratio": round(memory["alone_mib"] / baseline["alone_mib"], 3),
-            "agent": memory,
+            "alone_ratio": round(taken["alone_mib"] / baseline["alone_mib"], 3),
+            "agent": taken,
             "baseline_process": baseline,
             "first_inference_s": {
                 "median": round(statistics.median(first_s), 3),
@@ -114,47 +113,7 @@ def _baseline() -> dict[str, Any]:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        return {**_memory(process.pid), "alone_mib": _mib(_alone_bytes([process.pid]))}
-
-
-def _memory(pid: int) -> dict[str, Any]:
-    rollup = _rollup(pid)
-    figures = {"pss_mib": "Pss", "pss_anon_mib": "Pss_Anon", "rss_mib": "Rss"}
-    return {name: _mib(rollup[line]) for name, line in figures.items()}
-
-
-def _alone_bytes(pids: Sequence[int]) -> int:
-    """Return what processes would take if nobody else mapped the same files."""
-    anonymous = 0
-    by_file: dict[str, int] = {}
-    for pid in pids:
-        for place, held in _mappings(pid):
-            anonymous += held["Anonymous"]
-            by_file[place] = max(by_file.get(place, 0), held["Rss"] - held["Anonymous"])
-    return anonymous + sum(by_file.values())
-
-
-def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int]]]:
-    """Yield each mapping's file and offset, and its figures in bytes (proc(5), smaps)."""
-    place, held = "", {"Rss": 0, "Anonymous": 0}
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        name, *words = line.split()
-        if name.endswith(":"):
-            held[name[:-1]] = int(words[0]) * _KIB if words[0].isdigit() else 0
-            continue
-        yield place, held
-        place, held = " ".join([words[1], *words[3:]]), {"Rss": 0, "Anonymous": 0}
-    yield place, held
-
-
-def _rollup(pid: int) -> dict[str, int]:
-    """Return the sums over all of a process's mappings, in bytes."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return {line.split(":")[0]: int(line.split()[1]) * _KIB for line in lines}
-
-
-def _mib(size_bytes: int) -> float:
-    return round(size_bytes / (1 << 20), 1)
+        return {**memory(process.pid), "alone_mib": mib(alone_bytes([process.pid]))}
 
 
 if __name__ == "__main__":

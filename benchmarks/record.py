@@ -55,8 +55,20 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 def write(name: str, document: dict[str, Any]) -> None:
     """Print a result and keep it as ``results/NAME.json``, with the machine it was measured on."""
+    print(keep(name, document))
+
+
+def keep(name: str, document: dict[str, Any]) -> str:
+    """Keep a result, such as that of the part of a long run that is done, and return its text."""
     machine = {"architecture": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()}
     text = json.dumps({"benchmark": name, "machine": machine, **document}, indent=2, ensure_ascii=False)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    return text
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return the result that was kept under a name; empty if there is none."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events in the words of the life cycle: each with its order, its release and how long it took."""
 
-from device_agent.core.record import Fault
+from device_agent.core.decision import Told
 from device_agent.memory import Memory
 from device_agent.ports import Clock
 from device_agent.reporting import Reporter
@@ -30,9 +30,7 @@ class Chronicle:
         event = Event(kind=kind, cause=cause, detail=detail[:1000], release=release, counter=counter, seconds=seconds)
         self._reporter.event(event)
 
-    def of_fault(self, kind: EventKind, detail: str, release: RunningRelease | None = None) -> None:
-        """Store an event that follows from the present fault, with the seconds since its first sign."""
-        now = self._clock.wall()
-        fault = self._memory.record.fault or Fault(cause="unknown", at=now)
-        text = "; ".join(part for part in (fault.detail, detail) if part)
-        self.event(kind, fault.cause, text, release=release or fault.release, seconds=max(now - fault.at, 0.0))
+    def told(self, told: Told) -> None:
+        """Store an event that the core tells; one that follows from a fault says how long after its first sign."""
+        seconds = None if told.since is None else max(self._clock.wall() - told.since, 0.0)
+        self.event(told.kind, told.cause, told.detail, release=told.release, seconds=seconds)

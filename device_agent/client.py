@@ -12,96 +12,102 @@ and the request is sent once more.
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from os import PathLike, fspath
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
+from device_agent.client_answers import Buffer, LocalAnswer, RawTensor, left_s, local_answer, tensor_of
+from device_agent.client_window import SharedWindow
 from device_agent.inference_protocol import (
-    DTYPES,
+    ANSWER_RING_BODY,
     FRAME_LIMIT_BYTES,
     AnswerFrame,
+    DeclareRequest,
     FeedbackRequest,
     InferRequest,
     InfoRequest,
     Request,
-    Tensor,
+    ShareRequest,
     decode_answer,
     encode_request,
     frame,
     frame_length,
 )
+from device_agent.shared_memory import AREA_LIMIT_BYTES, attach
 from edgefleet.contracts.errors import InputError, UnreachableError
 
+if TYPE_CHECKING:
+    from edgefleet.contracts.interface import NeededInterface
+
+__all__ = ["Buffer", "InferenceClient", "LocalAnswer", "RawTensor"]
+
 _RETRY_S = 0.01
-_FORMATS = {
-    "f": "float32",
-    "e": "float16",
-    "b": "int8",
-    "B": "uint8",
-    "h": "int16",
-    "i": "int32",
-    "l": "int64",
-    "q": "int64",
-    "?": "bool",
-}
-
-
-class RawTensor(NamedTuple):
-    """One input given as bytes: little-endian values in C order, with dtype (``float32``, ``uint8``, …) and shape."""
-
-    data: bytes
-    dtype: str
-    shape: tuple[int, ...]
-
-
-class Buffer(Protocol):
-    """Anything with the buffer protocol, such as a numpy array or an ``array.array``."""
-
-    def __buffer__(self, flags: int, /) -> memoryview:
-        """Return the bytes, their format and shape."""
-
-
-class LocalAnswer(NamedTuple):
-    """What the device's model answered.
-
-    ``status`` is ``ok``, ``no-model``, ``bad-input``, ``failed`` or ``deadline``; only with ``ok`` there are
-    ``outputs``: one tuple of de-quantized values an output, flat, with its shape in ``shapes``. ``release`` is the
-    model's name and version.
-    """
-
-    status: str
-    request_id: int
-    top_class: int
-    label: str
-    confidence: float
-    release: str
-    detail: str
-    outputs: tuple[tuple[float, ...], ...]
-    shapes: tuple[tuple[int, ...], ...]
+#: Room for requests and answers of small models; an answer that needs more comes through the socket.
+_SMALLEST_AREA_BYTES = 64 << 10
 
 
 class InferenceClient:
     """A connection to the agent's local socket; not for two threads at once.
 
-    ``timeout_s`` bounds each call, including the wait for a worker that restarts.
+    ``timeout_s`` bounds each call, including the wait for a worker that restarts. ``model`` names the model to ask
+    where the device has several. With ``shared_memory`` inputs and answers go through memory that both sides see,
+    where the worker offers it.
     """
 
-    def __init__(self, path: str | PathLike[str], *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, path: str | PathLike[str], *, timeout_s: float = 10.0, model: str = "", shared_memory: bool = True
+    ) -> None:
         self._path = fspath(path)
         self._timeout_s = timeout_s
+        self._model = model
         self._connection: socket.socket | None = None
+        self._declaration: bytes | None = None
+        self._shares = shared_memory
+        self._window: SharedWindow | None = None
 
     def infer(self, *inputs: "RawTensor | Buffer", deadline_s: float | None = None) -> LocalAnswer:
         """Ask for one inference: one raw input for each input of the model, before preprocessing.
 
-        After ``deadline_s`` the answer is of no use: the worker does not start it any more.
+        After ``deadline_s`` the answer is of no use: the worker does not start it any more, and refuses a request at
+        once (``busy``) that it cannot answer by then.
 
         Raises:
             UnreachableError: the agent does not answer within the time limit.
             InputError: an input has a dtype that models do not take.
         """
         until_us = 0 if deadline_s is None else (time.monotonic_ns() + int(deadline_s * 1e9)) // 1000
-        return _local(self._call(InferRequest(tuple(_tensor(value) for value in inputs), until_us)))
+        try:
+            if self._window is not None and len(inputs) == 1:
+                answer = self._window.repeated(inputs[0], until_us, self._timeout_s)
+                if answer is not None:
+                    return answer
+            request = InferRequest(tuple(tensor_of(value) for value in inputs), until_us, self._model)
+            answer = self._through_memory(request, inputs) if self._shares else None
+        except TimeoutError as error:
+            raise self._late() from error
+        except OSError:
+            self.close()  # the worker ended: ask the next one
+            answer = None
+            request = InferRequest(tuple(tensor_of(value) for value in inputs), until_us, self._model)
+        return answer or local_answer(self._call(request))
+
+    def declare(self, application: str, interface: "NeededInterface", *, model: str | None = None) -> LocalAnswer:
+        """Say for which interface this application was built; said again on each new connection.
+
+        The status is ``ok``, ``no-model``, or ``incompatible`` with the differences in ``detail``: then the model is
+        not asked. The agent refuses releases with another interface before they run.
+
+        Raises:
+            UnreachableError: the agent does not answer within the time limit.
+        """
+        import msgspec
+
+        from edgefleet.contracts.interface import Declaration
+
+        said = Declaration(application=application, interface=interface, model=model or self._model or None)
+        self._declaration = msgspec.json.encode(said)
+        return local_answer(self._call(DeclareRequest(self._declaration)))
 
     def feedback(self, request_id: int, label: str | int) -> LocalAnswer:
         """Say what an earlier answer should have been: a label's name or a class number.
@@ -111,7 +117,7 @@ class InferenceClient:
         Raises:
             UnreachableError: the agent does not answer within the time limit.
         """
-        return _local(self._call(FeedbackRequest(request_id, str(label))))
+        return local_answer(self._call(FeedbackRequest(request_id, str(label))))
 
     def info(self) -> LocalAnswer:
         """Ask which release answers.
@@ -119,10 +125,13 @@ class InferenceClient:
         Raises:
             UnreachableError: the agent does not answer within the time limit.
         """
-        return _local(self._call(InfoRequest()))
+        return local_answer(self._call(InfoRequest(self._model)))
 
     def close(self) -> None:
         """Close the connection."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -136,32 +145,45 @@ class InferenceClient:
         self.close()
 
     def _call(self, request: Request) -> AnswerFrame:
-        data = frame(_encoded(request))
+        body = _encoded(request)
         deadline = time.monotonic() + self._timeout_s
         attempts = 2 if self._connection is None else 3  # a kept connection may be one that a restart broke
         for attempt in range(attempts):
             try:
-                return self._exchange(data, deadline)
+                return decode_answer(self._exchange(body, deadline))
             except TimeoutError as error:
-                self.close()
-                raise self._unreachable(f"no answer within {self._timeout_s:g} s") from error
+                raise self._late() from error
             except OSError as error:
                 self.close()
                 if attempt == attempts - 1:
                     raise self._unreachable(error.strerror or str(error)) from error
         raise AssertionError("the loop above returns or raises")
 
-    def _exchange(self, data: bytes, deadline: float) -> AnswerFrame:
+    def _exchange(self, body: bytes, deadline: float) -> bytes:
+        connection = self._connected(deadline)
+        connection.settimeout(left_s(deadline))
+        connection.sendall(frame(body))
+        return self._frame(deadline)
+
+    def _connected(self, deadline: float) -> socket.socket:
+        """Return the connection, made and introduced where there is none."""
         if self._connection is None:
             self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._connect(self._connection, deadline)
-        self._connection.settimeout(_left(deadline))
-        self._connection.sendall(data)
-        length = frame_length(self._receive(struct.calcsize("<I"), deadline))
-        return decode_answer(self._receive(length, deadline))
+            if self._declaration is not None:
+                self._exchange(encode_request(DeclareRequest(self._declaration)), deadline)
+        return self._connection
+
+    def _frame(self, deadline: float) -> bytes:
+        """Receive an answer's frame; rings for answers that were seen before they rang are dropped."""
+        while True:
+            length = frame_length(self._receive(struct.calcsize("<I"), deadline))
+            body = self._receive(length, deadline)
+            if body != ANSWER_RING_BODY:
+                return body
 
     def _connect(self, connection: socket.socket, deadline: float) -> None:
-        connection.settimeout(_left(deadline))
+        connection.settimeout(left_s(deadline))
         while True:
             try:
                 return connection.connect(self._path)
@@ -174,12 +196,41 @@ class InferenceClient:
         received = bytearray()
         while len(received) < size_bytes:
             assert self._connection is not None  # noqa: S101  _exchange() made it
-            self._connection.settimeout(_left(deadline))
+            self._connection.settimeout(left_s(deadline))
             piece = self._connection.recv(size_bytes - len(received))
             if not piece:
                 raise ConnectionResetError("the worker ended")
             received += piece
         return bytes(received)
+
+    def _through_memory(self, request: InferRequest, inputs: Sequence["RawTensor | Buffer"]) -> LocalAnswer | None:
+        """Ask through shared memory; None where that cannot be: then the socket has to do."""
+        body = _encoded(request)
+        deadline = time.monotonic() + self._timeout_s
+        if self._window is None:
+            self._window = self._open_window(len(body), deadline)
+        if self._window is None or len(body) > self._window.request_bytes:
+            return None
+        return self._window.first(body, inputs, deadline)
+
+    def _open_window(self, size_bytes: int, deadline: float) -> "SharedWindow | None":
+        areas = max(size_bytes, _SMALLEST_AREA_BYTES), _SMALLEST_AREA_BYTES
+        if size_bytes > AREA_LIMIT_BYTES // 2:
+            return None
+        connection = self._connected(deadline)
+        connection.settimeout(left_s(deadline))
+        connection.sendall(frame(encode_request(ShareRequest(*areas))))
+        head, descriptors, _, _ = socket.recv_fds(connection, 4, 1, socket.MSG_CMSG_CLOEXEC)
+        head += self._receive(4 - len(head), deadline)
+        answer = decode_answer(self._receive(frame_length(head), deadline))
+        if answer.status != "ok" or not descriptors:
+            self._shares = False
+            return None
+        return SharedWindow(connection, attach(descriptors[0]), self._frame)
+
+    def _late(self) -> UnreachableError:
+        self.close()
+        return self._unreachable(f"no answer within {self._timeout_s:g} s")
 
     def _unreachable(self, why: str) -> UnreachableError:
         return UnreachableError(
@@ -200,34 +251,3 @@ def _encoded(request: Request) -> bytes:
             f"the request has {len(body)} bytes, over the limit of {FRAME_LIMIT_BYTES}", hint="send a smaller input"
         )
     return body
-
-
-def _left(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
-
-
-def _tensor(value: "RawTensor | Buffer") -> Tensor:
-    if isinstance(value, RawTensor):
-        if value.dtype not in DTYPES:
-            raise InputError(f"an input has the dtype '{value.dtype}'", hint=f"use one of {', '.join(DTYPES)}")
-        return Tensor(value.dtype, tuple(value.shape), value.data)
-    view = memoryview(value)
-    code = view.format.lstrip("<=@")
-    if code not in _FORMATS or (code == "l" and view.itemsize != 8):
-        raise InputError(f"an input has the element format '{view.format}'", hint=f"use one of {', '.join(DTYPES)}")
-    return Tensor(_FORMATS[code], tuple(view.shape or ()), view.tobytes())
-
-
-def _local(answer: AnswerFrame) -> LocalAnswer:
-    outputs = [struct.unpack(f"<{len(tensor.data) // 4}f", tensor.data) for tensor in answer.tensors]
-    return LocalAnswer(
-        status=answer.status,
-        request_id=answer.request_id,
-        top_class=answer.top_class,
-        label=answer.label,
-        confidence=answer.confidence,
-        release=answer.release,
-        detail=answer.detail,
-        outputs=tuple(outputs),
-        shapes=tuple(tensor.shape for tensor in answer.tensors),
-    )

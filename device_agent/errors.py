@@ -2,6 +2,8 @@
 """The agent's own errors, in EdgeFleet's tree.
 
 EdgeFleetError
+├── NotAllowedError
+│   └── RenewalRefusedError    with the server's code as its cause
 ├── TrustError
 │   ├── TrustRefusedError      with the cause that the event carries
 │   └── CorruptDownloadError
@@ -9,11 +11,24 @@ EdgeFleetError
     └── DamagedStateError
 """
 
-from edgefleet.contracts.errors import StorageError, TrustError
+from device_agent.core.recall import Recall
+from edgefleet.contracts.errors import NotAllowedError, StorageError, TrustError
 
 
 class TrustRefusedError(TrustError):
-    """Metadata or an order is refused; ``cause`` is the event's kebab-case word."""
+    """Metadata or an order is refused; ``cause`` is the event's kebab-case word.
+
+    ``recall`` is what threshold-signed metadata forbid nevertheless, None where nothing is known of that.
+    """
+
+    def __init__(self, cause: str, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
+        self.recall: Recall | None = None
+
+
+class RenewalRefusedError(NotAllowedError):
+    """The server does not renew this device's certificate; ``cause`` is its code (``certificate-retired``, …)."""
 
     def __init__(self, cause: str, message: str, *, hint: str) -> None:
         super().__init__(message, hint=hint)

@@ -4,26 +4,34 @@
 A frame is ``u32 length`` (of what follows, at most 64 MiB) and a body that starts with ``u8 kind, u8 version (1)``.
 Requests on one connection are answered in order; a connection may send the next request before the answer came.
 
-==========  ==============================================================================================
-kind        body after ``kind, version``
-==========  ==============================================================================================
-1 infer     ``u16 tensors, u64 deadline_us`` (CLOCK_MONOTONIC, microseconds; 0: none), then the tensors
-2 feedback  ``u16 label_bytes, u64 request_id``, then the label (UTF-8: a class number or a label's name)
-3 info      ``u16 0``
-129 answer  ``u8 status, u8 0, u64 request_id, i32 top_class, f32 confidence, u16 release_bytes,
-            u16 label_bytes, u16 detail_bytes, u16 tensors``, then release, label, detail (UTF-8), the tensors
-==========  ==============================================================================================
+============  ============================================================================================
+kind          body after ``kind, version``
+============  ============================================================================================
+1 infer       ``u16 tensors, u64 deadline_us`` (CLOCK_MONOTONIC, microseconds; 0: none), then the tensors
+2 feedback    ``u16 label_bytes, u64 request_id``, then the label (UTF-8: a class number or a label's name)
+3 info        ``u16 model_bytes``, then the model's name (none: the only one)
+4 infer-model ``u16 tensors, u64 deadline_us, u16 model_bytes``, then the model's name, the tensors
+5 declare     ``u16 0``, then a JSON document: the interface that the application was built for
+6 share       ``u16 0, u32 request_bytes, u32 answer_bytes``: asks for shared memory
+7 ring        ``u16 0``: look into the shared memory; no answer of its own
+129 answer    ``u8 status, u8 0, u64 request_id, i32 top_class, f32 confidence, u16 release_bytes,
+              u16 label_bytes, u16 detail_bytes, u16 tensors``, then release, label, detail (UTF-8), the tensors
+130 ring      ``u16 0``: the answer is in the shared memory
+============  ============================================================================================
 
 A tensor is ``u8 dtype, u8 rank, u16 0, u32 dimension`` (``rank`` times) and the raw values, in C order.
 Inputs are the product's raw inputs: the bundle's preprocessing and quantization happen in the worker. Outputs are
 de-quantized float32. ``top_class`` is -1 and ``request_id`` 0 where there is no answer. A frame that cannot be
 read gets the status ``bad-input`` and the connection is closed.
+
+The answer to ``share`` carries a sealed memory file (SCM_RIGHTS), laid out as in :mod:`device_agent.shared_memory`:
+bodies of requests and answers may go through it instead of the socket, one at a time.
 """
 
 import math
 import struct
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from edgefleet.contracts.errors import MessageError
 
@@ -31,10 +39,11 @@ VERSION = 1
 FRAME_LIMIT_BYTES = 64 << 20
 TENSOR_LIMIT = 64
 RANK_LIMIT = 8
-INFER, FEEDBACK, INFO, ANSWER = 1, 2, 3, 129
+INFER, FEEDBACK, INFO, INFER_MODEL, DECLARE, SHARE, RING, ANSWER, ANSWER_RING = 1, 2, 3, 4, 5, 6, 7, 129, 130
 
-Status = Literal["ok", "no-model", "bad-input", "failed", "deadline", "unknown-request"]
-STATUSES: tuple[Status, ...] = ("ok", "no-model", "bad-input", "failed", "deadline", "unknown-request")
+Status = Literal["ok", "no-model", "bad-input", "failed", "deadline", "unknown-request", "busy", "incompatible"]
+#: In the order of their wire numbers; new ones come last.
+STATUSES: tuple[Status, ...] = get_args(Status)
 #: Wire number of each dtype, and its size in bytes.
 DTYPES = {"float32": 0, "float16": 1, "int8": 2, "uint8": 3, "int16": 4, "int32": 5, "int64": 6, "bool": 7}
 _SIZES = {"float32": 4, "float16": 2, "int8": 1, "uint8": 1, "int16": 2, "int32": 4, "int64": 8, "bool": 1}
@@ -42,9 +51,16 @@ _DTYPE_NAMES = {number: name for name, number in DTYPES.items()}
 
 _LENGTH = struct.Struct("<I")
 _REQUEST = struct.Struct("<BBHQ")
-_INFO = struct.Struct("<BBH")
+_SHORT = struct.Struct("<BBH")
+_MODEL = struct.Struct("<H")
+_SHARE = struct.Struct("<BBHII")
 _ANSWER = struct.Struct("<BBBBQifHHHH")
 _TENSOR = struct.Struct("<BBH")
+
+
+#: Bodies without any content.
+RING_BODY = _SHORT.pack(RING, VERSION, 0)
+ANSWER_RING_BODY = _SHORT.pack(ANSWER_RING, VERSION, 0)
 
 
 class Tensor(NamedTuple):
@@ -56,10 +72,14 @@ class Tensor(NamedTuple):
 
 
 class InferRequest(NamedTuple):
-    """One sample, one tensor an input, and until when an answer is of use (CLOCK_MONOTONIC; 0: always)."""
+    """One sample, one tensor an input, and until when an answer is of use (CLOCK_MONOTONIC; 0: always).
+
+    ``model`` is the model's name, empty for the only one.
+    """
 
     tensors: tuple[Tensor, ...]
     deadline_us: int = 0
+    model: str = ""
 
 
 class FeedbackRequest(NamedTuple):
@@ -70,7 +90,26 @@ class FeedbackRequest(NamedTuple):
 
 
 class InfoRequest(NamedTuple):
-    """Asks which release answers."""
+    """Asks which release answers for a model's name (empty: the only one)."""
+
+    model: str = ""
+
+
+class DeclareRequest(NamedTuple):
+    """Says for which interface the application was built: a :class:`~edgefleet.contracts.interface.Declaration`."""
+
+    document: bytes
+
+
+class ShareRequest(NamedTuple):
+    """Asks for shared memory with room for bodies of these sizes."""
+
+    request_bytes: int
+    answer_bytes: int
+
+
+class RingRequest(NamedTuple):
+    """Says that a request lies in the shared memory."""
 
 
 class AnswerFrame(NamedTuple):
@@ -86,7 +125,7 @@ class AnswerFrame(NamedTuple):
     tensors: tuple[Tensor, ...] = ()
 
 
-Request = InferRequest | FeedbackRequest | InfoRequest
+Request = InferRequest | FeedbackRequest | InfoRequest | DeclareRequest | ShareRequest | RingRequest
 
 
 def frame(body: bytes) -> bytes:
@@ -108,16 +147,33 @@ def frame_length(head: bytes) -> int:
 
 def encode_request(request: Request) -> bytes:
     """Encode a request's body."""
-    if isinstance(request, InferRequest):
-        head = _REQUEST.pack(INFER, VERSION, len(request.tensors), request.deadline_us)
-        return head + _encode_tensors(request.tensors)
-    if isinstance(request, FeedbackRequest):
-        label = request.label.encode()
-        return _REQUEST.pack(FEEDBACK, VERSION, len(label), request.request_id) + label
-    return _INFO.pack(INFO, VERSION, 0)
+    match request:
+        case InferRequest():
+            return _encode_infer(request)
+        case FeedbackRequest(request_id, label):
+            text = label.encode()
+            return _REQUEST.pack(FEEDBACK, VERSION, len(text), request_id) + text
+        case InfoRequest(model):
+            name = model.encode()
+            return _SHORT.pack(INFO, VERSION, len(name)) + name
+        case DeclareRequest(document):
+            return _SHORT.pack(DECLARE, VERSION, 0) + document
+        case ShareRequest(request_bytes, answer_bytes):
+            return _SHARE.pack(SHARE, VERSION, 0, request_bytes, answer_bytes)
+        case RingRequest():
+            return RING_BODY
 
 
-def decode_request(body: bytes | bytearray) -> Request:
+def _encode_infer(request: InferRequest) -> bytes:
+    count, tensors = len(request.tensors), _encode_tensors(request.tensors)
+    if not request.model:
+        return _REQUEST.pack(INFER, VERSION, count, request.deadline_us) + tensors
+    name = request.model.encode()
+    head = _REQUEST.pack(INFER_MODEL, VERSION, count, request.deadline_us)
+    return head + _MODEL.pack(len(name)) + name + tensors
+
+
+def decode_request(body: bytes | bytearray | memoryview) -> Request:
     """Decode a request's body.
 
     Raises:
@@ -125,17 +181,34 @@ def decode_request(body: bytes | bytearray) -> Request:
     """
     view = memoryview(body)
     kind = _kind(view)
-    if kind == INFO and len(view) == _INFO.size:
-        return InfoRequest()
-    if kind not in (INFER, FEEDBACK) or len(view) < _REQUEST.size:
-        raise _malformed(f"is of kind {kind} and {len(view)} bytes long, which is no request")
+    if kind in (INFER, FEEDBACK, INFER_MODEL) and len(view) >= _REQUEST.size:
+        return _decode_long(kind, view)
+    count: int = _SHORT.unpack_from(view)[2]
+    rest = view[_SHORT.size :]
+    if kind == INFO and len(rest) == count:
+        return InfoRequest(_text(rest))
+    if kind == DECLARE and count == 0:
+        return DeclareRequest(bytes(rest))
+    if kind == RING and not rest:
+        return RingRequest()
+    if kind == SHARE and len(view) == _SHARE.size:
+        return ShareRequest(*_SHARE.unpack(view)[3:])
+    raise _malformed(f"is of kind {kind} and {len(view)} bytes long, which is no request")
+
+
+def _decode_long(kind: int, view: memoryview) -> InferRequest | FeedbackRequest:
     _, _, count, number = _REQUEST.unpack_from(view)
     rest = view[_REQUEST.size :]
     if kind == INFER:
         return InferRequest(_decode_tensors(rest, count), number)
-    if len(rest) != count:
-        raise _malformed(f"has a label of {len(rest)} bytes, where it announces {count}")
-    return FeedbackRequest(number, _text(rest))
+    if kind == FEEDBACK:
+        if len(rest) != count:
+            raise _malformed(f"has a label of {len(rest)} bytes, where it announces {count}")
+        return FeedbackRequest(number, _text(rest))
+    end = _MODEL.size + (_MODEL.unpack_from(rest)[0] if len(rest) >= _MODEL.size else len(rest))
+    if len(rest) < end:
+        raise _malformed("ends within the model's name")
+    return InferRequest(_decode_tensors(rest[end:], count), number, _text(rest[_MODEL.size : end]))
 
 
 def encode_answer(answer: AnswerFrame) -> bytes:
@@ -157,7 +230,7 @@ def encode_answer(answer: AnswerFrame) -> bytes:
     return b"".join((head, release, label, detail, _encode_tensors(answer.tensors)))
 
 
-def decode_answer(body: bytes | bytearray) -> AnswerFrame:
+def decode_answer(body: bytes | bytearray | memoryview) -> AnswerFrame:
     """Decode an answer's body.
 
     Raises:
@@ -181,7 +254,7 @@ def decode_answer(body: bytes | bytearray) -> AnswerFrame:
 
 
 def _kind(view: memoryview) -> int:
-    if len(view) < _INFO.size:
+    if len(view) < _SHORT.size:
         raise _malformed(f"has {len(view)} bytes, too few for any kind")
     if view[1] != VERSION:
         raise _malformed(f"has version {view[1]}, expected {VERSION}")

@@ -2,13 +2,16 @@
 """The agent's memory: the one record, saved before it is acted on, and what survives when it is unreadable."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from device_agent.core.lifecycle import Trigger, step
-from device_agent.core.record import DeviceRecord, Progress, quarantined, reported
+from device_agent.core.record import DeviceRecord, Progress, Quarantined, lifted, reported
+from device_agent.core.recovery import newer_commit
+from device_agent.core.release_set import Member, ReleaseSet, hashes, set_of
 from device_agent.core.timers import Timers
 from device_agent.errors import DamagedStateError
 from device_agent.ports import Ports
@@ -36,12 +39,16 @@ class Memory:
         return self.record.status  # type: ignore[return-value]  # recover() lets only known states in
 
     def load(self) -> tuple[DeviceRecord, str]:
-        """Return what is remembered, and (where it was unreadable and set aside) a sentence on the repair."""
+        """Return what is remembered, and (where it had to be repaired) a sentence on that."""
         try:
-            return self._ports.state.load() or DeviceRecord(), ""
+            record = self._ports.state.load() or DeviceRecord()
         except DamagedStateError as error:
             aside = self._ports.state.set_aside()
             return self._from_slots(), f"{error.message}; set aside as '{aside.name}'"
+        releases, counter = self._ports.slots.last_committed()
+        newer = newer_commit(record, _members(releases), counter)
+        repair = "" if newer == record else f"the slots' marks know of a later commit, by the order {counter}"
+        return newer, repair
 
     def save(self, record: DeviceRecord) -> None:
         """Save durably; where the disk refuses, go on with what is in memory and try again soon."""
@@ -69,9 +76,9 @@ class Memory:
         """
         self.update(status=step(self.status, trigger), changed_at=self._ports.clock.wall(), **changes)
 
-    def count(self, progress: Progress) -> None:
+    def count(self, progress: Mapping[str, Progress]) -> None:
         """Note how far shadow or trial have come; saved soon, because a power cut may only cost them some time."""
-        self.record = msgspec.structs.replace(self.record, progress=progress)
+        self.record = msgspec.structs.replace(self.record, progress=dict(progress))
         self._uncounted = True
         self._timers.sooner("save", self._ports.clock.monotonic() + _COUNT_SAVE_S)
 
@@ -80,13 +87,14 @@ class Memory:
         if self._timers.take("save", now) and (self.unsaved or self._uncounted):
             self.save(self.record)
 
-    def quarantine(self, release: RunningRelease) -> None:
-        """Remember, in the record and beside the slot, that this device will not try a bundle again."""
-        try:
-            self._ports.slots.mark_bad(release.bundle_sha256)
-        except StorageError as error:  # the record says it too
-            _LOG.warning("%s", error)
-        self.save(quarantined(self.record, release.bundle_sha256))
+    def lift(self, bundle_sha256s: tuple[str, ...]) -> None:
+        """Let bundles be tried again, by a signed order."""
+        for sha256 in bundle_sha256s:
+            try:
+                self._ports.slots.unmark_bad(sha256)
+            except StorageError as error:
+                _LOG.warning("%s", error)
+        self.save(lifted(self.record, bundle_sha256s))
 
     def report_once(self, key: str) -> bool:
         """Tell whether ``key`` was not reported before, and remember it."""
@@ -97,11 +105,15 @@ class Memory:
 
     def keep_slots(self) -> None:
         """Delete the bundles that the record does not name."""
-        releases = (self.record.active, self.record.previous, self.record.candidate)
-        self._ports.slots.keep_only([release.bundle_sha256 for release in releases if release is not None])
+        record = self.record
+        self._ports.slots.keep_only(sorted(hashes(record.active) | hashes(record.previous) | hashes(record.candidate)))
 
     def _from_slots(self) -> DeviceRecord:
         """Start over from the slots' own marks."""
-        good = self._ports.slots.last_good()
-        active, counter = good if good is not None else (None, 0)
-        return DeviceRecord(active=active, counter=counter, quarantine=self._ports.slots.bad())
+        releases, counter = self._ports.slots.last_good()
+        quarantine = tuple(Quarantined(bundle_sha256=sha256) for sha256 in self._ports.slots.bad())
+        return DeviceRecord(active=_members(releases), counter=counter, quarantine=quarantine)
+
+
+def _members(releases: Iterable[RunningRelease]) -> ReleaseSet:
+    return set_of(Member(release=release) for release in releases)

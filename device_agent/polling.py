@@ -31,6 +31,10 @@ class Polling:
         self._checking: Future[Order] | None = None
         self._began_at = float("-inf")
 
+    def every(self, poll_s: float) -> None:
+        """Check in another period, from the next check on."""
+        self._poll_s = poll_s
+
     @property
     def checking(self) -> bool:
         """Tell whether a check is under way."""

@@ -5,12 +5,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from device_agent.core.orders import Order, TargetFile
 from device_agent.core.record import DeviceRecord
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict, ModelRef, Report, ServingPlan
-from edgefleet.contracts.messages import Event, Gap, Hint, Message, RunningRelease, State, Telemetry, Watermark
+from device_agent.core.silence import Exertion
+from device_agent.core.upkeep import UpkeepResult
+from edgefleet.contracts.capture import CapturedInput
+from edgefleet.contracts.messages import (
+    Capabilities,
+    Event,
+    Gap,
+    Hint,
+    Message,
+    RunningRelease,
+    State,
+    Telemetry,
+    Watermark,
+)
 
 
 class Clock(Protocol):
@@ -67,8 +80,14 @@ class Slots(Protocol):
     def mark_bad(self, bundle_sha256: str) -> None:
         """Note durably that the bundle is in quarantine."""
 
-    def last_good(self) -> tuple[RunningRelease, int] | None:
-        """Return the last committed release whose file still has its hash, and its order's counter."""
+    def unmark_bad(self, bundle_sha256: str) -> None:
+        """Take the note away that the bundle is in quarantine."""
+
+    def last_committed(self) -> tuple[tuple[RunningRelease, ...], int]:
+        """Return the releases that the highest order's commit noted, and that order's counter; (), 0 without any."""
+
+    def last_good(self) -> tuple[tuple[RunningRelease, ...], int]:
+        """Return the last committed releases whose files still have their hashes, and their order's counter."""
 
     def bad(self) -> tuple[str, ...]:
         """Return the bundles noted as bad."""
@@ -98,7 +117,16 @@ class Outbox(Protocol):
         """Return the gaps that wait, in order."""
 
     def acknowledge(self, epoch: str, sequence: int) -> None:
-        """Let go of everything up to a watermark of this epoch."""
+        """Send nothing up to a watermark of this epoch any more."""
+
+    def acknowledged(self) -> int:
+        """Return the highest watermark."""
+
+    def rewind(self, sequence: int, *, created_at: float) -> int:
+        """Let messages above ``sequence`` wait again, as the server has lost them; return how many do."""
+
+    def evicted(self) -> int:
+        """Return how many messages were evicted unacknowledged."""
 
     def depth(self) -> int:
         """Return how many messages wait."""
@@ -112,7 +140,11 @@ class Messenger(Protocol):
 
     on_news: Callable[[], None]
 
-    def incoming(self) -> list[Watermark | Hint]:
+    @property
+    def takeovers(self) -> int:
+        """How often the broker gave this device's session to another connection since the start."""
+
+    def incoming(self) -> Sequence[Watermark | Hint | Capabilities]:
         """Return what came since the last call."""
 
     @property
@@ -127,6 +159,10 @@ class Messenger(Protocol):
 
     def close(self, farewell: State | None) -> None:
         """Publish the farewell state if there is a connection, and end it."""
+
+
+#: The thread of a worker that answers applications and the agent.
+MAIN_THREAD = 0
 
 
 class Inference(Protocol):
@@ -147,14 +183,20 @@ class Inference(Protocol):
     def reports(self) -> list[Report]:
         """Return the reports since the last call."""
 
-    def kill(self, why: str) -> None:
-        """End a worker that does not answer; reported as a crash."""
+    def kill(self, why: str, *, kind: Literal["hang", "unexplained"], during: str = "") -> None:
+        """End a worker that does not answer; reported so, within a call of ``during`` where that is known."""
 
     def stop(self) -> None:
         """Let the worker end; its last counts are among the reports afterwards."""
 
     def rss_bytes(self) -> int:
         """Return the resident memory of the worker, 0 if unknown."""
+
+    def exertion(self, thread: int | None = None) -> Exertion | None:
+        """Return what the worker, or one thread of it, has done; None where there is no worker process."""
+
+    def at_work(self) -> str:
+        """Return the bundle that the worker loads or runs just now, as far as that is known."""
 
 
 class Repositories(Protocol):
@@ -178,6 +220,23 @@ class Repositories(Protocol):
         """
 
 
+class Holds(Protocol):
+    """What applications say about when an update would disturb."""
+
+    def reason(self, now: float) -> str:
+        """Return why an application holds updates off at a time (Unix seconds); empty where none does."""
+
+
+class Captures(Protocol):
+    """Inputs of which a model was unsure, kept for the server."""
+
+    def keep(self, captured: CapturedInput, now_s: float) -> bool:
+        """Redact and store one input; False where it may not be kept. Raises OSError where the disk says no."""
+
+    def deliver(self) -> None:
+        """Hand what is stored to the server."""
+
+
 class Admission(Protocol):
     """Runs the checks of a bundle before it may run."""
 
@@ -185,9 +244,20 @@ class Admission(Protocol):
         """Return the verdict; a child that dies or takes too long refuses."""
 
 
+class Upkeep(Protocol):
+    """Looks after the device's certificate, its board and its check-in."""
+
+    def round(self) -> UpkeepResult:
+        """Do what is due.
+
+        Raises:
+            EdgeFleetError: the round could not even begin.
+        """
+
+
 @dataclass(frozen=True)
 class Ports:
-    """Everything that an agent needs."""
+    """Everything that an agent needs; without ``upkeep`` nobody looks after its identity, as in a simulation."""
 
     clock: Clock
     state: StateStore
@@ -197,6 +267,9 @@ class Ports:
     inference: Inference
     repositories: Repositories
     admission: Admission
+    holds: Holds
     executor: Executor
     random: Callable[[], float]
     boot_id: str
+    upkeep: Upkeep | None = None
+    captures: Captures | None = None

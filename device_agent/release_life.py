@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A release on the device from its activation on: shadow, trial, commit, and every way back.
+"""Carrying out what the core decides about the releases on a device, and asking it when something happens.
 
-What runs in the worker, what the worker reports, and what the life cycle makes of it.
+The decisions are :mod:`device_agent.core.life`'s; here are the worker, the slots, the record and the events that they
+are carried out on, in the order of :data:`device_agent.core.decision.ORDER`.
 """
 
 import logging
 from collections.abc import Callable
+from typing import Concatenate, Literal, ParamSpec
 
 from device_agent.chronicle import Chronicle
-from device_agent.core.lifecycle import LIVE, LifecycleFaultError, Trigger
-from device_agent.core.record import DeviceRecord, Fault, fresh_progress
+from device_agent.core import life, recalls, way_back
+from device_agent.core.decision import Decision, Effect, Mark, Situation
+from device_agent.core.lifecycle import LIVE, LifecycleFaultError
+from device_agent.core.recall import Recall
+from device_agent.core.record import DeviceRecord, Software, member_of
+from device_agent.core.release_set import Member
+from device_agent.core.reliance import all_fresh, heard
 from device_agent.core.schedule import Backoff
 from device_agent.core.serving import (
-    SLOT_DAMAGE,
+    AcceleratorLost,
     Collected,
+    Declared,
     Died,
     LoadFailed,
     ModelFaulted,
@@ -24,21 +32,21 @@ from device_agent.core.serving import (
     plan_for,
 )
 from device_agent.core.timers import Timers
-from device_agent.core.trial import Verdict, activated, counted, elapsed, judge_death, judge_shadow, judge_trial
 from device_agent.memory import SAVE_RETRY_S, Memory
 from device_agent.ports import Ports
 from device_agent.reporting import Reporter
 from device_agent.settings import AgentSettings
 from device_agent.worker_watch import WorkerWatch
+from edgefleet.contracts.errors import StorageError
 from edgefleet.contracts.messages import DeviceStatus, RunningRelease
 
 _LOG = logging.getLogger("edgefleet.agent")
 _REACTIVATE = Backoff(first_s=0.5, cap_s=60.0)
-SUPERSEDED = Verdict("fail", "ordered", "the director ordered another release")
+P = ParamSpec("P")
 
 
 class ReleaseLife:
-    """The active release and its candidate, as one device runs them.
+    """The good set and its candidate, as one device runs them.
 
     ``factory`` answers where there is no good release; ``drop_installation`` lets go of what is being prepared.
     """
@@ -51,15 +59,18 @@ class ReleaseLife:
         memory: Memory,
         reporter: Reporter,
         *,
+        software: Software,
         time_scale: float,
         factory: ModelRef | None,
         drop_installation: Callable[[], None],
     ) -> None:
-        self.factory = factory
         self.worker = WorkerWatch(ports, timers, watchdog_s=settings.watchdog_s)
         self.chronicle = Chronicle(reporter, memory, ports.clock)
+        self.software = software
+        self._factory = factory
         self._ports = ports
         self._share = settings.compare_share
+        self._swap: Literal["resident", "cold"] = settings.swap
         self._timers = timers
         self._memory = memory
         self._reporter = reporter
@@ -67,273 +78,255 @@ class ReleaseLife:
         self._drop_installation = drop_installation
         self._first_sign: float | None = None
         self._counted_at = 0.0
+        self._deadline: tuple[str, float] = ("", float("inf"))
+        self._unproved: dict[str, str] = {}
+        self._activations = 0
+
+    @property
+    def factory(self) -> RunningRelease | None:
+        """The factory model's release, where it may answer."""
+        member = way_back.factory_for(self._record, self._factory_member())
+        return member.release if member else None
 
     @property
     def candidate_answers(self) -> bool:
         """Tell whether a candidate on trial answers just now."""
         return self._status == "trial" and self.worker.candidate_live
 
-    def start(self, status: DeviceStatus) -> None:
+    def start(self) -> None:
         """Start the worker, and go on in the state that a restart resumes."""
         self._ports.inference.start()
-        if status == "rolling-back":
-            self._go_back()
-        else:
-            self.serve()
-        if status in LIVE:
-            self._timers.set("activate", 0.0)
+        self.decide(life.resumed)
+        record = self._record
+        if any(record.recall.forbids(member.release) for member in (*record.active, *record.candidate)):
+            self.recalled(record.recall)  # an agent that knows no recalls was here in between
 
     def run_due(self, now: float) -> None:
-        """Keep the worker at work, and activate a candidate whose time has come."""
+        """Keep the worker at work, activate a candidate whose time has come, and leave states that take too long."""
         if self.worker.run_due(now):
-            self.serve()
+            self._serve()
         if self._timers.take("activate", now) and self._status in LIVE:
-            self.activate()
+            self._activate()
+        self._keep_deadline(now)
+
+    def decide(
+        self,
+        rule: Callable[Concatenate[DeviceRecord, Situation, P], Decision],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> None:
+        """Ask the core what a happening means, and carry that out."""
+        self._carry_out(rule(self._record, self._situation(), *arguments, **options))
 
     def admitted(self) -> None:
-        """Begin the shadow of an admitted candidate; where nothing runs yet, its trial."""
-        record = self._record
-        progress = fresh_progress(record.policy)
-        if record.active is None:
-            self.chronicle.event("trial-started", "first-release", release=record.candidate)
-            self._memory.move("admission-passed-first", progress=progress)
-        else:
-            self.chronicle.event("shadow-started", "admission-passed", release=record.candidate)
-            self._memory.move("admission-passed", progress=progress)
-        self.activate()
+        """Begin the shadow or the trial of an admitted candidate."""
+        self.decide(life.admitted)
+
+    def quarantine(self, member: Member, cause: str) -> None:
+        """Never try a bundle again with this software; the event tells of it."""
+        self.decide(way_back.refused, member, cause)
 
     def superseded(self) -> None:
-        """Go back from a candidate because another release was ordered."""
-        self._first_sign = None
-        self._leave_candidate("order-withdrawn", SUPERSEDED)
+        """Go back from a candidate because another set was ordered."""
+        self.decide(way_back.superseded)
+
+    def recalled(self, recall: Recall) -> None:
+        """Keep to what a signed order forbids."""
+        self.decide(recalls.recalled, recall)
+
+    def compare(self, share: float) -> None:
+        """Let both models see another share of the live inputs, from the next plan on."""
+        self._share = share
 
     def fault(self, error: LifecycleFaultError) -> None:
         """Answer a trigger that the state did not know: go back."""
-        self._drop_installation()
-        fault = self._fault_of(self._record.candidate, error.code, error.message)
-        self._memory.update(status="rolling-back", candidate=None, fault=fault)
-        self._go_back()
+        self.decide(way_back.broken, error)
 
-    # ------------------------------------------------------------------ shadow and trial
-
-    def activate(self) -> None:
-        """Take an attempt off, durably, and then let the worker load the candidate."""
-        if not self.worker.restarting:
-            self._memory.update(progress=activated(self._record.progress))
-        if self.worker.restarting or self._memory.unsaved:
-            self._timers.set("activate", self._ports.clock.monotonic() + SAVE_RETRY_S)
-            return
-        self._counted_at = self._ports.clock.monotonic()
-        self.serve(with_candidate=True)
-
-    def _on_collected(self, collected: Collected) -> None:
-        live = self._status in LIVE
-        self.worker.collected(live=live)
-        self._reporter.count(collected.models)
-        if not live or not self.worker.candidate_live:
-            return
-        now = self._ports.clock.monotonic()
-        progress = elapsed(self._record.progress, (now - self._counted_at) * self._scale)
-        self._counted_at = now
-        for window in collected.models:
-            if window.release == self._record.candidate and window.role == self._status:
-                progress = counted(progress, window)
-        self._memory.count(progress)
-        self._judge()
-
-    def _judge(self) -> None:
-        record, in_shadow = self._record, self._status == "shadow"
-        if in_shadow:
-            verdict = judge_shadow(record.progress, record.policy.shadow, record.policy.trial)
-        else:
-            verdict = judge_trial(record.progress, record.policy.trial)
-        if verdict.kind == "fail":
-            self._leave_candidate("candidate-failed", verdict)
-        elif verdict.kind == "pass" and in_shadow:
-            self.chronicle.event("trial-started", "shadow-passed", _summary(record), release=record.candidate)
-            self._memory.move("shadow-passed", progress=fresh_progress(record.policy))
-            self.activate()
-        elif verdict.kind == "pass" and record.candidate is not None and not self._memory.unsaved:
-            self._commit(record.candidate)
-
-    def _commit(self, candidate: RunningRelease) -> None:
-        record = self._record
-        self._ports.slots.mark_good(candidate, counter=record.order_counter, committed_at=self._ports.clock.wall())
-        self.chronicle.event("committed", "trial-passed", _summary(record), release=candidate)
-        self._memory.move("trial-passed", active=candidate, previous=record.active, candidate=None)
-        self.serve()
-        self._settle()
-
-    def _settle(self) -> None:
-        self._memory.move("settled")
-        self._memory.keep_slots()
-
-    # ------------------------------------------------------------------ going back
-
-    def _leave_candidate(self, trigger: Trigger, verdict: Verdict) -> None:
-        """Go back from the candidate: quarantined where it failed, not where another order came."""
-        candidate = self._record.candidate
-        fault = self._fault_of(candidate, verdict.cause, verdict.detail)
-        if trigger == "candidate-failed":
-            self.quarantine(candidate, verdict.cause, verdict.detail)
-        self._memory.move(trigger, candidate=None, fault=fault)
-        self._go_back()
-
-    def _leave_active(self, cause: str, detail: str) -> None:
-        """Go back from the committed release to the one before."""
-        failed = self._record.active
-        fault = self._fault_of(failed, cause, detail)
-        self._drop_installation()
-        self.quarantine(failed, cause, detail)
-        self._memory.move("active-failed", active=self._record.previous, previous=None, candidate=None, fault=fault)
-        self._go_back()
-
-    def _fault_of(self, release: RunningRelease | None, cause: str, detail: str) -> Fault:
-        at = self._first_sign or self._ports.clock.wall()
-        return Fault(cause=cause, detail=detail[:1000], release=release, at=at)
-
-    def quarantine(self, release: RunningRelease | None, cause: str, detail: str) -> None:
-        """Never try a bundle again; where only its slot was damaged, it may be fetched again."""
-        if release is not None and cause not in SLOT_DAMAGE:
-            self._memory.quarantine(release)
-            self.chronicle.event("quarantined", cause, detail, release=release)
-
-    def _go_back(self) -> None:
-        self._first_sign = None
-        self._timers.cancel("activate")
-        self.serve()
-        if self._record.active is None:
-            self.chronicle.of_fault("rolled-back", "there is no release to go back to")
-            self._enter_safe_mode("nothing-to-serve")
-
-    def _verify_previous(self) -> None:
-        if self._record.active is not None:
-            self.worker.verify(self._ref(self._record.active))
-
-    def _on_verified(self, verified: Verified) -> None:
-        self.worker.answered(live=False)
-        if self._status != "verify-previous":
-            return
-        if not verified.passed:
-            self._previous_failed(verified.cause, verified.detail)
-            return
-        self.chronicle.of_fault("rollback-verified", verified.detail, release=self._record.active)
-        self._memory.move("previous-verified", fault=None)
-        self._memory.keep_slots()
-
-    def _previous_failed(self, cause: str, detail: str) -> None:
-        self.quarantine(self._record.active, cause, detail)
-        self._enter_safe_mode("previous-failed")
-
-    def _enter_safe_mode(self, trigger: Trigger) -> None:
-        fault = self._record.fault or Fault(cause="no-good-model")
-        what = "the factory model answers" if self.factory else "no model answers"
-        self.chronicle.event("safe-mode", fault.cause, what, release=fault.release)
-        self._memory.move(trigger, active=None, previous=None)
-        self.serve()
-
-    # ------------------------------------------------------------------ the worker
+    # ------------------------------------------------------------------ the worker's reports
 
     def on_report(self, report: Report) -> None:
         """Take one report of the worker."""
         if isinstance(report, Collected):
             self._on_collected(report)
         elif isinstance(report, Serving):
-            self._on_serving(report)
+            if report.number == self.worker.plan.number:
+                self.worker.answered(live=self._status in LIVE, patience_s=report.patience_s)
+                self.decide(life.serving)
         elif isinstance(report, ModelFaulted):
-            self._first_sign = self._first_sign or self._ports.clock.wall()
+            self._sign_of_fault()
             self.worker.collect()
         elif isinstance(report, Verified):
             self._on_verified(report)
         elif isinstance(report, LoadFailed):
-            self._on_load_failed(report)
-        else:
+            if report.number == self.worker.plan.number:
+                self.worker.answered(live=self._status in LIVE)
+                self._sign_of_fault()
+                self.decide(life.load_failed, report.bundle_sha256, report.cause, report.detail)
+        elif isinstance(report, Declared):
+            self._on_declared(report)
+        elif isinstance(report, AcceleratorLost):
+            member = member_of((*self._record.active, *self._record.candidate), report.bundle_sha256)
+            release = member.release if member else None
+            self.chronicle.event("accelerator-lost", "accelerator-lost", report.detail, release=release)
+        elif isinstance(report, Died):
             self._on_died(report)
 
-    def _on_serving(self, report: Serving) -> None:
-        if report.number != self.worker.plan.number:
-            return
-        self.worker.answered(live=self._status in LIVE)
-        if self._status == "rolling-back":
-            self.chronicle.of_fault("rolled-back", "")
-            self._memory.move("previous-serving")
-            self._verify_previous()
-        elif self._status == "verify-previous":
-            self._verify_previous()  # the worker that was asked before has died
-        elif self._status == "committed":
-            self._settle()
+    def _on_collected(self, collected: Collected) -> None:
+        self.worker.collected(live=self._status in LIVE, lanes=collected.lanes)
+        self._reporter.count(collected.models)
+        now = self._ports.clock.monotonic()
+        policy_seconds = (now - self._counted_at) * self._scale
+        self._counted_at = now
+        pairs, rss_bytes = collected.pairs, collected.rss_bytes
+        self.decide(life.collected, collected.models, policy_seconds, pairs=pairs, rss_bytes=rss_bytes)
 
-    def _on_load_failed(self, report: LoadFailed) -> None:
-        if report.number != self.worker.plan.number:
-            return
-        self.worker.answered(live=self._status in LIVE)
-        self._first_sign = self._first_sign or self._ports.clock.wall()
-        candidate = self._record.candidate
-        if candidate is not None and report.bundle_sha256 == candidate.bundle_sha256:
-            self._leave_candidate("candidate-failed", Verdict("fail", report.cause, report.detail))
-        elif self._status in ("rolling-back", "verify-previous"):
-            self._previous_failed(report.cause, report.detail)
-        elif self._status in LIVE:
-            self._lose_fallback(report)
-        elif self._record.active is not None:
-            self._leave_active(report.cause, report.detail)
-        else:
-            self.factory = None  # it does not load either
-            self.serve()
-
-    def _lose_fallback(self, report: LoadFailed) -> None:
-        """The good release does not load any more while another one is judged: that goes on trial without it."""
-        self.quarantine(self._record.active, report.cause, report.detail)
-        self._memory.update(active=None)
-        if self._status == "shadow":
-            self._memory.move("shadow-passed", progress=fresh_progress(self._record.policy))
-        self._timers.set("activate", self._ports.clock.monotonic())
+    def _on_verified(self, verified: Verified) -> None:
+        self.worker.answered(live=False)
+        if not verified.passed:
+            self._unproved.clear()
+            self.decide(life.not_proved, verified.bundle_sha256, verified.cause, verified.detail)
+        elif verified.bundle_sha256 in self._unproved:
+            self._unproved[verified.bundle_sha256] = verified.detail
+            if all(self._unproved.values()):
+                self.decide(life.proved, "; ".join(self._unproved.values()))
 
     def _on_died(self, report: Died) -> None:
-        with_candidate = self.worker.died()
+        situation = self._situation()  # the candidate was live until now
+        self.worker.died()
         self._reporter.restarts += 1
-        self.chronicle.event(
-            "worker-restarted",
-            report.kind,
-            report.detail,
-            release=self._record.candidate if with_candidate else self._record.active,
-        )
-        if self._status in LIVE and with_candidate:
-            self._candidate_died(report)
-        elif self._status not in LIVE and report.kind == "crash" and self.worker.crash_loop():
-            self._loop_of_crashes(report.detail)
+        by_good = member_of(self._record.active, report.during) is not None
+        loop = report.kind in ("crash", "hang") and (by_good or self._status not in LIVE) and self.worker.crash_loop()
+        decision = life.died(self._record, situation, report.kind, report.detail, crash_loop=loop, during=report.during)
+        self._carry_out(decision)
 
-    def _candidate_died(self, report: Died) -> None:
-        progress, verdict = judge_death(self._record.progress, report.kind)
-        self._memory.update(progress=progress)
-        if verdict.kind == "fail":
-            self._leave_candidate("candidate-failed", verdict._replace(detail=f"{verdict.detail}: {report.detail}"))
+    def _on_declared(self, report: Declared) -> None:
+        now = self._ports.clock.wall()
+        if not all_fresh(self._record.reliances, report.declarations, now):
+            self._memory.update(reliances=heard(self._record.reliances, report.declarations, now))
+
+    def _sign_of_fault(self) -> None:
+        if self._first_sign is None:
+            self._first_sign = self._ports.clock.wall()
+
+    # ------------------------------------------------------------------ carrying out
+
+    def _carry_out(self, decision: Decision) -> None:
+        for mark in decision.marks:
+            self._note(mark, decision.record)
+        for told in decision.events:
+            self.chronicle.told(told)
+        if decision.record.fault is not None or decision.record.status not in LIVE:
+            self._first_sign = None
+        if decision.record != self._record:
+            self._remember(decision)
+        for effect in decision.effects:
+            self._do(effect)
+
+    def _note(self, mark: Mark, record: DeviceRecord) -> None:
+        if mark.kind == "good":
+            counter, now = record.order_counter, self._ports.clock.wall()
+            self._ports.slots.mark_good(mark.release, counter=counter, committed_at=now)
             return
-        deaths = self._record.policy.trial.crash_limit + 1 - progress.attempts_left
-        self._timers.set("activate", self._ports.clock.monotonic() + _REACTIVATE.delay_s(deaths, self._ports.random()))
+        try:
+            self._ports.slots.mark_bad(mark.release.bundle_sha256)
+        except StorageError as error:  # the record says it too
+            _LOG.warning("%s", error)
 
-    def _loop_of_crashes(self, detail: str) -> None:
-        if self._status in ("rolling-back", "verify-previous"):
-            self._previous_failed("crash-loop", detail)
-        elif self._record.active is not None:
-            self._leave_active("crash-loop", detail)
+    def _remember(self, decision: Decision) -> None:
+        if decision.effects or decision.marks or decision.events or decision.record.status != self._record.status:
+            self._memory.save(decision.record)
+        elif decision.record.progress == self._record.progress:
+            self._memory.record = decision.record  # what is learnt of a good model is saved when something else is
+        else:
+            self._memory.count(decision.record.progress)
 
-    def serve(self, *, with_candidate: bool = False) -> None:
+    def _do(self, effect: Effect) -> None:
+        if effect == "serve":
+            self._serve()
+        elif effect == "serve-candidate":
+            self._serve_candidate()
+        elif effect == "verify":
+            self._verify()
+        elif effect == "keep-slots":
+            self._memory.keep_slots()
+        elif effect == "drop-installation":
+            self._drop_installation()
+        elif effect == "drop-factory":
+            self._factory = None
+        elif effect == "activate":
+            self._activations = 0
+            self._activate()
+        elif effect == "activate-later":
+            self._activations += 1
+            delay_s = _REACTIVATE.delay_s(self._activations, self._ports.random())
+            self._timers.set("activate", self._ports.clock.monotonic() + delay_s)
+        else:
+            self._timers.cancel("activate")
+
+    def _activate(self) -> None:
+        """Take an attempt off, durably, and then let the worker load the candidate."""
+        if self.worker.restarting or self._memory.unsaved:
+            self._timers.set("activate", self._ports.clock.monotonic() + SAVE_RETRY_S)
+            return
+        self.decide(life.activation)
+
+    def _serve_candidate(self) -> None:
+        if self._memory.unsaved:
+            self.decide(life.not_activated)
+            return
+        self._counted_at = self._ports.clock.monotonic()
+        self._serve(with_candidate=True)
+
+    def _serve(self, *, with_candidate: bool = False) -> None:
         """Ask the worker for what should answer now; the candidate comes in only through an activation."""
         record = self._record
+        factory = way_back.factory_for(record, self._factory_member())
+        good = tuple(self._ref(member) for member in record.active)
+        if not good and factory is not None and self._factory is not None:
+            good = (self._factory,)
         plan = plan_for(
             self.worker.plan.number + 1,
-            good=self._ref(record.active) if record.active else self.factory,
-            candidate=self._ref(record.candidate) if record.candidate and with_candidate else None,
+            good=good,
+            candidates=tuple(self._ref(member) for member in record.trying) if with_candidate else (),
             trial=self._status == "trial",
             share=self._share,
+            swap=self._swap,
         )
         self.worker.serve(plan, candidate_live=with_candidate)
 
-    def _ref(self, release: RunningRelease) -> ModelRef:
-        return ModelRef(path=str(self._ports.slots.path(release.bundle_sha256)), release=release)
+    def _verify(self) -> None:
+        members = self._record.active
+        self._unproved = dict.fromkeys((member.sha256 for member in members), "")
+        for member in members:
+            self.worker.verify(self._ref(member))
+
+    def _keep_deadline(self, now: float) -> None:
+        status, at = self._deadline
+        if status != self._status:
+            limit_s = way_back.deadline_s(self._record, time_scale=self._scale)
+            at = float("inf") if limit_s is None else now + limit_s
+            self._deadline = (self._status, at)
+        if now >= at:
+            self._deadline = ("", float("inf"))
+            self.decide(way_back.deadline_passed)
 
     # ------------------------------------------------------------------ shorthands
+
+    def _situation(self) -> Situation:
+        return Situation(
+            now=self._ports.clock.wall(),
+            software=self.software,
+            factory=self._factory_member(),
+            held=self._ports.holds.reason(self._ports.clock.wall()),
+            candidate_live=self.worker.candidate_live,
+            first_sign=self._first_sign,
+        )
+
+    def _factory_member(self) -> Member | None:
+        return Member(release=self._factory.release) if self._factory else None
+
+    def _ref(self, member: Member) -> ModelRef:
+        return ModelRef(path=str(self._ports.slots.path(member.sha256)), release=member.release)
 
     @property
     def _record(self) -> DeviceRecord:
@@ -342,8 +335,3 @@ class ReleaseLife:
     @property
     def _status(self) -> DeviceStatus:
         return self._memory.status
-
-
-def _summary(record: DeviceRecord) -> str:
-    progress = record.progress
-    return f"{progress.requests} requests, {progress.compared} compared, {progress.elapsed_s:.0f} s"

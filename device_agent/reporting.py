@@ -3,11 +3,24 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
+
+import msgspec
 
 from device_agent.core.ledger import PART_ENTRIES, merge, parted
 from device_agent.ports import Clock, Messenger, Outbox
 from edgefleet.contracts.errors import MessageError, StorageError
-from edgefleet.contracts.messages import Event, ModelWindow, State, Telemetry, Watermark
+from edgefleet.contracts.message_schema import downgrade
+from edgefleet.contracts.messages import (
+    FIRST_SCHEMA,
+    SCHEMA,
+    Capabilities,
+    Event,
+    ModelWindow,
+    State,
+    Telemetry,
+    Watermark,
+)
 
 _LOG = logging.getLogger("edgefleet.agent")
 #: Messages under way at a time, beyond the server's watermark.
@@ -15,6 +28,11 @@ IN_FLIGHT = 100
 _RESEND_FIRST_S = 30.0
 _RESEND_CAP_S = 600.0
 _UNSTORED_LIMIT = 1000
+#: How long a message that an old server would get less of waits for the server's word on what it understands.
+_WORD_S = 3.0
+#: A server that was restored gets what it lost again in small portions, and at most one in so long.
+_REPLAY_MESSAGES = 20
+_REPLAY_EVERY_S = 1.0
 
 
 class Reporter:
@@ -33,7 +51,13 @@ class Reporter:
         self._connection = 0
         self._resend_s = _RESEND_FIRST_S
         self._resend_at: float | None = None
+        self._lowered: int | None = None
+        self._replay_to = 0
+        self._replay_at = 0.0
         self._state: State | None = None
+        self._schema: int | None = None
+        self._word_by = 0.0
+        self._evicted: int | None = None
         self.restarts = 0
 
     def event(self, event: Event) -> None:
@@ -48,27 +72,44 @@ class Reporter:
     def telemetry(self, rss_bytes: int) -> None:
         """Close the window and store it as one message."""
         now = self._clock.wall()
-        start, restarts = self._window_start, self.restarts
+        start, restarts, evicted = self._window_start, self.restarts, self._newly_evicted()
         first, *rest = _messages(merge(self._windows))
         self._windows, self._window_start, self.restarts = [], now, 0
         self._store(
-            Telemetry(window_start=start, window_end=now, models=first, rss_bytes=rss_bytes, worker_restarts=restarts)
+            Telemetry(
+                window_start=start,
+                window_end=now,
+                models=first,
+                rss_bytes=rss_bytes,
+                worker_restarts=restarts,
+                evicted=evicted,
+            )
         )
         for models in rest:
             self._store(Telemetry(window_start=start, window_end=now, models=models, rss_bytes=rss_bytes))
 
     def announce(self, state: State) -> None:
         """Set the retained state, if it changed."""
+        state = self._as_understood(state)
         if state != self._state:
             self._state = state
             self._messenger.announce(state)
 
+    def farewell(self, state: State) -> None:
+        """Announce a last state, and end the connection."""
+        self._messenger.close(self._as_understood(state))
+
+    def understood(self, capabilities: Capabilities) -> None:
+        """Hear which schema of messages the server understands."""
+        self._schema = min(capabilities.schema, SCHEMA)
+
     def stored(self, watermark: Watermark) -> None:
-        """Let go of what the server has stored."""
+        """Let go of what the server has stored, and note whether it has lost anything of that."""
         if watermark.epoch != self._outbox.epoch:
             return
         try:
             self._outbox.acknowledge(watermark.epoch, watermark.sequence)
+            self._lowered = watermark.sequence if watermark.sequence < self._outbox.acknowledged() else None
         except (StorageError, MessageError) as error:
             _LOG.warning("%s", error)
             return
@@ -85,18 +126,37 @@ class Reporter:
         self._store_late()
         if self._messenger.connection != self._connection:
             self._connection = self._messenger.connection
+            self._word_by = self._clock.monotonic() + _WORD_S
             self._start_over()
         if not self._connection:
             return
         if self._resend_at is not None and self._clock.monotonic() >= self._resend_at:
             self._resend_s = min(2.0 * self._resend_s, _RESEND_CAP_S)
+            self._schema = None  # an older server may have taken the other's place, and refuses what it does not know
             self._start_over()
+            self._guarded(self._rewind)
         if self._more:
-            try:
-                self._send_next()
-            except StorageError as error:  # what cannot be read now is tried again at the next tick
-                _LOG.warning("%s", error)
-                self._start_over()
+            self._guarded(self._send_next)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except StorageError as error:  # what cannot be read now is tried again at the next tick
+            _LOG.warning("%s", error)
+            self._start_over()
+
+    def _rewind(self) -> None:
+        """Where the last watermark is below what was acknowledged, and nothing came after it: send that again.
+
+        A single late watermark does not get here, because newer ones follow it; a server that was restored from a
+        backup goes on to say what it has.
+        """
+        if self._lowered is None:
+            return
+        sequence, self._lowered = self._lowered, None
+        waiting = self._outbox.rewind(sequence, created_at=self._clock.wall())
+        _LOG.warning("the server has lost messages above %d of its own: %d are sent again", sequence, waiting)
+        self._replay_to = sequence + waiting
 
     def _start_over(self) -> None:
         self._cursor, self._more = 0, True
@@ -105,18 +165,51 @@ class Reporter:
 
     def _send_next(self) -> None:
         """Send as many messages as may be under way; gaps go first, because the watermark waits for them."""
+        room = self._room()
+        if room == 0:
+            return
         if self._cursor == 0:
             for gap in self._outbox.gaps():
-                self._messenger.send(gap)
-        room = IN_FLIGHT - len(self._under_way)
+                self._messenger.send(downgrade(gap, self._schema or FIRST_SCHEMA))
         messages = self._outbox.after(self._cursor, room)
+        self._more = len(messages) == room
         for message in messages:
-            self._messenger.send(message)
+            said = downgrade(message, self._schema or FIRST_SCHEMA)
+            if said.body != message.body and self._schema is None and self._clock.monotonic() < self._word_by:
+                self._more = True
+                break
+            self._messenger.send(said)
             self._under_way.append(message.sequence)
             self._cursor = message.sequence
-        self._more = len(messages) == room
         if self._under_way and self._resend_at is None:
             self._resend_at = self._clock.monotonic() + self._resend_s
+
+    def _as_understood(self, state: State) -> State:
+        """Return a state with what the outbox knows, for the server that is there."""
+        try:
+            evicted = self._outbox.evicted()
+        except StorageError:  # said by whatever needs the outbox
+            evicted = self._evicted or 0
+        return downgrade(msgspec.structs.replace(state, evicted=evicted), self._schema or FIRST_SCHEMA)
+
+    def _newly_evicted(self) -> int:
+        """Return how many messages were evicted since the last look."""
+        try:
+            evicted = self._outbox.evicted()
+        except StorageError:
+            return 0
+        before, self._evicted = self._evicted, evicted
+        return max(evicted - before, 0) if before is not None else 0
+
+    def _room(self) -> int:
+        """Return how many more messages may be under way now."""
+        if self._cursor >= self._replay_to:
+            return IN_FLIGHT - len(self._under_way)
+        now = self._clock.monotonic()
+        if now < self._replay_at:
+            return 0
+        self._replay_at = now + _REPLAY_EVERY_S
+        return max(_REPLAY_MESSAGES - len(self._under_way), 0)
 
     def _store(self, body: Telemetry | Event) -> None:
         self._unstored.append(body)

@@ -6,25 +6,29 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from device_agent.adapters.capture_folder import CaptureFolder
+from device_agent.adapters.holds import HoldFolder
 from device_agent.adapters.identity import DataFolder
 from device_agent.adapters.outbox_file import OutboxFile
 from device_agent.adapters.slots import SlotFolder
+from device_agent.adapters.software import installed_software
 from device_agent.adapters.state_file import StateFile
+from device_agent.adapters.trust_memory_file import known_time
 from device_agent.agent import Agent
 from device_agent.core.identity import Identity
 from device_agent.core.serving import ModelRef
-from device_agent.ports import Admission, Clock, Inference, Messenger, Ports, Repositories
+from device_agent.ports import Admission, Clock, Inference, Messenger, Ports, Repositories, Upkeep
 from device_agent.settings import AgentSettings
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import RunningRelease
-from edgefleet.version import __version__
 
 if TYPE_CHECKING:
-    from device_agent.adapters.mqtt import MqttPump
+    from device_agent.adapters.mqtt_pump import MqttPump
 
 _LOG = logging.getLogger("edgefleet.agent")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -51,6 +55,8 @@ def assemble(
     admission: Admission,
     executor: Executor,
     pump: "MqttPump | None" = None,
+    messenger: Messenger | None = None,
+    upkeep: Upkeep | None = None,
     time_scale: float = 1.0,
     clock: Clock | None = None,
     random_share: Callable[[], float] = random.random,
@@ -58,32 +64,43 @@ def assemble(
     """Build one enrolled device's agent over its data folder; the caller calls ``start``, ``tick`` and ``stop``.
 
     ``inference``, ``repositories``, ``admission``, ``executor`` and ``pump`` may be shared or in-process ones; without
-    a pump the device has no broker.
+    a pump the device has no broker, unless a ``messenger`` stands in for one; without ``upkeep`` its certificate is not
+    renewed.
 
     Raises:
         FileMissingError: the folder holds no enrolled device.
         StorageError: a database cannot be opened.
     """
+    folder.mend()
     identity = folder.read_identity()
-    messenger = _messenger(folder, identity, settings, pump, random_share)
+    messenger = messenger or _messenger(folder, identity, settings, pump, random_share)
     ports = Ports(
         clock=clock or SystemClock(),
         state=StateFile(folder.state),
         slots=SlotFolder(folder.slots),
-        outbox=OutboxFile(folder.outbox, identity.device, limit_bytes=settings.outbox_bytes),
+        outbox=OutboxFile(
+            folder.outbox,
+            identity.device,
+            limit_bytes=settings.outbox_bytes,
+            limit_s=settings.outbox_age_s / time_scale,
+            keep_s=settings.outbox_keep_acknowledged_s / time_scale,
+        ),
         messenger=messenger,
         inference=inference,
         repositories=repositories,
         admission=admission,
+        holds=HoldFolder(folder.holds),
         executor=executor,
         random=random_share,
         boot_id=boot_id(),
+        captures=_captures(folder, settings),
+        upkeep=upkeep,
     )
     agent = Agent(
         identity,
         settings,
         ports,
-        agent_version=__version__,
+        software=installed_software(),
         time_scale=time_scale,
         factory=_factory(settings),
     )
@@ -103,9 +120,21 @@ def _messenger(
     broker = settings.broker or identity.broker
     if pump is None or broker is None:
         return NoBroker()
-    tls = TlsFiles(folder.ca, folder.certificate, folder.key) if broker.tls else None
+    bound = partial(known_time, folder.trust)
+    tls = TlsFiles(folder.ca, folder.certificate, folder.key, bound) if broker.tls else None
     return MqttChannel(
         pump, tenant=identity.tenant, device=identity.device, broker=broker, tls=tls, random=random_share
+    )
+
+
+def _captures(folder: DataFolder, settings: AgentSettings) -> CaptureFolder | None:
+    if settings.capture is None or not settings.capture_bytes:
+        return None
+    return CaptureFolder(
+        folder.captures,
+        limit_bytes=settings.capture_bytes,
+        bytes_per_day=settings.capture.bytes_per_day,
+        redaction=settings.capture.redaction,
     )
 
 

@@ -142,7 +142,7 @@ class Testbed:
             self.broker = Broker(self.folder / "broker", kind=self._broker_kind)
             for step in ceremony:
                 step.result()
-        self._delegate()
+        self.delegate(PRODUCT)
         self.start_server()
         self._log_in("admin", self.admin / "token")
         with ThreadPoolExecutor(_COMMANDS_AT_ONCE) as desk:
@@ -169,21 +169,31 @@ class Testbed:
         self.server.kill()
         self.server.stop()
 
-    def convert(self, version: str, model: str, samples: Path) -> Path:
-        """Convert one of the example's float models, calibrated with an .npz, and return the bundle."""
+    def convert(
+        self, version: str, model: str, samples: Path, *, product: str = PRODUCT, recipe: str | None = None
+    ) -> Path:
+        """Convert one of the example's float models, calibrated with an .npz or by a recipe; return the bundle."""
         out = self.folder / "bundles"
-        given = ("--calibration", samples, "--acceptance", self.examples / "acceptance.npz", "--out", out)
-        named = ("--profile", self.profile, "--name", PRODUCT, "--version", version)
+        how = ("--recipe", self.examples / recipe) if recipe else ("--calibration", samples)
+        given = (*how, "--acceptance", self.examples / "acceptance.npz", "--out", out)
+        named = ("--profile", self.profile, "--name", product, "--version", version)
         require(edgefleet("convert", self.examples / model, *named, *given))
-        return out / f"{PRODUCT}-{version}-{self.profile}.bundle"
+        return out / f"{product}-{version}-{self.profile}.bundle"
 
-    def release(self, version: str, bundle: Path, policy: Path) -> None:
+    def delegate(self, product: str) -> None:
+        """Let the approvers release a product together."""
+        approvers = [self.home(person) / "keys" / f"{person}.pub.json" for person in APPROVERS]
+        given = [word for path in approvers for word in ("--approver", path)]
+        delegate = ("keys", "delegate", product, "--data", self.server_data, *given, "--threshold", len(APPROVERS))
+        require(edgefleet(*map(str, delegate), home=self.admin))
+
+    def release(self, version: str, bundle: Path, policy: Path, *, product: str = PRODUCT) -> None:
         """Publish a bundle, and let every approver verify and sign it."""
         require(edgefleet("releases", "publish", bundle, "--policy", policy, home=self.admin))
         for person in APPROVERS:
             home = self.home(person)
             key = ("--key", person, "--passphrase-file", home / "passphrase", "--yes")
-            require(edgefleet("releases", "approve", PRODUCT, version, *key, home=home))
+            require(edgefleet("releases", "approve", product, version, *key, home=home))
 
     def invite(self, devices: Sequence[str]) -> list[Path]:
         """Invite devices, and return their tickets."""
@@ -282,12 +292,6 @@ class Testbed:
         home = self.home(person)
         write_secret(home / "passphrase", f"{person}'s passphrase")
         require(edgefleet("keys", "create", person, "--passphrase-file", home / "passphrase", home=home))
-
-    def _delegate(self) -> None:
-        approvers = [self.home(person) / "keys" / f"{person}.pub.json" for person in APPROVERS]
-        given = [word for path in approvers for word in ("--approver", path)]
-        delegate = ("keys", "delegate", PRODUCT, "--data", self.server_data, *given, "--threshold", len(APPROVERS))
-        require(edgefleet(*map(str, delegate), home=self.admin))
 
     def _give_token(self, person: str) -> None:
         token = self.home(person) / "token"

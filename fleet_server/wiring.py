@@ -20,20 +20,24 @@ import uvicorn
 
 from edgefleet.contracts.errors import EdgeFleetError, SettingError
 from fleet_server.adapters.approval_desk import ApprovalDesk
+from fleet_server.adapters.capture_store import CaptureStore
+from fleet_server.adapters.check_ins import CheckIns
 from fleet_server.adapters.data_folder import DataFolder, Listening
 from fleet_server.adapters.database import Database
+from fleet_server.adapters.device_certificates import DeviceCertificates
 from fleet_server.adapters.device_register import DeviceRegister
 from fleet_server.adapters.director import Director
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.listeners import listen, parse_address, require_loopback
 from fleet_server.adapters.mqtt_link import MqttLink, parse_broker
+from fleet_server.adapters.order_store import Hinted
 from fleet_server.adapters.poll_times import PollTimes
 from fleet_server.adapters.private_files import write_file
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.rollout_engine import RolloutEngine
-from fleet_server.adapters.rollout_store import Hinted
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.adapters.telemetry_store import TelemetryStore
+from fleet_server.adapters.update_export import UpdateExport
 from fleet_server.api.device_path import create_device_app
 from fleet_server.api.management import create_management_app
 from fleet_server.api.parts import ServerParts
@@ -48,13 +52,17 @@ _GRACE_S = 1
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run a server; ``time_scale`` divides the policy's durations, for emulation only."""
+    """How to run a server; ``time_scale`` divides the policy's durations, for emulation only.
+
+    ``captures_bytes`` bounds what devices may upload of captured inputs; 0: nothing.
+    """
 
     data: Path
     listen: str = "127.0.0.1:8080"
     device_listen: str = "127.0.0.1:8443"
     broker: str | None = None
     time_scale: float = 1.0
+    captures_bytes: int = 0
 
 
 def run_server(options: RunOptions) -> None:
@@ -92,6 +100,7 @@ def _open_parts(folder: DataFolder, options: RunOptions) -> Iterator[ServerParts
     signer = SignerProcess(folder.signer, time_scale=options.time_scale)
     clock = time.time
     images = ImageRepository(database, folder.targets, signer, clock)
+    director = Director(database, signer, clock)
     releases = ReleaseStore(database, images, folder.staging, clock)
     telemetry = TelemetryStore(database, settings.tenant, clock)
     link = MqttLink(broker, folder.broker_tls(), settings.tenant, telemetry) if broker else None
@@ -109,10 +118,16 @@ def _open_parts(folder: DataFolder, options: RunOptions) -> Iterator[ServerParts
         releases=releases,
         approvals=ApprovalDesk(database, images, releases, clock),
         devices=DeviceRegister(database, signer, clock),
-        director=Director(database, signer, clock),
+        certificates=DeviceCertificates(
+            database, signer, clock, tenant=settings.tenant, authority_pem=folder.device_authority_pem()
+        ),
+        check_ins=CheckIns(database, clock),
+        director=director,
+        exports=UpdateExport(database, images, director, folder.targets, clock, tenant=settings.tenant),
         engine=RolloutEngine(database, releases, signer, clock, time_scale=options.time_scale, hint=hint),
         telemetry=telemetry,
         polls=PollTimes(database),
+        captures=CaptureStore(folder.captures, limit_bytes=options.captures_bytes),
         clock=clock,
         broker=broker,
         link=link,

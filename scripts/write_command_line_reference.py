@@ -42,7 +42,7 @@ def page() -> str:
         parts.append(f"## edgefleet {name}\n")
         parts += [_typer_section(words, command) for words, command in _commands(command_of(point.load()), (name,))]
     parts.append("## edgefleet-agent\n")
-    parts += [_argparse_section(name, parser) for name, parser in _agent_commands()]
+    parts += [_argparse_section(name, parser) for name, parser in _agent_commands(agent_cli._parser(), "")]
     return "\n".join(parts)
 
 
@@ -91,11 +91,13 @@ def _value(parameter: Any) -> str:
     return str(parameter.metavar or parameter.opts[0].strip("-").replace("-", "_").upper())
 
 
-def _agent_commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    parser = agent_cli._parser()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            yield from action.choices.items()
+def _agent_commands(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield name, parser
+    for group in groups:
+        for word, child in group.choices.items():
+            yield from _agent_commands(child, f"{name} {word}".strip())
 
 
 def _argparse_section(name: str, parser: argparse.ArgumentParser) -> str:

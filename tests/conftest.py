@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of emulated boards (``pytest.mark.boards``) are skipped where boards cannot be built or booted."""
 
+import io
 import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +27,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = sorted(package for program, package in _PROGRAMS.items() if shutil.which(program) is None)
     if missing:
         pytest.skip(f"missing: apt-get install {' '.join(missing)}")
+
+
+#: What an agent or a server of before consists of.
+_ROOMS = ("device_agent", "edgefleet", "firmware_profiles", "fleet_server")
+
+
+@pytest.fixture(scope="session", name="older_code")
+def _older_code(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give a folder with the real code of an earlier commit, for PYTHONPATH; skip where the history has none."""
+    made: dict[str, Path] = {}
+
+    def of(commit: str) -> Path:
+        if commit not in made:
+            repository = Path(__file__).parents[1]
+            archive = ["git", "-C", str(repository), "archive", commit, "--", *_ROOMS]
+            packed = subprocess.run(archive, capture_output=True) if shutil.which("git") else None
+            if packed is None or packed.returncode:
+                pytest.skip(
+                    f"the commit {commit} is missing in this clone's history; get it with: git fetch --unshallow"
+                )
+            made[commit] = tmp_path_factory.mktemp(f"code-of-{commit}")
+            with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
+                tar.extractall(made[commit], filter="data")
+        return made[commit]
+
+    return of

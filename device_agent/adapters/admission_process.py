@@ -5,17 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import msgspec
 
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
 from device_agent.errors import storage_failed
+from device_agent.process_bounds import ONE_THREAD
 
 
 class AdmissionProcess:
-    """Runs one child a bundle, with an empty folder of its own and a deadline."""
+    """Runs one child a bundle, without a folder of its own, so that nothing of it stays behind; it has a deadline."""
 
     def __init__(self, *, deadline_s: float) -> None:
         self._deadline_s = deadline_s
@@ -24,7 +24,7 @@ class AdmissionProcess:
         """Return the child's verdict; a child that dies or takes too long refuses.
 
         Raises:
-            StorageError: there is no room for the folder, or the child cannot be started.
+            StorageError: the child cannot be started.
         """
         started = time.monotonic()
         try:
@@ -40,15 +40,15 @@ class AdmissionProcess:
         return _read(child, seconds)
 
     def _run(self, request: AdmissionRequest) -> subprocess.CompletedProcess[bytes]:
-        with tempfile.TemporaryDirectory(prefix="edgefleet-admission-") as folder:
-            return subprocess.run(
-                [sys.executable, "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()],
-                input=msgspec.json.encode(request),
-                capture_output=True,
-                cwd=folder,
-                timeout=self._deadline_s,
-                check=False,
-            )
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()],
+            input=msgspec.json.encode(request),
+            capture_output=True,
+            cwd="/",
+            env=os.environ | ONE_THREAD,
+            timeout=self._deadline_s,
+            check=False,
+        )
 
     def _cpu_s(self) -> str:
         return str(max(round(self._deadline_s * (os.cpu_count() or 1)), 1))

@@ -42,7 +42,7 @@ def set_aside(path: Path) -> Path:
         number += 1
     if path.exists():
         path.rename(aside)
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-journal", "-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
     sync_folder(path.parent)
     return aside

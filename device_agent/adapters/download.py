@@ -4,30 +4,58 @@
 import errno
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
-import urllib3
-
-from device_agent.adapters.https import ServerConnection
 from device_agent.core.orders import TargetFile
+from device_agent.core.pace import Pace
 from device_agent.errors import CorruptDownloadError, storage_failed
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import StorageError, UnreachableError
+
+#: A server that stays below this over a window is left, and asked again from there: another way may be better.
+SLOWEST_BYTES_S = 200.0
+WINDOW_S = 60.0
 
 _PIECE_BYTES = 256 << 10
 _OK, _PARTIAL, _RANGE = 200, 206, 416
 
 
+class Answer(Protocol):
+    """An answer to a request, whose body is read as it comes."""
+
+    status: int
+
+    def read1(self, amount: int, *, decode_content: bool) -> bytes:
+        """Return the next bytes of the body; none at its end."""
+
+
+class FileSource(Protocol):
+    """Where files come from: the server, or an update that a person brought."""
+
+    def get(self, path: str, *, first_byte: int = 0) -> AbstractContextManager[Any]:
+        """Open the answer (:class:`Answer`) to a request for a path, from ``first_byte`` on."""
+
+
 class BundleDownloads:
     """Fetches one bundle after another into a ``<sha256>.part`` file; ``reserve_bytes`` of the disk stay free."""
 
-    def __init__(self, folder: Path, connection: ServerConnection, *, reserve_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        connection: FileSource,
+        *,
+        reserve_bytes: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._connection = connection
         self._reserve_bytes = reserve_bytes
+        self._monotonic = monotonic
 
     def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
         """Return a complete file with the target's length and hash; a cancelled one stays to be resumed.
@@ -35,7 +63,7 @@ class BundleDownloads:
         Raises:
             CorruptDownloadError: the file has another hash, or is longer; it was dropped.
             StorageError: the disk is full; what was fetched is dropped, so that space is free.
-            UnreachableError: the server does not answer, or has no such file.
+            UnreachableError: the server does not answer, is too slow, or has no such file; what came stays.
         """
         part = self._folder / f"{target.sha256}.part"
         try:
@@ -88,7 +116,24 @@ class BundleDownloads:
                     f"the server answered {response.status} to a request for '{target.path}'",
                     hint="check the server's log; the agent tries again by itself",
                 )
-            _copy(response, stream, target.size_bytes, cancelled)
+            self._copy(response, stream, target.size_bytes, cancelled)
+
+    def _copy(self, response: Answer, stream: BinaryIO, limit_bytes: int, cancelled: Callable[[], bool]) -> None:
+        """Append the body as it comes, so that what came before a break stays.
+
+        One byte more than the signed length is taken, so that a longer file is seen.
+        """
+        pace = Pace(SLOWEST_BYTES_S, WINDOW_S, began=self._monotonic())
+        while piece := response.read1(_PIECE_BYTES, decode_content=False):
+            left = limit_bytes + 1 - stream.tell()
+            stream.write(piece[:left])
+            if cancelled() or len(piece) >= left:
+                return
+            if pace.too_slow(len(piece), self._monotonic()):
+                raise UnreachableError(
+                    f"the download comes with less than {SLOWEST_BYTES_S:g} bytes a second",
+                    hint="the agent goes on from there by itself",
+                )
 
     def _checked(self, part: Path, target: TargetFile) -> Path:
         size_bytes = part.stat().st_size
@@ -105,15 +150,3 @@ class BundleDownloads:
                 hint="it is fetched again by itself; if this stays, check proxy and server",
             )
         return part
-
-
-def _copy(response: urllib3.HTTPResponse, stream: BinaryIO, limit_bytes: int, cancelled: Callable[[], bool]) -> None:
-    """Append the body as it comes, so that what came before a break stays.
-
-    One byte more than the signed length is taken, so that a longer file is seen.
-    """
-    while piece := response.read1(_PIECE_BYTES, decode_content=False):
-        left = limit_bytes + 1 - stream.tell()
-        stream.write(piece[:left])
-        if cancelled() or len(piece) >= left:
-            return

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joining a fleet: a key made here, a request that proves it, and the roots of trust from the ticket."""
 
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -14,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from device_agent.adapters.durable import write_durably
+from device_agent.adapters.hardware import hardware_facts
 from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder, encode_identity
+from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.sealed_copy import copy_of, write_twice
 from device_agent.core.identity import Identity
 from device_agent.errors import storage_failed
 from edgefleet.contracts.decoding import decode_json
@@ -24,7 +23,6 @@ from edgefleet.contracts.enrolment import (
     EnrolmentAnswer,
     EnrolmentRequest,
     EnrolmentTicket,
-    HardwareFacts,
 )
 from edgefleet.contracts.errors import (
     ConflictError,
@@ -36,7 +34,8 @@ from edgefleet.contracts.errors import (
 from edgefleet.contracts.files import read_file
 from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 
-_PRIVATE = 0o600
+#: What holds a private key is for its owner only.
+PRIVATE_MODE = 0o600
 _OK = (200, 201)
 _NOT_ALLOWED = (401, 403)
 
@@ -68,8 +67,10 @@ def enrol(ticket: EnrolmentTicket, folder: DataFolder) -> Identity:
             f"'{folder.root}' holds an enrolled device already", hint="choose another folder, or delete this one"
         )
     try:
-        write_durably(folder.ca, ticket.ca_pem.encode())
-        key = _own_key(folder.key)
+        for left in (folder.next_key, folder.check_in, *map(copy_of, folder.single)):
+            left.unlink(missing_ok=True)  # of an identity that was deleted
+        write_twice(folder.ca, ticket.ca_pem.encode())
+        key = own_key(folder.key)
         answer = _request(ticket, key, folder)
         identity = Identity(
             server_url=ticket.server_url,
@@ -78,55 +79,44 @@ def enrol(ticket: EnrolmentTicket, folder: DataFolder) -> Identity:
             profile=ticket.profile,
             broker=answer.broker,
         )
-        write_durably(folder.root_metadata(IMAGE_REPOSITORY), ticket.image_root.encode())
-        write_durably(folder.root_metadata(DIRECTOR_REPOSITORY), ticket.director_root.encode())
-        write_durably(folder.certificate, answer.certificate_pem.encode())
-        write_durably(folder.identity, encode_identity(identity))
+        write_twice(folder.root_metadata(IMAGE_REPOSITORY), ticket.image_root.encode())
+        write_twice(folder.root_metadata(DIRECTOR_REPOSITORY), ticket.director_root.encode())
+        write_twice(folder.certificate, answer.certificate_pem.encode())
+        folder.write_identity(identity)
     except OSError as error:
         raise storage_failed(f"enrol into '{folder.root}'", error) from error
     return identity
 
 
-def certificate_request(key: ec.EllipticCurvePrivateKey, ticket: EnrolmentTicket) -> str:
+def certificate_request(key: ec.EllipticCurvePrivateKey, *, tenant: str, device: str) -> str:
     """Return the certificate request (PEM): CN is the device, O the tenant."""
     subject = x509.Name(
         [
-            x509.NameAttribute(NameOID.COMMON_NAME, ticket.device),
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ticket.tenant),
+            x509.NameAttribute(NameOID.COMMON_NAME, device),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, tenant),
         ]
     )
     request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def hardware_facts() -> HardwareFacts:
-    """Observe this board."""
-    try:
-        runtime = f"ai-edge-litert {version('ai-edge-litert')}"
-    except PackageNotFoundError:
-        runtime = "none"
-    return HardwareFacts(
-        architecture=platform.machine(),
-        kernel=platform.release(),
-        cpu_count=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        python=platform.python_version(),
-        runtime=runtime,
-    )
-
-
-def _own_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def own_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the device's key, made and stored here if there is none."""
     if path.exists():
-        return _stored_key(path)
+        return stored_key(path)
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_durably(path, pem, mode=_PRIVATE)
+    write_durably(path, pem, mode=PRIVATE_MODE)
     path.parent.chmod(0o700)
     return key
 
 
-def _stored_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def stored_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return a key that lies here.
+
+    Raises:
+        InputError: it is damaged, or of another kind.
+    """
     try:
         stored = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key is encrypted
@@ -138,7 +128,10 @@ def _stored_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def _request(ticket: EnrolmentTicket, key: ec.EllipticCurvePrivateKey, folder: DataFolder) -> EnrolmentAnswer:
     request = EnrolmentRequest(
-        device=ticket.device, token=ticket.token, csr_pem=certificate_request(key, ticket), facts=hardware_facts()
+        device=ticket.device,
+        token=ticket.token,
+        csr_pem=certificate_request(key, tenant=ticket.tenant, device=ticket.device),
+        facts=hardware_facts().first(),
     )
     connection = ServerConnection(ticket.server_url, ca=folder.ca)
     try:

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MQTT: one pump thread drives the connections of any number of devices (one in the field, many in a simulation).
+"""A device's connection to its broker by MQTT; :class:`device_agent.adapters.mqtt_pump.MqttPump` drives it.
 
 All of paho's calls happen in the pump's thread. Agents hand over messages and take what came through queues, so
 nothing here blocks them. A connection speaks MQTT 5 if the broker takes it, else 3.1.1.
 """
 
-import contextlib
 import logging
-import os
-import selectors
 import socket
-import threading
+import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +19,60 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from device_agent.adapters.identity import key_of
+from device_agent.adapters.mqtt_pump import LOOK_S, MqttPump
+from device_agent.adapters.proxy import proxy_for
+from device_agent.adapters.tls_time import judge_by_known_time
 from device_agent.core.schedule import Backoff
 from edgefleet.contracts.enrolment import BrokerAddress
-from edgefleet.contracts.errors import MessageError
-from edgefleet.contracts.messages import Hint, Message, State, Telemetry, Watermark, decode_message, encode_message
+from edgefleet.contracts.errors import EdgeFleetError, MessageError
+from edgefleet.contracts.messages import (
+    Capabilities,
+    Hint,
+    Message,
+    State,
+    Telemetry,
+    Watermark,
+    decode_message,
+    encode_message,
+)
 from edgefleet.contracts.topics import Channel, topic
 
 _LOG = logging.getLogger("edgefleet.agent")
 _KEEPALIVE_S = 30
 _CONNECT_S = 10.0
-_TICK_S = 0.5
 _QUEUE_LIMIT = 1000
+_SESSION_TAKEN_OVER = 0x8E
 _RECONNECT = Backoff(first_s=0.5, cap_s=60.0)
-_PROTOCOLS = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
+#: The protocols that are spoken, the preferred one first.
+PROTOCOLS = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The device's certificate and the authority of the broker's."""
+    """The device's certificate and the broker's authority; ``bound`` gives a time that has passed for certain."""
 
     ca: Path
     certificate: Path
     key: Path
+    bound: Callable[[], float] = lambda: 0.0
+
+    @property
+    def own_key(self) -> Path:
+        """Where the key of the present certificate is."""
+        return key_of(self.certificate, self.key) or self.key
+
+    def context(self) -> ssl.SSLContext:
+        """Return how to speak TLS with the broker now.
+
+        Raises:
+            OSError: a file cannot be read, or holds no certificate or key.
+        """
+        context = ssl.create_default_context(cafile=str(self.ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.certificate, self.own_key)
+        judge_by_known_time(context, self.bound())
+        return context
 
 
 class MqttChannel:
@@ -51,13 +80,14 @@ class MqttChannel:
 
     def __init__(
         self,
-        pump: "MqttPump",
+        pump: MqttPump,
         *,
         tenant: str,
         device: str,
         broker: BrokerAddress,
         tls: TlsFiles | None,
         random: Callable[[], float],
+        protocols: Sequence[MQTTProtocolVersion] = PROTOCOLS,
     ) -> None:
         self._pump = pump
         self._tenant = tenant
@@ -66,23 +96,26 @@ class MqttChannel:
         self._tls = tls
         self._random = random
         self._outgoing: deque[tuple[str, bytes, bool]] = deque(maxlen=_QUEUE_LIMIT)
-        self._incoming: deque[Watermark | Hint] = deque(maxlen=_QUEUE_LIMIT)
+        self._incoming: deque[Watermark | Hint | Capabilities] = deque(maxlen=_QUEUE_LIMIT)
         self._state: State | None = None
         self._connections = 0
+        self.takeovers = 0
         self._connected = False
+        self._protocols = protocols
         self._protocol = 0
         self._answer_by = 0.0
         self._failures = 0
         self._retry_at = 0.0
+        self._look_at = 0.0
         self._client: paho.Client | None = None
         self.on_news: Callable[[], None] = lambda: None
         pump.add(self)
 
     # What the agent calls, from its own thread.
 
-    def incoming(self) -> list[Watermark | Hint]:
+    def incoming(self) -> list[Watermark | Hint | Capabilities]:
         """Return what came since the last call."""
-        taken: list[Watermark | Hint] = []
+        taken: list[Watermark | Hint | Capabilities] = []
         while self._incoming:
             taken.append(self._incoming.popleft())
         return taken
@@ -121,6 +154,7 @@ class MqttChannel:
             if now >= self._retry_at:
                 self._connect()
             return
+        self._look_at = now + LOOK_S
         self._send_waiting()
         if not self._connected and now >= self._answer_by:
             self._not_spoken()
@@ -128,9 +162,13 @@ class MqttChannel:
             self.lost()
 
     @property
-    def has_work(self) -> bool:
-        """Tell whether messages wait to be sent."""
-        return self._client is not None and self._connected and bool(self._outgoing)
+    def due_at(self) -> float:
+        """When :meth:`step` has something to do: at once where messages wait to be sent."""
+        if self._client is None:
+            return self._retry_at
+        if not self._connected:
+            return self._answer_by
+        return 0.0 if self._outgoing else self._look_at
 
     @property
     def client_socket(self) -> socket.socket | None:
@@ -165,7 +203,7 @@ class MqttChannel:
 
     def _not_spoken(self) -> None:
         """Forget a connection that never came to a good answer, and try the other protocol next."""
-        self._protocol = (self._protocol + 1) % len(_PROTOCOLS)
+        self._protocol = (self._protocol + 1) % len(self._protocols)
         self.lost()
 
     def finish(self) -> None:
@@ -197,22 +235,25 @@ class MqttChannel:
         try:
             client = self._client = self._new_client()
             client.connect(self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S)
-        except (OSError, ValueError) as error:  # unreadable certificates, too; ValueError: paho's word for a host
+        except (OSError, ValueError, EdgeFleetError) as error:  # ValueError: paho's word for a host
             if self._failures == 0:  # the next attempts fail alike
                 where = f"{self._broker.host}:{self._broker.port}"
                 _LOG.warning("the broker at %s does not answer: %s; it is tried again", where, error)
             self.lost()
 
     def _new_client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=f"{self._tenant}.{self._device}", protocol=_PROTOCOLS[self._protocol]
+        client = _Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{self._tenant}.{self._device}",
+            protocol=self._protocols[self._protocol],
         )
         if self._tls is not None:
-            client.tls_set(str(self._tls.ca), str(self._tls.certificate), str(self._tls.key))
+            client.tls_set_context(self._tls.context())
         client.connect_timeout = _CONNECT_S
         client.max_inflight_messages_set(_QUEUE_LIMIT)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
         if self._state is not None:
             will = encode_message(msgspec.structs.replace(self._state, connected=False))
             client.will_set(topic(self._tenant, self._device, "state"), will, qos=1, retain=True)
@@ -232,13 +273,18 @@ class MqttChannel:
             self.announce(self._state)
         self.on_news()
 
+    def _on_disconnect(self, _client: paho.Client, _data: object, flags: Any, reason: Any, _properties: object) -> None:
+        """Count what MQTT 5 says of it: a broker gives a session away when another client comes with its name."""
+        if flags.is_disconnect_packet_from_server and reason.value == _SESSION_TAKEN_OVER:
+            self.takeovers += 1
+
     def _on_message(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         payload = bytes(message.payload)
         try:
             if message.topic.endswith("/watermark"):
                 self._incoming.append(decode_message(payload, Watermark))
             else:
-                self._incoming.append(decode_message(payload, Hint))
+                self._incoming.append(_hint_or_capabilities(payload))
         except MessageError:
             return  # a malformed message from the broker's side must not stop the device
         self.on_news()
@@ -249,130 +295,33 @@ class MqttChannel:
             self._client.publish(name, payload, qos=1, retain=retain)
 
 
-class MqttPump:
-    """The thread that drives all channels."""
+class _Client(paho.Client):
+    """paho's client, with a proxy on its way where there is one (its own support of proxies needs another package)."""
 
-    def __init__(self) -> None:
-        self._channels: list[MqttChannel] = []
-        self._leaving: list[MqttChannel] = []
-        self._lock = threading.Lock()
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_out, False)
-        self._watched = _Watched(self._wake_in)
-        self._round_at = 0.0
-        self._running = True
-        self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
-        self._thread.start()
-
-    def add(self, channel: MqttChannel) -> None:
-        """Start driving a channel."""
-        with self._lock:
-            self._channels.append(channel)
-            self._round_at = 0.0
-        self.wake()
-
-    def remove(self, channel: MqttChannel) -> None:
-        """Let a channel send what waits, and stop driving it."""
-        with self._lock:
-            if channel in self._channels:
-                self._channels.remove(channel)
-                self._leaving.append(channel)
-        self.wake()
-
-    def wake(self) -> None:
-        """Let the thread look at its channels now."""
-        with contextlib.suppress(BlockingIOError):  # it is awake
-            os.write(self._wake_out, b"\0")
-
-    def stop(self) -> None:
-        """Finish all channels and end the thread."""
-        with self._lock:
-            self._leaving += self._channels
-            self._channels = []
-        self._running = False
-        self.wake()
-        self._thread.join(5.0)
-        os.close(self._wake_in)
-        os.close(self._wake_out)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                channels, leaving = list(self._channels), list(self._leaving)
-                self._leaving.clear()
-                due = self._due(channels, time.monotonic())
-            for channel in leaving:
-                channel.finish()
-            if not self._running:
-                self._watched.close()
-                return
-            now = time.monotonic()
-            for channel in due:
-                channel.step(now)
-            self._watched.follow(channels)
-            for channel, readable, writable in self._watched.wait(_TICK_S):
-                channel.ready(readable=readable, writable=writable)
-
-    def _due(self, channels: list[MqttChannel], now: float) -> list[MqttChannel]:
-        """Return every channel once a tick, and in between those that have something to send."""
-        if now < self._round_at:
-            return [channel for channel in channels if channel.has_work]
-        self._round_at = now + _TICK_S
-        return channels
+    def _create_socket_connection(self) -> socket.socket:
+        proxy = proxy_for("mqtt", self._host)
+        if proxy is None:
+            return socket.create_connection((self._host, self._port), timeout=_CONNECT_S)
+        return proxy.tunnel(self._host, self._port, timeout_s=_CONNECT_S)
 
 
-class _Watched:
-    """The sockets of the channels in one selector, which is told only of what changed since the last look."""
-
-    def __init__(self, wake_in: int) -> None:
-        self._wake_in = wake_in
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(wake_in, selectors.EVENT_READ)
-        self._known: dict[MqttChannel, tuple[socket.socket, int]] = {}
-
-    def follow(self, channels: list[MqttChannel]) -> None:
-        """Watch the sockets that the channels have now, for what they have to do."""
-        wanted = {channel: (end, _events(channel)) for channel in channels if (end := channel.client_socket)}
-        # First of all what is gone: a new socket may have the number of one that was closed.
-        for channel, (end, _) in list(self._known.items()):
-            if channel not in wanted or wanted[channel][0] is not end:
-                self._selector.unregister(end)
-                del self._known[channel]
-        for channel, (end, events) in wanted.items():
-            if channel not in self._known:
-                self._selector.register(end, events, channel)
-            elif self._known[channel][1] != events:
-                self._selector.modify(end, events, channel)
-            self._known[channel] = (end, events)
-
-    def wait(self, limit_s: float) -> list[tuple[MqttChannel, bool, bool]]:
-        """Return the channels that can read or write; none if there was a wake-up, or nothing in time."""
-        ready = []
-        for key, events in self._selector.select(limit_s):
-            if key.data is None:
-                os.read(self._wake_in, 4096)
-            else:
-                ready.append((key.data, bool(events & selectors.EVENT_READ), bool(events & selectors.EVENT_WRITE)))
-        return ready
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        self._selector.close()
-
-
-def _events(channel: MqttChannel) -> int:
-    return selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.wants_to_write else 0)
+def _hint_or_capabilities(payload: bytes) -> Hint | Capabilities:
+    try:
+        return decode_message(payload, Hint)
+    except MessageError:
+        return decode_message(payload, Capabilities)
 
 
 class NoBroker:
     """The messenger of a device without a broker: it polls, and its outbox fills."""
 
     connection = 0
+    takeovers = 0
 
     def __init__(self) -> None:
         self.on_news: Callable[[], None] = lambda: None
 
-    def incoming(self) -> list[Watermark | Hint]:
+    def incoming(self) -> list[Watermark | Hint | Capabilities]:
         """Nothing ever comes."""
         return []
 

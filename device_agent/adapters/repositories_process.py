@@ -2,8 +2,9 @@
 """Both repositories through a child process, which is there only while there is something to ask.
 
 An idle device keeps neither python-tuf nor an HTTP client in memory, and metadata that breaks its reader breaks no
-supervisor. Checks and downloads have a child each, so that polls go on during a download. The calling threads must
-live as long as the agent: the kernel ties the children's lives to them.
+supervisor. Where a look at the files that tell of news is enough (:mod:`device_agent.core.agreement`), no child is
+started. Checks and downloads have a child each, so that polls go on during a download. The calling threads must live as
+long as the agent: the kernel ties the children's lives to them.
 """
 
 import os
@@ -16,8 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from device_agent.adapters.glance import Glance
 from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.inbox import Inbox
 from device_agent.control_channel import ControlChannel
+from device_agent.core.agreement import may_stand
 from device_agent.core.orders import Order, TargetFile
 from device_agent.core.repository_calls import (
     Agreed,
@@ -49,11 +53,19 @@ class RepositoriesProcess:
         reserve_bytes: int,
         linger_s: float = LINGER_S,
         check_limit_s: float = CHECK_LIMIT_S,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         arguments = (str(linger_s), str(reserve_bytes), str(folder.root))
         self._checks = _Child("the check of the repositories", arguments)
         self._fetches = _Child("the download", arguments)
         self._check_limit_s = check_limit_s
+        self._wall = wall
+        self._monotonic = monotonic
+        self._glance = Glance(folder)
+        self._inbox = Inbox(folder.root)
+        self._agreed: Agreed | None = None
+        self._agreed_at = 0.0
 
     def check(self, seen_counter: int) -> Order:
         """Return the order that both repositories agree on.
@@ -63,12 +75,24 @@ class RepositoriesProcess:
             UnreachableError: the server does not answer.
             EdgeFleetError: the child died, or took too long.
         """
+        if self._agreed is not None and self._stands(self._agreed, seen_counter):
+            return self._agreed.order
+        self._agreed = None
         until = time.monotonic() + self._check_limit_s
         late = f"took longer than {self._check_limit_s:g} s"
         call = CheckBoth(seen_counter=seen_counter)
         answer = self._checks.ask(call, lambda: late if time.monotonic() >= until else "")
         assert isinstance(answer, Agreed)  # noqa: S101  the child's only other answers are errors
+        self._agreed, self._agreed_at = answer, self._monotonic()
         return answer.order
+
+    def _stands(self, agreed: Agreed, seen_counter: int) -> bool:
+        """Tell whether a whole check would come to the same order; see :mod:`device_agent.core.agreement`."""
+        agreement = agreed.agreement
+        if agreement is None or seen_counter > agreed.order.counter or self._inbox.present:
+            return False
+        age_s = self._monotonic() - self._agreed_at
+        return may_stand(agreement, wall=self._wall(), age_s=age_s) and self._glance.unchanged(agreement.watched)
 
     def fetch(self, target: TargetFile, cancelled: Callable[[], bool]) -> Path:
         """Return a complete file with the target's length and hash.

@@ -5,7 +5,7 @@ A mark ``<sha256>.good`` says that the bundle was committed, ``<sha256>.bad`` th
 what the state database says, and are read only when that is unreadable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import RunningRelease
 
 
-class GoodMark(Fact, frozen=True, kw_only=True):
+class GoodMark(Fact, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """Beside a slot: this release was committed, by this order, then (Unix seconds)."""
 
     release: RunningRelease
@@ -85,14 +85,38 @@ class SlotFolder:
         """
         self._write(f"{bundle_sha256}.bad", b"")
 
-    def last_good(self) -> tuple[RunningRelease, int] | None:
-        """Return the last committed release whose file still has its hash, and its order's counter."""
+    def unmark_bad(self, bundle_sha256: str) -> None:
+        """Take the note away that the bundle is in quarantine.
+
+        Raises:
+            StorageError: it cannot be taken away.
+        """
+        try:
+            (self._folder / f"{bundle_sha256}.bad").unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise storage_failed("take a bundle out of quarantine", error) from error
+
+    def last_committed(self) -> tuple[tuple[RunningRelease, ...], int]:
+        """Return the releases that the highest order's commit noted, and that order's counter; (), 0 without any."""
+        return next(self._commits(), ((), 0))
+
+    def last_good(self) -> tuple[tuple[RunningRelease, ...], int]:
+        """Return the last committed releases whose files still have their hashes, and their order's counter."""
+        for releases, counter in self._commits():
+            intact = tuple(release for release in releases if self.intact(release.bundle_sha256))
+            if intact:
+                return intact, counter
+        return (), 0
+
+    def _commits(self) -> Iterator[tuple[tuple[RunningRelease, ...], int]]:
+        """Give what each order's commit noted, the latest first, without what is in quarantine."""
         bad = self.bad()
         marks = [mark for mark in map(_read_mark, self._folder.glob("*.good")) if mark is not None]
-        for mark in sorted(marks, key=lambda mark: mark.committed_at, reverse=True):
-            if mark.release.bundle_sha256 not in bad and self.intact(mark.release.bundle_sha256):
-                return mark.release, mark.counter
-        return None
+        good = [mark for mark in marks if mark.release.bundle_sha256 not in bad]
+        for counter in sorted({mark.counter for mark in good}, reverse=True):
+            releases = [mark.release for mark in good if mark.counter == counter]
+            yield tuple(sorted(releases, key=lambda release: release.name)), counter
 
     def bad(self) -> tuple[str, ...]:
         """Return the bundles noted as bad."""
@@ -132,3 +156,8 @@ def _read_mark(path: Path) -> GoodMark | None:
     except (OSError, msgspec.DecodeError):
         return None  # a damaged note is no note
     return mark if mark.release.bundle_sha256 == path.stem else None
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """Return the names of the models that were committed here and are still kept."""
+    return frozenset(mark.release.name for mark in map(_read_mark, folder.glob("*.good")) if mark is not None)

@@ -1,19 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device's record in SQLite: one row, WAL with synchronous=FULL, so that it is durable when a save returns."""
+"""The device's record in SQLite: synchronous=FULL, so that it is durable when a save returns.
+
+It is in the file itself then: a log beside it (WAL) would be cut at its first damaged page, and the device would go on
+from a record of long ago as if nothing had been.
+
+The base of the record is one row that agents of schema 1 know; :mod:`device_agent.core.record_schema` says why.
+"""
 
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
-
 from device_agent.adapters.damage import UNREADABLE, check_whole, is_damage, set_aside
 from device_agent.core.record import DeviceRecord
+from device_agent.core.record_schema import SCHEMA, DamagedRecordError, Saved, decode, encode
 from device_agent.errors import DamagedStateError, storage_failed
 from edgefleet.contracts.errors import StorageError
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL) STRICT"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS extension (
+    schema INTEGER PRIMARY KEY, base_sha256 TEXT NOT NULL, record TEXT NOT NULL
+) STRICT;
+"""
 _SAVE = "INSERT INTO device VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_EXTEND = "INSERT OR REPLACE INTO extension VALUES (?, ?, ?)"
+_EXTENSIONS = "SELECT schema, base_sha256, record FROM extension"
 
 
 class StateFile:
@@ -46,7 +58,9 @@ class StateFile:
         """
         try:
             with self._open() as database:
-                database.execute(_SAVE, (msgspec.json.encode(record).decode(),))
+                saved = encode(record)
+                database.execute(_SAVE, (saved.base,))
+                database.execute(_EXTEND, (SCHEMA, saved.base_sha256, saved.extension))
         except UNREADABLE as error:
             raise _mapped(error, f"write the device's state to '{self._path.name}'") from error
 
@@ -95,10 +109,9 @@ def read_record(path: Path, *, alone: bool = False) -> DeviceRecord | None:
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
     try:
-        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA journal_mode = TRUNCATE")
         database.execute("PRAGMA synchronous = FULL")
-        database.execute(_SCHEMA)
-        database.commit()
+        database.executescript(_SCHEMA)
         check_whole(database)
     except UNREADABLE:
         database.close()
@@ -107,17 +120,30 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _read(database: sqlite3.Connection, path: Path) -> DeviceRecord | None:
-    row = database.execute("SELECT record FROM device").fetchone()
+    saved = _saved(database)
     try:
-        return None if row is None else msgspec.json.decode(row[0], type=DeviceRecord)
-    except msgspec.DecodeError as error:
+        return decode(saved) if saved else None
+    except DamagedRecordError as error:
         raise _damaged(path, str(error)) from error
 
 
+def _saved(database: sqlite3.Connection) -> Saved | None:
+    """Return the rows of one save: in one transaction, as the agent may save the next one meanwhile."""
+    with database:
+        database.execute("BEGIN")
+        row = database.execute("SELECT record FROM device").fetchone()
+        has_extensions = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'extension'").fetchone()
+        extensions = database.execute(_EXTENSIONS).fetchall() if has_extensions else []
+    if row is None:
+        return None
+    own_sha256, own = next(((sha256, record) for schema, sha256, record in extensions if schema == SCHEMA), ("", ""))
+    return Saved(row[0], own, own_sha256, tuple(sha256 for schema, sha256, _ in extensions if schema != SCHEMA))
+
+
 def _is_without_log(path: Path) -> bool:
-    """Tell whether the database was closed properly: all that was saved is in the file itself."""
-    log = path.with_name(f"{path.name}-wal")
-    return path.exists() and (not log.exists() or log.stat().st_size == 0)
+    """Tell whether all that was saved is in the file itself, and nothing else: no save was cut off."""
+    logs = [path.with_name(f"{path.name}{suffix}") for suffix in ("-wal", "-journal")]  # WAL: an older agent's
+    return path.exists() and not any(log.exists() and log.stat().st_size for log in logs)
 
 
 def _mapped(error: Exception, what: str) -> StorageError:
@@ -128,6 +154,6 @@ def _mapped(error: Exception, what: str) -> StorageError:
 
 def _damaged(path: Path, why: str) -> DamagedStateError:
     return DamagedStateError(
-        f"the device's state in '{path.name}' breaks its schema: {why}",
+        f"the device's state in '{path.name}' cannot be used: {why}",
         hint="restart the agent: it sets the file aside",
     )

@@ -7,34 +7,65 @@ to it.
 """
 
 import contextlib
+import mmap
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
 
+import msgspec
+
+from device_agent.adapters.control_group import WorkerGroup
 from device_agent.control_channel import ControlChannel
-from device_agent.core.serving import Collect, Command, Died, ModelRef, Report, ServingPlan, Stop, Verify
-from device_agent.process_bounds import rss_bytes
+from device_agent.core.accelerator_settings import AcceleratorSettings
+from device_agent.core.serving import CapturePlan, Collect, Command, Died, ModelRef, Report, ServingPlan, Stop, Verify
+from device_agent.core.silence import Exertion
+from device_agent.exertion import exertion_of
+from device_agent.process_bounds import ONE_THREAD, rss_bytes
 
 #: Signals that come from outside; a model does not send them to its own process.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STOP_S = 5.0
-#: The interpreter has its own threads; those of numpy's libraries would only cost memory and time at the start.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+#: The worker writes which bundle it loads or runs into memory that outlives it, and behind it whether it does so now.
+_MARK_BYTES = 65
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class WorkerProcess:
-    """Starts, commands and watches one worker at a time."""
+    """Starts, commands and watches one worker at a time.
 
-    def __init__(self, listener: socket.socket, *, threads: int = 1) -> None:
+    Beside its runtime a worker may read the files and folders that are ``readable``, and no others.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        readable: Sequence[str | Path],
+        threads: int = 1,
+        group: WorkerGroup | None = None,
+        capture: CapturePlan | None = None,
+        accelerator: AcceleratorSettings | None = None,
+    ) -> None:
         self._listener = listener
+        self._readable = [str(Path(path).absolute()) for path in readable]
         self._threads = threads
+        self._group = group
+        self._capture = capture
+        self._accelerator = msgspec.json.encode(accelerator).decode() if accelerator else ""
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: ControlChannel | None = None
-        self._killed_for: str | None = None
+        self._killed_for: Died | None = None
         self._late: list[Report] = []
+        self._mark = os.memfd_create("edgefleet-worker-mark", os.MFD_CLOEXEC)
+        os.ftruncate(self._mark, mmap.PAGESIZE)
+        weakref.finalize(self, os.close, self._mark)
         self._on_channel: Callable[[socket.socket | None], None] = lambda _: None
 
     def watch(self, on_channel: Callable[[socket.socket | None], None]) -> None:
@@ -53,15 +84,20 @@ class WorkerProcess:
         if self._child is not None:
             return
         mine, its = socket.socketpair()
-        arguments = [str(n) for n in (self._listener.fileno(), its.fileno(), os.getpid(), self._threads)]
+        passed = (self._listener.fileno(), its.fileno(), self._mark)
+        arguments = [str(number) for number in (*passed, os.getpid(), self._threads)]
+        arguments.append(self._accelerator)
+        os.pwrite(self._mark, bytes(_MARK_BYTES), 0)
         with its:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "device_agent.worker.main", *arguments],
-                pass_fds=(self._listener.fileno(), its.fileno()),
-                env=os.environ | _ENVIRONMENT,
+                [sys.executable, "-P", "-m", "device_agent.worker.main", *arguments, *self._readable],
+                pass_fds=passed,
+                env=os.environ | ONE_THREAD,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
+        if self._group is not None:
+            self._group.take_in(self._child.pid)
         mine.setblocking(False)
         self._killed_for = None
         self._channel = ControlChannel(mine)
@@ -69,7 +105,7 @@ class WorkerProcess:
 
     def serve(self, plan: ServingPlan) -> None:
         """Ask for a plan to be put in force."""
-        self._send(plan)
+        self._send(msgspec.structs.replace(plan, capture=self._capture))
 
     def verify(self, model: ModelRef) -> None:
         """Ask for a verification by fresh inferences."""
@@ -90,11 +126,22 @@ class WorkerProcess:
             collected.append(self._reap())
         return collected
 
-    def kill(self, why: str) -> None:
-        """End a worker that does not answer; reported as a crash with this reason."""
-        if self._child is not None:
-            self._killed_for = why
+    def kill(self, why: str, *, kind: Literal["hang", "unexplained"], during: str = "") -> None:
+        """End a worker that does not answer; reported with this reason, the first that is given."""
+        if self._child is not None and self._killed_for is None:
+            at_work = during or self.at_work()
+            self._killed_for = Died(kind=kind, detail=f"the worker was ended: it {why}", during=at_work)
             self._child.kill()
+
+    def exertion(self, thread: int | None = None) -> Exertion | None:
+        """Return what the worker, or one thread of it (0: the first), has done; None while none runs."""
+        return exertion_of(self._child.pid, thread) if self._child else None
+
+    def at_work(self) -> str:
+        """Return the bundle that the worker loads or runs just now, or did when it ended."""
+        page = os.pread(self._mark, _MARK_BYTES, 0)
+        mark = page[:-1].decode("ascii", "replace")
+        return mark if page[-1] and _SHA256.fullmatch(mark) else ""
 
     def stop(self) -> None:
         """Let the worker hand over its last counts and end, and end it if it does not."""
@@ -134,19 +181,19 @@ class WorkerProcess:
 
     def _reap(self) -> Died:
         child = self._child
-        why = self._killed_for
+        killed = self._killed_for
         status = 0
         if child is not None:
             try:
                 status = child.wait(_STOP_S)
             except subprocess.TimeoutExpired:
-                why = "closed its control channel and did not end"
-                child.kill()
+                self.kill("closed its control channel and did not end", kind="hang")
+                killed = self._killed_for
                 status = child.wait()
         self._forget()
-        if why is not None:
-            return Died(kind="crash", detail=f"the worker was ended: it {why}")
-        return _explain(status)
+        if self._group is not None and self._group.ran_out_of_memory():
+            return Died(kind="crash", detail="the worker ran out of the memory of its control group")
+        return killed or msgspec.structs.replace(_explain(status), during=self.at_work())
 
     def _forget(self) -> None:
         self._on_channel(None)

@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks of admission, in order; the first that says no ends it.
 
-1. The slot's file is the bundle that was ordered, made for this profile.
-2. The model loads with reference kernels and meets its parity vectors to the bit (its reference tolerance).
-3. It loads with production kernels and meets them within the tolerance measured at conversion.
-4. It scores the pinned minimum on the pinned acceptance examples, without a NaN.
-5. Its p99 latency keeps the budget; a busy board postpones, for it cannot tell.
+1. The slot's file is the bundle that was ordered, made for this profile, with the interface that applications need.
+2. The model is no larger than its budget; neither its parity vectors nor its own answers to them have a NaN.
+3. It loads with reference kernels and meets its parity vectors to the bit (its reference tolerance).
+4. It loads with production kernels and meets them within the tolerance measured at conversion.
+5. It scores the pinned minimum on the pinned acceptance examples, without a NaN.
+6. It keeps no memory from one inference to the next, takes no more than its budget, and fits beside the other models
+   of its set.
+7. Its p99 latency keeps the budget; a busy board postpones, for it cannot tell.
 """
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.core.leak import leaked_bytes
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
-from device_agent.process_bounds import peak_rss_bytes
-from device_agent.worker.engine import open_slot
+from device_agent.process_bounds import peak_rss_bytes, rss_bytes
+from device_agent.worker.residents import load, open_slot
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.interface import differences
 from edgefleet.runtimes.examples import score_acceptance
 from edgefleet.runtimes.litert import Kernels
 from edgefleet.runtimes.loaded_model import LoadedModel
@@ -24,6 +33,9 @@ from edgefleet.runtimes.metrics import percentile
 from edgefleet.runtimes.parity import check_parity, read_vectors
 
 _LATENCY_WINDOW_S = 2.0
+_LEAK_PARTS = 4
+#: What the runtime itself takes when it loads its first models and their vectors, beside their activations.
+_RUNTIME_BYTES = 64 << 20
 
 
 class _RefusedError(Exception):
@@ -34,16 +46,22 @@ class _RefusedError(Exception):
 
 def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None) -> AdmissionVerdict:
     """Run all checks; ``busy`` tells whether other work disturbs the latency (by default from the load average)."""
-    started = time.perf_counter()
+    started, before_bytes = time.perf_counter(), peak_rss_bytes()
     try:
         bundle = open_slot(request.model)
         _check_facts(request, bundle)
+        _check_interface(request, bundle)
+        _check_size(bundle)
         _check_parity(bundle, "reference")
         model = _check_parity(bundle, "production")
         _check_acceptance(request, model, bundle)
+        _check_memory(model, bundle, before_bytes, request.latency_runs)
+        _check_together(request)
         p99_us = _latency_p99_us(model, bundle, request.latency_runs)
     except _RefusedError as refusal:
         return _verdict("refused", refusal.cause, str(refusal), started)
+    except MemoryError:
+        return _verdict("refused", "out-of-memory", "the model needs more memory than a check may take", started)
     except EdgeFleetError as error:
         return _verdict("refused", error.code, error.message, started)
     budget_us = bundle.manifest.budgets.latency_p99_us
@@ -52,6 +70,14 @@ def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None) 
         detail = f"p99 latency {p99_us} us, the budget is {budget_us} us"
         return _verdict(kind, cause, detail, started, p99_us)
     return _verdict("passed", "all-checks", "", started, p99_us)
+
+
+def _check_interface(request: AdmissionRequest, bundle: Bundle) -> None:
+    """Refuse a release that does not offer what an application on this device was built for."""
+    for declaration in request.declarations:
+        wrong = differences(declaration.interface, bundle.manifest.interface)
+        if wrong:
+            raise _RefusedError("interface", f"'{declaration.application}': {'; '.join(wrong)}")
 
 
 def _check_facts(request: AdmissionRequest, bundle: Bundle) -> None:
@@ -70,8 +96,32 @@ def _check_facts(request: AdmissionRequest, bundle: Bundle) -> None:
         raise _RefusedError("mismatch", "the bundle's compat_hash is not the one in the signed release")
 
 
+def _check_size(bundle: Bundle) -> None:
+    budget = bundle.manifest.budgets.model_bytes
+    size = next(member.size_bytes for member in bundle.manifest.members if member.path == bundle.manifest.model)
+    if budget is not None and size > budget:
+        raise _RefusedError("model-size", f"the model has {size} bytes, the budget is {budget}")
+
+
+def _check_finite(model: LoadedModel, bundle: Bundle) -> None:
+    """Refuse NaN and infinity, also where the vectors expect them: whoever made those saw them and signed."""
+    inputs, expected = read_vectors(bundle)
+    samples = bundle.manifest.parity.samples
+    bad = sum(not _finite([tensor[sample] for tensor in expected]) for sample in range(samples))
+    if bad:
+        raise _RefusedError("non-finite", f"{bad} of {samples} parity vectors expect NaN or infinity")
+    bad = sum(not _finite(model.invoke([tensor[sample] for tensor in inputs])) for sample in range(samples))
+    if bad:
+        raise _RefusedError("non-finite", f"{bad} of {samples} parity vectors are answered with NaN or infinity")
+
+
+def _finite(outputs: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(bool(np.isfinite(output).all()) for output in outputs)
+
+
 def _check_parity(bundle: Bundle, kernels: Kernels) -> LoadedModel:
     model = LoadedModel.from_bundle(bundle, kernels=kernels)
+    _check_finite(model, bundle)
     parity = check_parity(model, bundle, kernels)
     if not parity.passed:
         raise _RefusedError(
@@ -96,6 +146,39 @@ def _check_acceptance(request: AdmissionRequest, model: LoadedModel, bundle: Bun
             "acceptance",
             f"scores {score.value:.4f} on the acceptance examples, the minimum is {request.acceptance_minimum}",
         )
+
+
+def _check_memory(model: LoadedModel, bundle: Bundle, before_bytes: int, runs: int) -> None:
+    inputs, _ = read_vectors(bundle)
+    arrays = [tensor[0] for tensor in inputs]
+    measured, done = [rss_bytes()], 0
+    for _ in range(_LEAK_PARTS):
+        end = time.perf_counter() + _LATENCY_WINDOW_S / _LEAK_PARTS
+        for _ in range(runs):
+            model.invoke(arrays)
+            done += 1
+            if time.perf_counter() > end:
+                break
+        measured.append(rss_bytes())
+    leaked = leaked_bytes(measured)
+    if leaked:
+        raise _RefusedError("memory-leak", f"{done} inferences of one input kept {leaked} bytes")
+    budgets = bundle.manifest.budgets
+    taken = peak_rss_bytes() - before_bytes
+    if budgets.arena_bytes is not None and taken > budgets.arena_bytes + (budgets.model_bytes or 0) + _RUNTIME_BYTES:
+        raise _RefusedError(
+            "memory-budget", f"the checks took {taken} bytes, the budget is {budgets.arena_bytes} for activations"
+        )
+
+
+def _check_together(request: AdmissionRequest) -> None:
+    """Load the other models of the set as well: what fits alone may not fit beside them."""
+    together = []
+    for ref in request.beside:
+        try:
+            together.append(load(ref))
+        except (EdgeFleetError, MemoryError) as error:
+            raise _RefusedError("memory-together", f"beside it '{ref.release.name}' does not load: {error}") from error
 
 
 def _latency_p99_us(model: LoadedModel, bundle: Bundle, runs: int) -> int:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The admission child: ``python -m device_agent.admission.main PARENT_PID CPU_SECONDS``.
 
-The request comes on stdin, the verdict goes to stdout. Before it loads anything of the bundle, the child leaves the
-network, bounds its processor time, memory and open files, and gives up writing files.
+The request comes on stdin, the verdict goes to stdout. Before it opens the bundle, the child leaves the network, bounds
+its processor time, memory and open files, and gives up everything but reading that one file and its runtime's.
 """
 
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -17,6 +18,7 @@ from device_agent.process_bounds import (
     leave_network,
     limit_resources,
 )
+from device_agent.sandbox.confinement import confine
 
 _OPEN_FILES = 64
 
@@ -31,6 +33,7 @@ def main(arguments: list[str]) -> int:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=AdmissionRequest)
     from device_agent.admission.checks import admit
 
+    confine([Path(ref.path) for ref in (request.model, *request.beside)])
     sys.stdout.buffer.write(msgspec.json.encode(admit(request)))
     return 0
 

@@ -6,8 +6,8 @@ from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.names import Name
 
 
-class Identity(Fact, frozen=True, kw_only=True):
-    """The names that an enrolment gave this device, and where to go."""
+class Identity(Fact, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The names that an enrolment gave this device, and where to go; what a later agent adds is passed over."""
 
     server_url: str
     tenant: Name

@@ -30,9 +30,9 @@ def add(a: ModelWindow, b: ModelWindow) -> ModelWindow:
         non_finite=a.non_finite + b.non_finite,
         compared=a.compared + b.compared,
         disagreed=a.disagreed + b.disagreed,
-        latency=_add_sparse(a.latency, b.latency),
-        confidence=_add_sparse(a.confidence, b.confidence),
-        classes=_add_sparse(a.classes, b.classes),
+        latency=add_sparse(a.latency, b.latency),
+        confidence=add_sparse(a.confidence, b.confidence),
+        classes=add_sparse(a.classes, b.classes),
         labelled=_add_confusion(a.labelled, b.labelled),
     )
 
@@ -79,7 +79,8 @@ def confusion(counts: Counter[tuple[int, int]]) -> Confusion:
     )
 
 
-def _add_sparse(a: SparseCounts, b: SparseCounts) -> SparseCounts:
+def add_sparse(a: SparseCounts, b: SparseCounts) -> SparseCounts:
+    """Add two histograms."""
     if not b.bins:
         return a
     total = Counter(dict(zip(a.bins, a.counts, strict=True)))

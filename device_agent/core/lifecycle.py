@@ -15,7 +15,6 @@ Trigger = Literal[
     "order-withdrawn",
     "bundle-complete",
     "bundle-unavailable",
-    "bundle-refused",
     "bundle-staged",
     "admission-begun",
     "admission-passed",
@@ -31,6 +30,7 @@ Trigger = Literal[
     "nothing-to-serve",
     "previous-verified",
     "previous-failed",
+    "deadline-passed",
 ]
 
 TRANSITIONS: dict[tuple[DeviceStatus, Trigger], DeviceStatus] = {
@@ -38,34 +38,42 @@ TRANSITIONS: dict[tuple[DeviceStatus, Trigger], DeviceStatus] = {
     ("idle", "active-failed"): "rolling-back",
     ("downloading", "bundle-complete"): "verified",
     ("downloading", "bundle-unavailable"): "idle",
-    ("downloading", "bundle-refused"): "idle",
     ("downloading", "order-withdrawn"): "idle",
+    ("downloading", "deadline-passed"): "idle",
     ("downloading", "active-failed"): "rolling-back",
     ("verified", "bundle-staged"): "staged",
-    ("verified", "bundle-refused"): "idle",
     ("verified", "order-withdrawn"): "idle",
+    ("verified", "deadline-passed"): "idle",
     ("verified", "active-failed"): "rolling-back",
     ("staged", "admission-begun"): "admission",
     ("staged", "order-withdrawn"): "idle",
+    ("staged", "deadline-passed"): "idle",
     ("staged", "active-failed"): "rolling-back",
     ("admission", "admission-passed"): "shadow",
     ("admission", "admission-passed-first"): "trial",
     ("admission", "admission-refused"): "idle",
     ("admission", "admission-postponed"): "staged",
     ("admission", "order-withdrawn"): "idle",
+    ("admission", "deadline-passed"): "idle",
     ("admission", "active-failed"): "rolling-back",
     ("shadow", "shadow-passed"): "trial",
     ("shadow", "candidate-failed"): "rolling-back",
     ("shadow", "order-withdrawn"): "rolling-back",
+    ("shadow", "deadline-passed"): "rolling-back",
     ("trial", "trial-passed"): "committed",
     ("trial", "candidate-failed"): "rolling-back",
     ("trial", "order-withdrawn"): "rolling-back",
+    ("trial", "deadline-passed"): "rolling-back",
     ("committed", "settled"): "idle",
+    ("committed", "active-failed"): "rolling-back",
+    ("committed", "deadline-passed"): "idle",
     ("rolling-back", "previous-serving"): "verify-previous",
     ("rolling-back", "nothing-to-serve"): "safe-mode",
     ("rolling-back", "previous-failed"): "safe-mode",
+    ("rolling-back", "deadline-passed"): "safe-mode",
     ("verify-previous", "previous-verified"): "idle",
     ("verify-previous", "previous-failed"): "safe-mode",
+    ("verify-previous", "deadline-passed"): "safe-mode",
     ("safe-mode", "order-found"): "downloading",
 }
 
@@ -91,6 +99,21 @@ LIVE: frozenset[DeviceStatus] = frozenset({"shadow", "trial"})
 READY: frozenset[DeviceStatus] = frozenset({"idle", "safe-mode"})
 #: States in which a candidate is being prepared and can be dropped without a rollback.
 PREPARING: frozenset[DeviceStatus] = frozenset({"downloading", "verified", "staged", "admission"})
+
+
+#: Longest stay in each state in seconds of running time. Idle and safe mode are states of rest; a shadow and a trial
+#: have the limits of their policy and, beyond these, this much for a candidate that never comes to answer.
+DEADLINES_S: dict[DeviceStatus, float] = {
+    "downloading": 7 * 86400.0,
+    "verified": 3600.0,
+    "staged": 86400.0,
+    "admission": 3600.0,
+    "shadow": 86400.0,
+    "trial": 86400.0,
+    "committed": 3600.0,
+    "rolling-back": 600.0,
+    "verify-previous": 600.0,
+}
 
 
 class LifecycleFaultError(EdgeFleetError):

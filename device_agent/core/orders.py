@@ -4,7 +4,9 @@
 from typing import Literal, NamedTuple
 
 from device_agent.core.lifecycle import LIVE, PREPARING, READY
-from device_agent.core.record import DeviceRecord
+from device_agent.core.recall import Recall
+from device_agent.core.record import DeviceRecord, Software
+from device_agent.core.release_set import Member, ReleaseSet, changed, same, set_of
 from edgefleet.contracts.messages import DeviceStatus, RunningRelease
 from edgefleet.contracts.policy import DevicePolicy
 
@@ -17,32 +19,74 @@ class TargetFile(NamedTuple):
     size_bytes: int
 
 
-class Order(NamedTuple):
-    """An order that both repositories agree on; without a release: nothing new."""
+class Wanted(NamedTuple):
+    """One release of an order, with its file and what its approvers signed beside it."""
 
-    counter: int
-    release: RunningRelease | None = None
-    target: TargetFile | None = None
+    release: RunningRelease
+    target: TargetFile
     policy: DevicePolicy = DevicePolicy()
     compat_hash: str = ""
 
 
-Action = Literal["nothing", "install", "withdraw", "refuse-quarantined"]
+class SignedSettings(NamedTuple):
+    """A small file of settings that both repositories list: TOML, verified."""
+
+    name: str
+    sha256: str
+    text: str
 
 
-def decide(status: DeviceStatus, record: DeviceRecord, order: Order) -> Action:
+class Notice(NamedTuple):
+    """Something that a check noticed and that refuses nothing, for an event of its own kind."""
+
+    cause: str
+    detail: str
+    kind: Literal["clock-wrong", "update-refused"] = "clock-wrong"
+
+
+class Order(NamedTuple):
+    """An order that both repositories agree on: the whole set that shall run; an empty one says nothing new.
+
+    ``recall`` is what the threshold-signed metadata forbid; ``lift`` names bundles whose quarantine ends;
+    ``settings`` is a signed file of settings; ``notices`` are what the check saw beside.
+    """
+
+    counter: int
+    wanted: tuple[Wanted, ...] = ()
+    recall: Recall = Recall()
+    lift: tuple[str, ...] = ()
+    settings: SignedSettings | None = None
+    notices: tuple[Notice, ...] = ()
+
+    @property
+    def members(self) -> ReleaseSet:
+        """The set that shall run."""
+        return set_of(
+            Member(release=one.release, compat_hash=one.compat_hash, policy=one.policy) for one in self.wanted
+        )
+
+    def target_of(self, bundle_sha256: str) -> TargetFile | None:
+        """Return the file of one of the wanted bundles."""
+        return next((one.target for one in self.wanted if one.target.sha256 == bundle_sha256), None)
+
+
+Action = Literal["nothing", "install", "withdraw", "refuse-quarantined", "refuse-recalled"]
+
+
+def decide(status: DeviceStatus, record: DeviceRecord, order: Order, software: Software) -> Action:
     """Return what to do now; the same order is decided again on each tick until nothing is left to do.
 
     An empty order stops what is being prepared, and leaves alone what answers applications.
     """
-    wanted = order.release.bundle_sha256 if order.release else None
-    candidate = record.candidate.bundle_sha256 if record.candidate else None
+    wanted = order.members
     if status in PREPARING:
-        return "nothing" if wanted == candidate else "withdraw"
+        return "nothing" if same(wanted, record.candidate) else "withdraw"
     if status in LIVE:
-        return "nothing" if wanted in (candidate, None) else "withdraw"
-    if status not in READY or wanted is None:
+        return "nothing" if not wanted or same(wanted, record.candidate) else "withdraw"
+    if status not in READY or not wanted or same(wanted, record.active):
         return "nothing"
-    if record.active is not None and record.active.bundle_sha256 == wanted:
-        return "nothing"
-    return "refuse-quarantined" if record.quarantines(wanted) else "install"
+    if any(record.recall.forbids(member.release) for member in wanted):
+        return "refuse-recalled"
+    if any(record.quarantines(member.sha256, software) for member in changed(wanted, record.active)):
+        return "refuse-quarantined"
+    return "install"

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor asks of the repositories' process, and what it answers: typed, tagged, JSON on the wire."""
 
+from device_agent.core.agreement import Agreement
 from device_agent.core.orders import Order, TargetFile
+from device_agent.core.recall import Recall
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, InputError, StorageError, UnreachableError
 from edgefleet.contracts.manifest import Fact, Natural
@@ -23,9 +25,10 @@ Call = CheckBoth | FetchBundle
 
 
 class Agreed(Fact, frozen=True, kw_only=True, tag="agreed"):
-    """Both repositories agree on an order."""
+    """Both repositories agree on an order, and what must not change for it to stand (None: it is asked for anew)."""
 
     order: Order
+    agreement: Agreement | None = None
 
 
 class Fetched(Fact, frozen=True, kw_only=True, tag="fetched"):
@@ -35,12 +38,13 @@ class Fetched(Fact, frozen=True, kw_only=True, tag="fetched"):
 
 
 class Failed(Fact, frozen=True, kw_only=True, tag="failed"):
-    """One of the errors that the ports promise; ``cause`` only where metadata is refused."""
+    """One of the errors that the ports promise; ``cause`` and ``recall`` only where metadata is refused."""
 
     error: str
     message: str
     hint: str
     cause: str = ""
+    recall: Recall | None = None
 
 
 Answer = Agreed | Fetched | Failed
@@ -59,7 +63,8 @@ _ERRORS: tuple[type[EdgeFleetError], ...] = (
 def failed(error: EdgeFleetError) -> Failed:
     """Put an error into an answer."""
     if isinstance(error, TrustRefusedError):
-        return Failed(error=TrustRefusedError.__name__, message=error.message, hint=error.hint, cause=error.cause)
+        name = TrustRefusedError.__name__
+        return Failed(error=name, message=error.message, hint=error.hint, cause=error.cause, recall=error.recall)
     kind = next(kind for kind in _ERRORS if isinstance(error, kind))
     return Failed(error=kind.__name__, message=error.message, hint=error.hint)
 
@@ -67,6 +72,8 @@ def failed(error: EdgeFleetError) -> Failed:
 def error_of(failure: Failed) -> EdgeFleetError:
     """Return the error that an answer carries."""
     if failure.error == TrustRefusedError.__name__:
-        return TrustRefusedError(failure.cause, failure.message, hint=failure.hint)
+        refused = TrustRefusedError(failure.cause, failure.message, hint=failure.hint)
+        refused.recall = failure.recall
+        return refused
     kind = next((kind for kind in _ERRORS if kind.__name__ == failure.error), EdgeFleetError)
     return kind(failure.message, hint=failure.hint)

@@ -3,6 +3,11 @@
 
 from typing import Literal
 
+import msgspec
+
+from device_agent.core.pairs import PairedWindow
+from edgefleet.contracts.capture import CapturedInput
+from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.manifest import Fact, Natural, Share
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 from edgefleet.contracts.names import Sha256
@@ -15,43 +20,71 @@ class ModelRef(Fact, frozen=True, kw_only=True):
     release: RunningRelease
 
 
-class ServingPlan(Fact, frozen=True, kw_only=True, tag="serve"):
-    """What should answer from now on.
+class PlannedModel(Fact, frozen=True, kw_only=True):
+    """Who answers for one model's name, and who is resident beside it.
 
-    ``primary`` answers in ``role``. ``companion`` is resident beside it: as ``shadow`` it is a candidate that gets a
-    ``share`` of the live inputs and is never used; as ``fallback`` it is the last good model, which answers where a
-    primary on trial fails, and is compared with on a ``share`` of the inputs. ``number`` names the plan in reports.
+    ``primary`` answers in ``role``. ``companion`` as ``shadow`` is a candidate that gets a ``share`` of the live inputs
+    and is never used; as ``fallback`` it is the last good model, which answers where a primary on trial fails, and is
+    compared with on a ``share`` of the inputs.
     """
 
-    number: Natural
-    primary: ModelRef | None = None
+    primary: ModelRef
     role: Literal["active", "trial"] = "active"
     companion: ModelRef | None = None
     companion_role: Literal["shadow", "fallback"] | None = None
     share: Share = 0.0
 
 
+class CapturePlan(Fact, frozen=True, kw_only=True):
+    """Of which live inputs the worker hands copies over: a share of those answered with less confidence."""
+
+    confidence_below: Share = 0.0
+    share: Share = 0.0
+    limit_bytes: Natural = 256 << 10
+
+
+class ServingPlan(Fact, frozen=True, kw_only=True, tag="serve"):
+    """What should answer from now on: one entry for each model name, put in force together; ``number`` names the plan.
+
+    ``swap``: with ``resident`` new models are loaded before those that they replace are let go; with ``cold`` requests
+    wait meanwhile, for the board has no room for both.
+    """
+
+    number: Natural
+    models: tuple[PlannedModel, ...] = ()
+    swap: Literal["resident", "cold"] = "resident"
+    capture: CapturePlan | None = None
+
+
 def plan_for(
     number: int,
     *,
-    good: ModelRef | None,
-    candidate: ModelRef | None = None,
+    good: tuple[ModelRef, ...],
+    candidates: tuple[ModelRef, ...] = (),
     trial: bool = False,
     share: float = 0.0,
+    swap: Literal["resident", "cold"] = "resident",
 ) -> ServingPlan:
-    """Return what shall answer: the good release alone, or with a candidate in shadow or on trial beside it."""
-    if candidate is None:
-        return ServingPlan(number=number, primary=good)
-    if not trial:
-        return ServingPlan(number=number, primary=good, companion=candidate, companion_role="shadow", share=share)
-    return ServingPlan(
-        number=number,
-        primary=candidate,
-        role="trial",
-        companion=good,
-        companion_role="fallback" if good is not None else None,
-        share=share,
-    )
+    """Return what shall answer, name by name: the good release alone, or with a candidate in shadow or on trial.
+
+    A candidate whose name no good release has waits for its trial, for in shadow there is nothing to listen to.
+    """
+    entries = {ref.release.name: PlannedModel(primary=ref) for ref in good}
+    for ref in candidates:
+        beside = entries.get(ref.release.name)
+        if trial:
+            entries[ref.release.name] = PlannedModel(
+                primary=ref,
+                role="trial",
+                companion=beside.primary if beside else None,
+                companion_role="fallback" if beside else None,
+                share=share,
+            )
+        elif beside is not None:
+            entries[ref.release.name] = PlannedModel(
+                primary=beside.primary, companion=ref, companion_role="shadow", share=share
+            )
+    return ServingPlan(number=number, models=tuple(entries[name] for name in sorted(entries)), swap=swap)
 
 
 class Verify(Fact, frozen=True, kw_only=True, tag="verify"):
@@ -72,9 +105,10 @@ Command = ServingPlan | Verify | Collect | Stop
 
 
 class Serving(Fact, frozen=True, kw_only=True, tag="serving"):
-    """The plan is in force."""
+    """The plan is in force; ``patience_s`` says of each bundle how long one call of it may take before it hangs."""
 
     number: Natural
+    patience_s: dict[Sha256, float] = msgspec.field(default_factory=dict)
 
 
 class LoadFailed(Fact, frozen=True, kw_only=True, tag="load-failed"):
@@ -94,11 +128,24 @@ class ModelFaulted(Fact, frozen=True, kw_only=True, tag="model-faulted"):
     detail: str
 
 
+class LaneCall(Fact, frozen=True, kw_only=True):
+    """A bundle that a thread of its own has been running since then (seconds of the clock that never jumps)."""
+
+    bundle_sha256: Sha256
+    thread: Natural
+    since_s: float
+
+
 class Collected(Fact, frozen=True, kw_only=True, tag="collected"):
-    """Counts since the last collection; ``rss_bytes`` is the worker's resident memory."""
+    """Counts since the last collection; ``rss_bytes`` is the worker's resident memory.
+
+    ``lanes`` are calls that go on beside the answer to this.
+    """
 
     models: tuple[ModelWindow, ...]
     rss_bytes: Natural = 0
+    pairs: tuple[PairedWindow, ...] = ()
+    lanes: tuple[LaneCall, ...] = ()
 
 
 class Verified(Fact, frozen=True, kw_only=True, tag="verified"):
@@ -111,20 +158,45 @@ class Verified(Fact, frozen=True, kw_only=True, tag="verified"):
 
 
 class Died(Fact, frozen=True, kw_only=True, tag="died"):
-    """The worker is gone; ``crash`` where the end points to the model (a signal of its own, a watchdog)."""
+    """The worker is gone; ``crash`` where the end points to the model (a signal of its own), ``hang`` where it was
+    ended because it did not come to an end of its own accord.
 
-    kind: Literal["crash", "unexplained"]
+    ``during`` is the bundle that was loaded or run just then, where that is known.
+    """
+
+    kind: Literal["crash", "hang", "unexplained"]
     detail: str
+    during: str = ""
 
 
 #: Causes of a failed load that point to the slot's file and not to the model: it is fetched again, not quarantined.
 SLOT_DAMAGE = ("bundle-invalid", "file-missing")
 
-Report = Serving | LoadFailed | ModelFaulted | Collected | Verified | Died
+
+class Declared(Fact, frozen=True, kw_only=True, tag="declared"):
+    """What all applications that asked this worker were built for, each time one says something new."""
+
+    declarations: tuple[Declaration, ...]
+
+
+class AcceleratorLost(Fact, frozen=True, kw_only=True, tag="accelerator-lost"):
+    """A model's accelerator could not be used, or failed; the processor's kernels answer from now on."""
+
+    bundle_sha256: Sha256
+    detail: str
+
+
+class Unsure(Fact, frozen=True, kw_only=True, tag="unsure"):
+    """A copy of an input of which the model was unsure."""
+
+    captured: CapturedInput
+
+
+Report = Serving | LoadFailed | ModelFaulted | Collected | Verified | Declared | AcceleratorLost | Unsure | Died
 
 
 class AdmissionRequest(Fact, frozen=True, kw_only=True):
-    """What to check before a bundle may run here."""
+    """What to check before a bundle may run here, and what else will be loaded ``beside`` it."""
 
     model: ModelRef
     profile: str
@@ -132,6 +204,8 @@ class AdmissionRequest(Fact, frozen=True, kw_only=True):
     acceptance_sha256: Sha256 | None = None
     acceptance_minimum: float = 0.0
     latency_runs: Natural = 50
+    beside: tuple[ModelRef, ...] = ()
+    declarations: tuple[Declaration, ...] = ()
 
 
 class AdmissionVerdict(Fact, frozen=True, kw_only=True):

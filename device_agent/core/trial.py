@@ -5,21 +5,25 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from device_agent.core import evidence
+from device_agent.core.pairs import Pairs, Side, add_pairs
 from device_agent.core.record import Progress
 from edgefleet.contracts.messages import ModelWindow
-from edgefleet.contracts.policy import ShadowRule, TrialRule
+from edgefleet.contracts.policy import ShadowRule, SoftRule, TrialRule
 
-Death = Literal["crash", "unexplained", "clean"]
+Death = Literal["crash", "hang", "unexplained", "clean"]
 
 
 class Verdict(NamedTuple):
-    """``wait``, ``pass``, or ``fail`` with a cause (kebab-case) and a sentence."""
+    """``wait``, ``pass``, ``fail``, or ``alert`` (no fault of the model) with a cause (kebab-case) and a sentence."""
 
-    kind: Literal["wait", "pass", "fail"]
+    kind: Literal["wait", "pass", "fail", "alert"]
     cause: str = ""
     detail: str = ""
 
 
+#: A candidate's memory is watched from its so manieth answer on.
+WARM_REQUESTS = 32
 WAIT = Verdict("wait")
 PASS = Verdict("pass")
 
@@ -33,6 +37,18 @@ def counted(progress: Progress, window: ModelWindow) -> Progress:
         non_finite=progress.non_finite + window.non_finite,
         compared=progress.compared + window.compared,
     )
+
+
+def paired(progress: Progress, pairs: Pairs) -> Progress:
+    """Return the progress with more pairs of the candidate's and the previous model's answers."""
+    return msgspec.structs.replace(progress, pairs=add_pairs(progress.pairs, pairs))
+
+
+def grown(progress: Progress, rss_bytes: int) -> Progress:
+    """Return the progress with the worker's memory of now; that of before is taken once the candidate is warm."""
+    if not rss_bytes or progress.requests + progress.compared < WARM_REQUESTS:
+        return progress
+    return msgspec.structs.replace(progress, rss_first=progress.rss_first or rss_bytes, rss_last=rss_bytes)
 
 
 def elapsed(progress: Progress, policy_seconds: float) -> Progress:
@@ -73,15 +89,68 @@ def judge_trial(progress: Progress, rule: TrialRule) -> Verdict:
     return WAIT
 
 
+def judge_soft(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:
+    """Take a look at what no answer alone shows, if one is due (or the ``last`` one), and note that it was taken.
+
+    ``baseline`` is how the previous model used to answer. What it shows on the same inputs, the candidate is not blamed
+    for.
+    """
+    growth = progress.rss_last - progress.rss_first
+    if rule.memory_growth_bytes and growth > rule.memory_growth_bytes:
+        return progress, Verdict("fail", "memory-growth", _growth(progress, rule))
+    progress, on_labels = _look_at_labels(progress, rule, baseline, last=last)
+    if on_labels.kind == "fail":
+        return progress, on_labels
+    return _look_at_pairs(progress, rule, baseline, last=last)
+
+
+def _growth(progress: Progress, rule: SoftRule) -> str:
+    grew_mib, limit_mib = (n >> 20 for n in (progress.rss_last - progress.rss_first, rule.memory_growth_bytes))
+    return f"the worker grew by {grew_mib} MiB within {progress.requests} requests, the limit is {limit_mib} MiB"
+
+
+def _look_at_labels(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:
+    due = evidence.next_look(progress.label_looks, evidence.FIRST_LABELS)
+    if progress.pairs.labelled.count < (evidence.FIRST_LABELS if last else due):
+        return progress, WAIT
+    error = evidence.look_share(progress.label_looks, rule.error / 3)
+    progress = msgspec.structs.replace(progress, label_looks=progress.label_looks + 1)
+    if evidence.has_moved(progress.pairs, baseline):
+        return progress, WAIT
+    return progress, _failed(evidence.worse_on_labels(progress.pairs, rule, error))
+
+
+def _look_at_pairs(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:
+    pairs = progress.pairs
+    due = evidence.next_look(progress.looks, evidence.FIRST_LOOK)
+    if pairs.count < (evidence.LAST_LOOK if last else due):
+        return progress, WAIT
+    error = evidence.look_share(progress.looks, rule.error / 3)
+    progress = msgspec.structs.replace(progress, looks=progress.looks + 1)
+    slow = evidence.slower(pairs, rule, error)
+    if slow is not None:
+        return progress, _failed(slow)
+    if evidence.known(baseline) and not evidence.has_moved(pairs, baseline):
+        return progress, _failed(evidence.worse_on_pairs(pairs, rule, error))
+    changed = evidence.input_changed(pairs, baseline, error)
+    if changed is None or progress.input_changed:
+        return progress, WAIT
+    return msgspec.structs.replace(progress, input_changed=True), Verdict("alert", changed.cause, changed.detail)
+
+
+def _failed(finding: evidence.Finding | None) -> Verdict:
+    return WAIT if finding is None else Verdict("fail", finding.cause, finding.detail)
+
+
 def judge_death(progress: Progress, death: Death) -> tuple[Progress, Verdict]:
     """Account for the end of the process that held the candidate, and judge whether it may be activated again.
 
-    The attempt was taken off before the activation. A crash keeps it off; anything else gives it back, and a death
-    that nothing explains is taken off a limit of its own.
+    The attempt was taken off before the activation. A crash or a hang keeps it off; anything else gives it back, and a
+    death that nothing explains is taken off a limit of its own.
     """
-    if death == "crash":
-        verdict = WAIT if progress.attempts_left else Verdict("fail", "crash", "the model crashed its process")
-        return progress, verdict
+    if death in ("crash", "hang"):
+        what = "crashed its process" if death == "crash" else "hung"
+        return progress, WAIT if progress.attempts_left else Verdict("fail", death, f"the model {what}")
     given_back = msgspec.structs.replace(progress, attempts_left=progress.attempts_left + 1)
     if death == "clean":
         return given_back, WAIT

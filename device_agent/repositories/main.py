@@ -30,7 +30,8 @@ class Answering:
         """Do what is asked; the errors that the port promises are answers."""
         try:
             if isinstance(call, CheckBoth):
-                return Agreed(order=self._repositories.check(call.seen_counter))
+                order = self._repositories.check(call.seen_counter)
+                return Agreed(order=order, agreement=self._repositories.agreement)
             path = self._repositories.fetch(call.target, lambda: False)  # who gives up a download ends this process
             return Fetched(path=str(path))
         except EdgeFleetError as error:

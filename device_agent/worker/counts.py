@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting what one model does in one role, cheaply: about two microseconds an inference."""
+"""Counting what one model does in one role: answers are noted at once, and sorted into bins by the thousand."""
 
 import math
 from collections import Counter
 from typing import Literal
+
+import numpy as np
 
 from device_agent.core.ledger import confusion, sparse
 from edgefleet.contracts.messages import (
@@ -15,19 +17,8 @@ from edgefleet.contracts.messages import (
 )
 
 Role = Literal["active", "trial", "shadow"]
-
-
-def latency_bin(seconds: float) -> int:
-    """Return the logarithmic bin of a latency (:data:`LATENCY_BINS_PER_OCTAVE` bins an octave of microseconds)."""
-    microseconds = seconds * 1e6
-    if microseconds < 1.0:
-        return 0
-    return min(int(LATENCY_BINS_PER_OCTAVE * math.log2(microseconds)), LATENCY_BINS - 1)
-
-
-def confidence_bin(confidence: float) -> int:
-    """Return which of :data:`CONFIDENCE_BINS` equal bins over [0, 1] holds a confidence."""
-    return min(max(int(confidence * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)
+#: Answers that are noted before they are sorted into bins.
+NOTES = 1024
 
 
 class ModelCounts:
@@ -36,7 +27,12 @@ class ModelCounts:
     def __init__(self, release: RunningRelease, role: Role) -> None:
         self._release = release
         self._role = role
-        self.requests = self.failed = self.non_finite = self.compared = self.disagreed = 0
+        #: What was answered and is not sorted yet: top class, confidence, seconds.
+        self.notes: list[tuple[int, float, float]] = []
+        self._start()
+
+    def _start(self) -> None:
+        self.failed = self.non_finite = self.compared = self.disagreed = 0
         self._latency: Counter[int] = Counter()
         self._confidence: Counter[int] = Counter()
         self._classes: Counter[int] = Counter()
@@ -44,14 +40,12 @@ class ModelCounts:
 
     def answered(self, top: int, confidence: float, seconds: float) -> None:
         """Count a finite answer."""
-        self.requests += 1
-        self._latency[latency_bin(seconds)] += 1
-        self._confidence[confidence_bin(confidence)] += 1
-        self._classes[top] += 1
+        self.notes.append((top, confidence, seconds))
+        if len(self.notes) >= NOTES:
+            self.sort()
 
     def refused(self, kind: Literal["non-finite", "failed"]) -> None:
         """Count a request that the model did not answer with finite numbers."""
-        self.requests += 1
         if kind == "failed":
             self.failed += 1
         else:
@@ -66,12 +60,13 @@ class ModelCounts:
         """Count feedback for an earlier answer."""
         self._labelled[actual, predicted] += 1
 
-    def window(self) -> ModelWindow:
-        """Return the counts as the contract's window."""
-        return ModelWindow(
+    def take(self) -> ModelWindow:
+        """Return the counts as the contract's window, and start again."""
+        self.sort()
+        window = ModelWindow(
             release=self._release,
             role=self._role,
-            requests=self.requests,
+            requests=self._classes.total() + self.failed + self.non_finite,
             failed=self.failed,
             non_finite=self.non_finite,
             compared=self.compared,
@@ -81,3 +76,27 @@ class ModelCounts:
             classes=sparse(self._classes),
             labelled=confusion(self._labelled),
         )
+        self._start()
+        return window
+
+    def sort(self) -> None:
+        """Sort what was noted into bins: latencies by octaves of microseconds, confidences evenly over [0, 1]."""
+        count = len(self.notes)
+        if not count:
+            return
+        tops, confidences, seconds = np.array(self.notes[:count]).T
+        octaves = LATENCY_BINS_PER_OCTAVE * np.log2(np.maximum(seconds * 1e6, 1.0))
+        _add(self._latency, np.minimum(octaves.astype(int), LATENCY_BINS - 1))
+        _add(self._confidence, np.clip((confidences * CONFIDENCE_BINS).astype(int), 0, CONFIDENCE_BINS - 1))
+        _add(self._classes, tops.astype(int))
+        del self.notes[:count]  # an answer may have been noted meanwhile
+
+
+def latency_bin(seconds: float) -> int:
+    """Return the bin of one latency."""
+    return min(int(LATENCY_BINS_PER_OCTAVE * math.log2(max(seconds * 1e6, 1.0))), LATENCY_BINS - 1)
+
+
+def _add(counter: Counter[int], bins: "np.typing.NDArray[np.int_]") -> None:
+    for place, count in zip(*np.unique(bins, return_counts=True), strict=True):
+        counter[int(place)] += int(count)

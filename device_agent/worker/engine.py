@@ -2,18 +2,18 @@
 """Models and answers: one engine a device, in the worker process or inside a simulation.
 
 A plan is put in force in two steps: :meth:`Engine.prepare` loads and warms what is missing (slow, any thread), and
-:meth:`Engine.switch` swaps it in between two requests. What answered before answers until the switch.
+:meth:`Engine.switch` swaps it in between two requests. What answered before answers until the switch; for a plan with
+``swap = "cold"`` :meth:`Engine.let_go` comes first, and :attr:`Engine.holding` says for which names requests wait.
 """
 
+import itertools
+import logging
 import threading
-import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from time import perf_counter
+from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 
 from device_agent.core.ledger import parted
@@ -25,330 +25,367 @@ from device_agent.core.serving import (
     Report,
     Serving,
     ServingPlan,
-    Verified,
 )
-from device_agent.inference_protocol import Status
-from device_agent.worker.counts import ModelCounts, Role
-from edgefleet.contracts.bundle import Bundle, open_bundle
-from edgefleet.contracts.errors import BundleError, EdgeFleetError, SampleError
-from edgefleet.contracts.messages import RunningRelease
-from edgefleet.runtimes.answers import Answer, read_answer
-from edgefleet.runtimes.loaded_model import LoadedModel
-from edgefleet.runtimes.parity import check_parity, read_vectors
-from edgefleet.runtimes.tensors import Floats
+from device_agent.worker.accelerator import Accelerator
+from device_agent.worker.counts import NOTES, ModelCounts, Role
+from device_agent.worker.mark import AT_WORK, Mark, new_mark, write_mark
+from device_agent.worker.pair_counts import PairCounts
+from device_agent.worker.places import Comparison, Origin, Place, Prepared, origin_of, refs_of, serving
+from device_agent.worker.places import Reply as Reply
+from device_agent.worker.residents import Resident, load
+from device_agent.worker.residents import open_slot as open_slot
+from device_agent.worker.residents import verify as verify
+from device_agent.worker.unsure import UnsureInputs
+from edgefleet.contracts.errors import EdgeFleetError, SampleError
+from edgefleet.contracts.messages import ModelWindow, RunningRelease
 
 Array = npt.NDArray[Any]
-#: Answers that feedback can still refer to.
+_LOG = logging.getLogger("edgefleet.worker")
+#: Answers that feedback can still refer to: a power of two.
 REMEMBERED_ANSWERS = 4096
-_CLASS_DIGITS = 9
-
-
-class Reply(NamedTuple):
-    """What one request gets; ``release`` names the model that answered, ``detail`` says why there is no answer."""
-
-    status: Status
-    request_id: int = 0
-    top_class: int = -1
-    confidence: float = 0.0
-    release: str = ""
-    label: str = ""
-    detail: str = ""
-    outputs: tuple[Floats, ...] = ()
-
-
-@dataclass(frozen=True)
-class Resident:
-    """A loaded, warmed model."""
-
-    model: LoadedModel
-    release: RunningRelease
-
-    @property
-    def sha256(self) -> str:
-        """The bundle's hash."""
-        return self.release.bundle_sha256
-
-
-class Prepared(NamedTuple):
-    """A plan with its models loaded."""
-
-    plan: ServingPlan
-    primary: Resident | None
-    companion: Resident | None
-
-
-class _Given(NamedTuple):
-    """An answer that feedback may come for."""
-
-    release: RunningRelease
-    role: Role
-    predicted: int
-    labels: tuple[str, ...]
-    classes: int
-
-
-class _Comparison(NamedTuple):
-    """A live input that the companion shall see too."""
-
-    raw: Sequence[Array]
-    outputs: Sequence[Floats]
-    answer: Answer
-
-
-def load(ref: ModelRef, *, threads: int = 1) -> Resident:
-    """Load and warm a bundle's model; the whole file's hash is checked.
-
-    Raises:
-        EdgeFleetError: the file is not the bundle, or its model does not load or run.
-    """
-    bundle = open_slot(ref)
-    model = LoadedModel.from_bundle(bundle, threads=threads)
-    inputs, _ = read_vectors(bundle)
-    model.invoke([tensor[0] for tensor in inputs])
-    return Resident(model, ref.release)
-
-
-def open_slot(ref: ModelRef) -> Bundle:
-    """Open a slot's bundle.
-
-    Raises:
-        EdgeFleetError: it is not a bundle, or not the one that the slot is named for.
-    """
-    bundle = open_bundle(Path(ref.path))
-    if bundle.sha256 != ref.release.bundle_sha256:
-        raise BundleError(
-            f"the slot holds the bundle {bundle.sha256[:12]}…, expected {ref.release.bundle_sha256[:12]}…",
-            hint="the disk changed the file; it is fetched again when it is ordered again",
-        )
-    return bundle
-
-
-def verify(ref: ModelRef) -> Verified:
-    """Prove that a model works by fresh inferences of its own parity vectors."""
-    try:
-        bundle = open_slot(ref)
-        parity = check_parity(LoadedModel.from_bundle(bundle), bundle, "production")
-    except EdgeFleetError as error:
-        return Verified(
-            bundle_sha256=ref.release.bundle_sha256, passed=False, cause=error.code, detail=error.message[:1000]
-        )
-    detail = f"{parity.samples} parity vectors, worst difference {parity.worst:g}, tolerance {parity.tolerance:g}"
-    return Verified(
-        bundle_sha256=ref.release.bundle_sha256, passed=parity.passed, cause="parity-production", detail=detail
-    )
+_made = tuple.__new__
 
 
 class Engine:
     """Answers requests by the plan in force and counts; safe to use from several threads.
 
     ``random`` draws the samples for paired comparison; ``nonce`` starts the request numbers, so that feedback for an
-    answer of an earlier worker is not taken for one of this worker's.
+    answer of an earlier worker is not taken for one of this worker's. ``mark`` says which bundle is loaded or run just
+    now, for the case that the process does not live to tell.
     """
 
-    def __init__(self, *, random: Callable[[], float], nonce: int, threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        random: Callable[[], float],
+        nonce: int,
+        threads: int = 1,
+        mark: Mark | None = None,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.accelerator = accelerator or Accelerator()
+        self._mark = mark or new_mark()
+        self._marked: Resident | None = None
         self._random = random
         self._threads = threads
         self._lock = threading.RLock()
-        self._now = Prepared(ServingPlan(number=0), None, None)
+        self._now = Prepared(ServingPlan(number=0), {})
+        self._only: Place | None = None
+        self._before = self._now.plan
+        self.holding: frozenset[str] = frozenset()
         self._counts: dict[tuple[str, Role], ModelCounts] = {}
-        self._given: OrderedDict[int, _Given] = OrderedDict()
-        self._next_id = (nonce & 0xFFFFFFFF) << 32
+        self._pairs = PairCounts()
+        self._given: list[tuple[int, Origin, int] | None] = [None] * REMEMBERED_ANSWERS
+        self._ids = itertools.count(((nonce & 0xFFFFFFFF) << 32) + 1)
         self._faults: deque[ModelFaulted] = deque()
         self._faulted: set[str] = set()
-        self._pending: _Comparison | None = None
+        self._later = threading.local()
+        self.unsure = UnsureInputs(random)
 
     @property
-    def running(self) -> RunningRelease | None:
-        """The release that answers."""
-        primary = self._now.primary
-        return primary.release if primary else None
+    def running(self) -> tuple[RunningRelease, ...]:
+        """The releases that answer, by name."""
+        return tuple(place.primary.release for place in self._now.places.values())
 
     def prepare(self, plan: ServingPlan) -> Prepared | LoadFailed:
         """Load and warm the models of a plan that are not resident yet."""
-        loaded: list[Resident | None] = []
-        for ref in (plan.primary, plan.companion):
-            try:
-                loaded.append(None if ref is None else self._resident(ref))
-            except EdgeFleetError as error:
-                sha256 = ref.release.bundle_sha256 if ref else ""
-                return LoadFailed(
-                    number=plan.number, bundle_sha256=sha256, cause=error.code, detail=error.message[:1000]
-                )
-        return Prepared(plan, loaded[0], loaded[1])
+        places: dict[str, Place] = {}
+        for planned in plan.models:
+            loaded: list[Resident | None] = []
+            for ref in (planned.primary, planned.companion):
+                try:
+                    loaded.append(None if ref is None else self._resident(ref))
+                except EdgeFleetError as error:
+                    sha256 = ref.release.bundle_sha256 if ref else ""
+                    return LoadFailed(
+                        number=plan.number, bundle_sha256=sha256, cause=error.code, detail=error.message[:1000]
+                    )
+            assert loaded[0] is not None  # noqa: S101  a plan names a primary
+            origin = origin_of(loaded[0], planned.role)
+            places[planned.primary.release.name] = Place(planned, loaded[0], loaded[1], origin)
+        return Prepared(plan, places)
 
     def switch(self, prepared: Prepared) -> Serving:
         """Put a prepared plan in force, between two requests."""
         with self._lock:
             self._now = prepared
-            self._pending = None
+            self._only = next(iter(prepared.places.values())) if len(prepared.places) == 1 else None
+            self.holding = frozenset()
             self._faulted.clear()
-        return Serving(number=prepared.plan.number)
+        return serving(prepared)
+
+    @property
+    def several(self) -> bool:
+        """Tell whether there is more than one name."""
+        return self._only is None
+
+    def hold(self, plan: ServingPlan) -> None:
+        """Let requests wait whose models a cold plan will take away, before :meth:`let_go`."""
+        with self._lock:
+            names = {planned.primary.release.name for planned in plan.models} | set(self._now.places)
+            self.holding |= frozenset(names - set(self._kept(plan)))
+
+    def _kept(self, plan: ServingPlan) -> dict[str, Place]:
+        needed = {ref.release.bundle_sha256 for planned in plan.models for ref in refs_of(planned)}
+        return {
+            name: place
+            for name, place in self._now.places.items()
+            if all(ref.release.bundle_sha256 in needed for ref in refs_of(place.planned))
+        }
+
+    def let_go(self, plan: ServingPlan) -> None:
+        """Let go of the models that a plan does not need, before those that it needs are loaded."""
+        self.hold(plan)
+        with self._lock:
+            self._before = self._now.plan
+            kept = self._kept(plan)
+            self._now = Prepared(self._before, kept)
+            self._only = next(iter(kept.values())) if len(self._names()) == len(kept) == 1 else None
+            self._marked = None
+
+    def prepare_cold(self, plan: ServingPlan) -> tuple[Prepared | LoadFailed, Prepared | None]:
+        """Load a plan after :meth:`let_go`; where a model of it does not load, what answered before is loaded again."""
+        prepared = self.prepare(plan)
+        if isinstance(prepared, Prepared):
+            return prepared, prepared
+        back = self.prepare(self._before)
+        return prepared, back if isinstance(back, Prepared) else Prepared(self._before, self._now.places)
 
     def serve(self, plan: ServingPlan) -> Report:
         """Prepare and switch in one go."""
+        if plan.swap == "cold":
+            self.let_go(plan)
+            outcome, then = self.prepare_cold(plan)
+            if then is not None:
+                self.switch(then)
+            return outcome if isinstance(outcome, LoadFailed) else Serving(number=plan.number)
         prepared = self.prepare(plan)
         return prepared if isinstance(prepared, LoadFailed) else self.switch(prepared)
 
-    def infer(self, raw: Sequence[Array]) -> Reply:
-        """Answer one raw sample; :meth:`settle` runs the comparison that this may have left for later."""
-        with self._lock:
-            if self._now.primary is None:
-                return Reply("no-model", detail="no model is installed, or none that works")
-            if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in raw):
-                return Reply("bad-input", detail="the input has NaN or infinite values")
-            return self._answer(self._now.primary, self._now.plan.role, raw)
+    def infer(self, raw: Sequence[Array], model: str = "") -> Reply:
+        """Answer one raw sample by the model of a name (empty: the only one).
+
+        :meth:`settle`, called by the same thread, runs the comparison that this may have left for later.
+        """
+        place = self._now.places.get(model) if model else self._only
+        if place is None:
+            return self._no_place(model)
+        return self._answer(place, place.primary, place.origin, raw)
+
+    def infer_safely(self, raw: Sequence[Array], model: str) -> Reply:
+        """Answer as :meth:`infer` does; what one application sends must not end the worker of all."""
+        try:
+            return self.infer(raw, model)
+        except Exception:  # noqa: BLE001  see above
+            _LOG.exception("a request met a defect")
+            return Reply("failed", detail="the request met a defect of the agent; see its log")
+
+    def name_of(self, model: str) -> str:
+        """Return the name that a request means: empty is the only one, where there is one."""
+        if model:
+            return model
+        names = self._names()
+        return next(iter(names)) if len(names) == 1 else ""
 
     def settle(self) -> None:
-        """Let the companion see the last input, if it was drawn for comparison."""
-        with self._lock:
-            pending, self._pending = self._pending, None
-            if pending is not None and self._now.companion is not None:
-                self._compare(pending, self._now.companion)
+        """Let the companion see this thread's last input, if it was drawn for comparison."""
+        pending: Comparison | None = getattr(self._later, "comparison", None)
+        if pending is None:
+            return
+        self._later.comparison = None
+        place = pending.place
+        if place.companion is not None and self._now.places.get(place.primary.release.name) is place:
+            self._compare(pending, place.companion)
 
     def feedback(self, request_id: int, label: str) -> Reply:
         """Count what an earlier answer should have been; ``label`` is a class number or a label's name."""
         with self._lock:
-            given = self._given.get(request_id)
-            if given is None:
+            at = request_id % REMEMBERED_ANSWERS
+            given = self._given[at]
+            if given is None or given[0] != request_id:
                 return Reply("unknown-request", detail=f"the request {request_id} is not known, or too long ago")
-            actual = _class_number(label, given.labels, given.classes)
+            _, origin, predicted = given
+            actual = origin.class_number(label)
             if actual is None:
                 return Reply("bad-input", detail=f"'{label[:100]}' is no class of the model")
-            del self._given[request_id]
-            self._count(given.release, given.role).labelled(actual, given.predicted)
-            return Reply("ok", request_id, given.predicted)
+            self._given[at] = None
+            self._count(origin).labelled(actual, predicted)
+            self._pairs.labelled(request_id, actual)
+            return Reply("ok", request_id, predicted)
 
-    def info(self) -> Reply:
-        """Say which release answers."""
-        running = self.running
-        return Reply("ok", release=_name(running)) if running else Reply("no-model", detail="no model is installed")
+    def at_work(self, model: str) -> str:
+        """Return the bundle that runs for a name just now; empty where none does."""
+        place = self._now.places.get(model)
+        return place.at_work if place else ""
+
+    def info(self, model: str = "") -> Reply:
+        """Say which release answers for a name (empty: the only one)."""
+        place = self._now.places.get(model) if model else self._only
+        return self._no_place(model) if place is None else Reply("ok", release=place.primary.name)
+
+    def resident(self, model: str = "") -> Resident | None:
+        """Return the model that answers for a name (empty: the only one), None if there is none."""
+        place = self._now.places.get(model) if model else self._only
+        return place.primary if place else None
 
     def collect(self) -> Collected:
         """Hand over all counts since the last time."""
         with self._lock:
-            counts, self._counts = self._counts, {}
             self._faulted.clear()
-        return Collected(models=tuple(part for count in counts.values() for part in parted(count.window())))
+            pairs = self._pairs.take()
+            windows = {key: counts.take() for key, counts in self._counts.items()}
+            for key, window in windows.items():
+                if window == ModelWindow(release=window.release, role=window.role):  # it was silent all the time
+                    del self._counts[key]
+        counted = (window for key, window in windows.items() if key in self._counts)
+        return Collected(models=tuple(part for window in counted for part in parted(window)), pairs=pairs)
 
     def take_faults(self) -> list[ModelFaulted]:
         """Return candidates' faults since the last call, one a candidate and collection."""
+        if not self._faults:
+            return []
         with self._lock:
             faults = list(self._faults)
             self._faults.clear()
             return faults
 
-    def _resident(self, ref: ModelRef) -> Resident:
-        for resident in (self._now.primary, self._now.companion):
-            if resident is not None and resident.sha256 == ref.release.bundle_sha256:
-                return resident
-        return load(ref, threads=self._threads)
+    def _names(self) -> set[str]:
+        return set(self._now.places) | self.holding
 
-    def _answer(self, resident: Resident, role: Role, raw: Sequence[Array]) -> Reply:
-        started = time.perf_counter()
+    def _no_place(self, model: str) -> Reply:
+        known = sorted(self._names())
+        if not known:
+            return Reply("no-model", detail="no model is installed, or none that works")
+        names = ", ".join(f"'{name}'" for name in known)
+        if self.name_of(model) in self.holding:
+            return Reply("no-model", detail="the model is being loaded")
+        if model:
+            return Reply("no-model", detail=f"no model '{model[:100]}' is installed, there is {names}")
+        return Reply("bad-input", detail=f"the request names no model, there is {names}")
+
+    def _resident(self, ref: ModelRef) -> Resident:
+        for place in self._now.places.values():
+            for resident in (place.primary, place.companion):
+                if resident is not None and resident.sha256 == ref.release.bundle_sha256:
+                    return resident
+        self._marked = None
+        write_mark(self._mark, ref.release.bundle_sha256)
+        self._mark[AT_WORK] = 1
         try:
-            outputs = resident.model.answer(raw)
+            return load(ref, threads=self._threads, accelerator=self.accelerator)
+        finally:
+            self._mark[AT_WORK] = 0
+
+    def _use(self, resident: Resident) -> None:
+        self._marked = resident
+        write_mark(self._mark, resident.sha256)
+
+    def _answer(self, place: Place, resident: Resident, origin: Origin, raw: Sequence[Array]) -> Reply:
+        started = perf_counter()
+        if resident is not self._marked:
+            self._use(resident)
+        mark = self._mark
+        mark[AT_WORK] = 1
+        try:
+            outputs = resident.run(resident.prepare(raw))
         except SampleError as error:
-            return Reply("bad-input", release=_name(resident.release), detail=error.message)
+            return Reply("bad-input", release=resident.name, detail=error.message)
         except EdgeFleetError as error:
-            return self._without_answer(resident, role, raw, "failed", error.message)
-        answer = read_answer(outputs)
-        if not answer.finite:
-            return self._without_answer(resident, role, raw, "non-finite", "the model answered with NaN or infinity")
-        seconds = time.perf_counter() - started
-        self._count(resident.release, role).answered(answer.top, answer.confidence, seconds)
-        self._draw_comparison(resident, raw, outputs, answer)
-        return self._reply(resident, role, outputs, answer)
+            return self._without_answer(place, resident, origin, raw, "failed", error.message)
+        finally:
+            mark[AT_WORK] = 0
+        answer = resident.read(outputs)
+        top, confidence, finite = answer
+        if not finite:
+            detail = "the model answered with NaN or infinity"
+            return self._without_answer(place, resident, origin, raw, "non-finite", detail)
+        notes = (self._counts.get(origin.key) or self._count(origin)).notes
+        seconds = perf_counter() - started
+        notes.append((top, confidence, seconds))
+        if confidence < self.unsure.below:
+            self.unsure.offer(resident.release, raw, confidence)
+        number = next(self._ids)
+        self._given[number % REMEMBERED_ANSWERS] = (number, origin, top)
+        if place.companion is not None or len(notes) >= NOTES:
+            self._look_closer(place, resident, origin, Comparison(place, raw, outputs, answer, number, seconds))
+        labels = origin.labels
+        label = labels[top] if top < len(labels) else ""
+        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", outputs, resident))
+
+    def _look_closer(self, place: Place, resident: Resident, origin: Origin, given: Comparison) -> None:
+        """Sort what was counted, and keep a drawn input for the companion."""
+        with self._lock:
+            counts = self._count(origin)
+            if len(counts.notes) >= NOTES:
+                counts.sort()
+        if place.companion is not None and resident is place.primary and self._random() < place.planned.share:
+            self._later.comparison = given
 
     def _without_answer(
-        self, resident: Resident, role: Role, raw: Sequence[Array], kind: Literal["non-finite", "failed"], detail: str
+        self,
+        place: Place,
+        resident: Resident,
+        origin: Origin,
+        raw: Sequence[Array],
+        kind: Literal["non-finite", "failed"],
+        detail: str,
     ) -> Reply:
-        self._count(resident.release, role).refused(kind)
-        if role == "trial":
-            self._report(resident, kind, detail)
-        fallback = self._now.companion if self._now.plan.companion_role == "fallback" else None
+        with self._lock:
+            self._count(origin).refused(kind)
+            if origin.role == "trial":
+                self._report(resident, kind, detail)
+        fallback = place.fallback
         if fallback is not None and resident is not fallback:
-            return self._answer(fallback, "active", raw)
-        return Reply("failed", release=_name(resident.release), detail=detail)
+            return self._answer(place, fallback, origin_of(fallback, "active"), raw)
+        return Reply("failed", release=resident.name, detail=detail)
 
-    def _reply(self, resident: Resident, role: Role, outputs: Sequence[Floats], answer: Answer) -> Reply:
-        labels = resident.model.manifest.interface.labels
-        self._next_id += 1
-        self._given[self._next_id] = _Given(resident.release, role, answer.top, labels, outputs[0].size)
-        if len(self._given) > REMEMBERED_ANSWERS:
-            self._given.popitem(last=False)
-        label = labels[answer.top] if answer.top < len(labels) else ""
-        return Reply(
-            "ok",
-            self._next_id,
-            answer.top,
-            answer.confidence,
-            _name(resident.release),
-            label,
-            outputs=tuple(outputs),
-        )
-
-    def _draw_comparison(
-        self, resident: Resident, raw: Sequence[Array], outputs: Sequence[Floats], answer: Answer
-    ) -> None:
-        plan = self._now.plan
-        if resident is self._now.primary and self._now.companion is not None and self._random() < plan.share:
-            self._pending = _Comparison(raw, outputs, answer)
-
-    def _compare(self, pending: _Comparison, companion: Resident) -> None:
+    def _compare(self, pending: Comparison, companion: Resident) -> None:
         """Run the companion on a live input. The candidate's window takes the count, whichever of both it is."""
-        shadow = self._now.plan.companion_role == "shadow"
-        started = time.perf_counter()
+        place = pending.place
+        shadow = origin_of(companion, "shadow") if place.planned.companion_role == "shadow" else None
+        started = perf_counter()
+        self._use(companion)
+        self._mark[AT_WORK] = 1
         try:
-            outputs = companion.model.answer(pending.raw)
+            outputs = companion.run(companion.prepare(pending.raw))
         except EdgeFleetError as error:
             if shadow:
-                self._count(companion.release, "shadow").refused("failed")
-                self._report(companion, "failed", error.message)
+                self._fault_in_shadow(companion, shadow, "failed", error.message)
             return
-        answer = read_answer(outputs)
-        if shadow and not answer.finite:
-            self._count(companion.release, "shadow").refused("non-finite")
-            self._report(companion, "non-finite", "the model answered with NaN or infinity")
+        finally:
+            self._mark[AT_WORK] = 0
+        answer = companion.read(outputs)
+        if not answer.finite:
+            if shadow:
+                self._fault_in_shadow(companion, shadow, "non-finite", "the model answered with NaN or infinity")
             return
-        candidate = companion if shadow else self._now.primary
-        if candidate is None or not answer.finite:
-            return
-        counts = self._count(candidate.release, "shadow" if shadow else self._now.plan.role)
-        if shadow:
-            counts.answered(answer.top, answer.confidence, time.perf_counter() - started)
-        counts.paired(disagreed=_disagree(companion.model, pending, outputs, answer))
+        seconds = perf_counter() - started
+        disagreed = pending.disagrees(companion, outputs, answer)
+        with self._lock:
+            counts = self._count(shadow or place.origin)
+            if shadow:
+                counts.answered(answer.top, answer.confidence, seconds)
+            counts.paired(disagreed=disagreed)
+            mine, its = (pending.answer, pending.seconds), (answer, seconds)
+            if shadow:
+                self._pairs.add(pending.number, companion, its, mine)
+            elif place.role == "trial":
+                self._pairs.add(pending.number, place.primary, mine, its)
 
-    def _count(self, release: RunningRelease, role: Role) -> ModelCounts:
-        key = (release.bundle_sha256, role)
-        if key not in self._counts:
-            self._counts[key] = ModelCounts(release, role)
-        return self._counts[key]
+    def _fault_in_shadow(
+        self, companion: Resident, origin: Origin, kind: Literal["non-finite", "failed"], detail: str
+    ) -> None:
+        with self._lock:
+            self._count(origin).refused(kind)
+            self._report(companion, kind, detail)
+
+    def _count(self, origin: Origin) -> ModelCounts:
+        counts = self._counts.get(origin.key)
+        if counts is None:
+            counts = self._counts[origin.key] = ModelCounts(origin.release, origin.role)
+        return counts
 
     def _report(self, resident: Resident, kind: Literal["non-finite", "failed"], detail: str) -> None:
         if resident.sha256 not in self._faulted:
             self._faulted.add(resident.sha256)
             self._faults.append(ModelFaulted(bundle_sha256=resident.sha256, kind=kind, detail=detail[:1000]))
-
-
-def _disagree(model: LoadedModel, pending: _Comparison, outputs: Sequence[Floats], answer: Answer) -> bool:
-    """Tell whether two answers to one input differ: in the top-1 class, or (no classes) beyond the tolerance."""
-    if model.manifest.task == "classification":
-        return answer.top != pending.answer.top
-    tolerance = model.manifest.tolerances.production
-    for spec, mine, other in zip(model.manifest.interface.outputs, outputs, pending.outputs, strict=False):
-        limit = tolerance * (spec.scale or 1.0) if model.manifest.tolerances.unit == "lsb" else tolerance
-        if mine.shape != other.shape or float(np.abs(mine - other).max(initial=0.0)) > limit:
-            return True
-    return len(outputs) != len(pending.outputs)
-
-
-def _class_number(label: str, labels: tuple[str, ...], classes: int) -> int | None:
-    if label in labels:
-        return labels.index(label)
-    if label.isascii() and label.isdigit() and len(label) <= _CLASS_DIGITS and int(label) < (len(labels) or classes):
-        return int(label)
-    return None
-
-
-def _name(release: RunningRelease) -> str:
-    return f"{release.name} {release.version}"

@@ -2,8 +2,10 @@
 """The inference port without a process of its own: for simulations, where many devices share one process."""
 
 from collections import deque
+from typing import Literal
 
 from device_agent.core.serving import ModelRef, Report, ServingPlan
+from device_agent.core.silence import Exertion
 from device_agent.worker.engine import Engine, verify
 
 
@@ -35,7 +37,7 @@ class InProcessInference:
         self._reports.clear()
         return taken
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: str, *, kind: Literal["hang", "unexplained"], during: str = "") -> None:
         """There is no process to end."""
 
     def stop(self) -> None:
@@ -45,3 +47,11 @@ class InProcessInference:
     def rss_bytes(self) -> int:
         """The memory is the simulation's own."""
         return 0
+
+    def exertion(self, thread: int | None = None) -> Exertion | None:  # noqa: ARG002  the port's
+        """There is no process to look at."""
+        return None
+
+    def at_work(self) -> str:
+        """Nothing is at work while somebody asks."""
+        return ""

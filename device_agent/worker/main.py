@@ -1,40 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker process: ``python -m device_agent.worker.main LISTENING_FD CONTROL_FD PARENT_PID THREADS``.
+"""The worker process.
+
+    python -m device_agent.worker.main LISTENING_FD CONTROL_FD MARK_FD PARENT_PID THREADS ACCELERATOR [READABLE…]
+
+ACCELERATOR is the setting of that name as JSON, empty without one.
 
 One thread answers applications and switches models; a second one loads and verifies, so that requests do not wait
-for it. The supervisor owns the listening socket: connections queue there while a worker restarts.
+for it; each slow model beside others has a lane of its own. The supervisor owns the listening socket: connections
+queue there while a worker restarts.
 """
 
+import mmap
 import os
-import queue
 import random
 import selectors
 import signal
 import socket
 import sys
-import threading
+from collections import deque
+
+import msgspec
 
 from device_agent.control_channel import ControlChannel
-from device_agent.core.serving import (
-    Collect,
-    Collected,
-    Command,
-    Report,
-    ServingPlan,
-    Stop,
-    Verify,
-)
-from device_agent.process_bounds import die_with_parent, rss_bytes
-from device_agent.worker.engine import Engine, Prepared, verify
+from device_agent.core.accelerator_settings import AcceleratorSettings
+from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
+from device_agent.process_bounds import die_with_parent, let_go_of_start_up_code, rss_bytes
+from device_agent.sandbox.confinement import confine
+from device_agent.worker.accelerator import Accelerator
+from device_agent.worker.applications import Applications
+from device_agent.worker.engine import Engine
+from device_agent.worker.loader import Loader
+from device_agent.worker.reception import Reception
 from device_agent.worker.sessions import Session
 
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
+#: After so many requests for counts the start is over, and its code is let go.
+_SETTLED_COLLECTS = 3
 #: Applications beyond this many cost the one that was silent for longest its connection; files stay free for models.
 SESSION_LIMIT = 512
-#: Half-sent requests and unread answers of all applications together.
+#: Half-sent requests, unread answers and shared memory of all applications together.
 BUFFER_LIMIT_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
+#: How long a thread may keep the others from running: a loading model is no reason for a late answer.
+_SWITCH_S = 0.0005
 
 
 class Worker:
@@ -46,9 +55,12 @@ class Worker:
         self._control = ControlChannel(control)
         self._selector = selectors.DefaultSelector()
         self._sessions: dict[int, Session] = {}
-        self._loading: queue.SimpleQueue[ServingPlan | Verify] = queue.SimpleQueue()
-        self._loaded: queue.SimpleQueue[Prepared | Report] = queue.SimpleQueue()
         self._wake_in, self._wake_out = os.pipe()
+        self._applications = Applications(engine)
+        self._reception = Reception(engine, self._applications, self._wake_out)
+        self._loader = Loader(engine, self._wake_out)
+        self._commands: deque[ServingPlan | Verify] = deque()
+        self._collects = 0
         self._running = True
         self._accepting = False
 
@@ -56,16 +68,18 @@ class Worker:
         """Serve until the supervisor says stop or is gone."""
         self._listener.setblocking(False)
         self._selector.register(self._control.socket, _READ, self._commanded)
-        self._selector.register(self._wake_in, _READ, self._take_loaded)
-        threading.Thread(target=self._load_forever, daemon=True, name="loader").start()
+        self._selector.register(self._wake_in, _READ, self._woken)
         while self._running:
-            for key, events in self._selector.select():
+            for key, events in self._selector.select(self._reception.wait_s()):
                 if isinstance(key.data, Session):
                     if key.data.connection.fileno() >= 0:  # else it was ended a moment ago, for another one
                         self._attend(key.data, events)
                 else:
                     key.data()
-                self._report_faults()
+            for session in self._reception.work():
+                self._settle(session)
+            self._report()
+            self._load_next()
 
     def _accept(self) -> None:
         try:
@@ -74,7 +88,7 @@ class Worker:
             return  # it went away again
         if len(self._sessions) >= SESSION_LIMIT:
             self._end(min(self._sessions.values(), key=lambda known: known.last_used_s))
-        session = Session(connection, self._engine)
+        session = Session(connection)
         self._sessions[connection.fileno()] = session
         self._selector.register(connection, _READ, session)
 
@@ -83,10 +97,24 @@ class Worker:
             session.writable()
         if events & _READ and not session.closed:
             session.readable()
+        self._reception.hear(session)
+        self._settle(session)
+
+    def _settle(self, session: Session) -> None:
+        """Wait for what the session can take now, or end it."""
+        if session.connection.fileno() < 0:
+            return
         if session.closed or self._takes_too_much(session):
             self._end(session)
-        else:
-            self._selector.modify(session.connection, _WRITE if session.wants_to_write else _READ, session)
+            return
+        events = _WRITE if session.wants_to_write else _READ if session.wants_to_read else 0
+        known = self._selector.get_map().get(session.connection)
+        if events and known is None:
+            self._selector.register(session.connection, events, session)
+        elif known is not None and not events:
+            self._selector.unregister(session.connection)
+        elif known is not None and known.events != events:
+            self._selector.modify(session.connection, events, session)
 
     def _takes_too_much(self, session: Session) -> bool:
         if session.buffered_bytes < _LARGE_BYTES:
@@ -94,9 +122,11 @@ class Worker:
         return sum(known.buffered_bytes for known in self._sessions.values()) > BUFFER_LIMIT_BYTES
 
     def _end(self, session: Session) -> None:
-        self._selector.unregister(session.connection)
+        if session.connection in self._selector.get_map():
+            self._selector.unregister(session.connection)
         del self._sessions[session.connection.fileno()]
-        session.connection.close()
+        self._reception.forget(session)
+        session.close()
 
     def _commanded(self) -> None:
         commands = self._control.receive(Command)
@@ -111,37 +141,61 @@ class Worker:
             self._running = False
         elif isinstance(command, Collect):
             collected = self._engine.collect()
-            self._control.send(Collected(models=collected.models, rss_bytes=rss_bytes()))
+            lanes = self._reception.lane_calls()
+            self._control.send(msgspec.structs.replace(collected, rss_bytes=rss_bytes(), lanes=lanes))
+            self._collects += 1
+            if self._collects == _SETTLED_COLLECTS:
+                let_go_of_start_up_code()
         else:
-            self._loading.put(command)
+            if isinstance(command, ServingPlan):
+                self._engine.unsure.follow(command.capture)
+            self._commands.append(command)
 
-    def _load_forever(self) -> None:
-        while True:
-            command = self._loading.get()
-            outcome = verify(command.model) if isinstance(command, Verify) else self._engine.prepare(command)
-            self._loaded.put(outcome)
-            os.write(self._wake_out, b"\0")
+    def _load_next(self) -> None:
+        """Hand the next command to the loader; a cold one waits until nothing runs that it would take away."""
+        if self._loader.busy or not self._commands:
+            return
+        command = self._commands[0]
+        if isinstance(command, ServingPlan) and command.swap == "cold":
+            self._engine.hold(command)
+            if self._reception.busy:
+                return
+            self._engine.let_go(command)
+        self._loader.give(self._commands.popleft())
 
-    def _take_loaded(self) -> None:
+    def _woken(self) -> None:
         os.read(self._wake_in, 4096)
-        while not self._loaded.empty():
-            outcome = self._loaded.get()
-            self._control.send(self._engine.switch(outcome) if isinstance(outcome, Prepared) else outcome)
-        if not self._accepting:  # until there is a plan, applications wait in the supervisor's socket
-            self._accepting = True
-            self._selector.register(self._listener, _READ, self._accept)
+        for session in self._reception.take_answered():
+            self._reception.hear(session)
+            self._settle(session)
+        for outcome in self._loader.outcomes():
+            if outcome.prepared is not None:
+                self._engine.switch(outcome.prepared)
+            self._control.send(outcome.report)
+            if not self._accepting:  # until there is a plan, applications wait in the supervisor's socket
+                self._accepting = True
+                self._selector.register(self._listener, _READ, self._accept)
 
-    def _report_faults(self) -> None:
-        for fault in self._engine.take_faults():
-            self._control.send(fault)
+    def _report(self) -> None:
+        unsure = self._engine.unsure.take_reports()
+        lost = self._engine.accelerator.take_reports()
+        for report in (*self._engine.take_faults(), *lost, *self._applications.take_reports(), *unsure):
+            self._control.send(report)
 
 
 def main(arguments: list[str]) -> int:
     """Run a worker on inherited file descriptors."""
-    listening_fd, control_fd, parent_pid, threads = (int(argument) for argument in arguments)
+    listening_fd, control_fd, mark_fd, parent_pid, threads = (int(argument) for argument in arguments[:5])
+    given = msgspec.json.decode(arguments[5], type=AcceleratorSettings) if arguments[5] else None
+    readable = [*arguments[6:], *([given.library] if given else [])]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent_pid)
-    engine = Engine(random=random.random, nonce=int.from_bytes(os.urandom(4), "little"), threads=threads)
+    sys.setswitchinterval(_SWITCH_S)
+    mark = memoryview(mmap.mmap(mark_fd, mmap.PAGESIZE))
+    for sentence in confine(readable, devices=given.devices if given else ()).missing:
+        print(f"the worker is not confined: {sentence}", file=sys.stderr)  # noqa: T201  into the agent's log
+    nonce = int.from_bytes(os.urandom(4), "little")
+    engine = Engine(random=random.random, nonce=nonce, threads=threads, mark=mark, accelerator=Accelerator(given))
     Worker(socket.socket(fileno=listening_fd), socket.socket(fileno=control_fd), engine).run()
     return 0
 

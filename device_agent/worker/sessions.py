@@ -1,47 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One application's connection in the worker: bytes in, whole frames out, answers back, without blocking."""
+"""One application's connection in the worker: bytes in, requests out, answers back, without blocking."""
 
-import logging
 import socket
 import time
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from device_agent.inference_protocol import (
-    AnswerFrame,
-    FeedbackRequest,
+    ANSWER_RING_BODY,
     InferRequest,
     Request,
-    Tensor,
+    RingRequest,
+    ShareRequest,
     decode_request,
-    encode_answer,
     frame,
     frame_length,
 )
-from device_agent.worker.engine import Engine, Reply
+from device_agent.shared_memory import AREA_LIMIT_BYTES, looks
+from device_agent.worker.door import Asked, Door, to_array
+from device_agent.worker.engine import Reply
+from device_agent.worker.replies import encoded
 from edgefleet.contracts.errors import MessageError
+from edgefleet.contracts.interface import Declaration
 
-_LOG = logging.getLogger("edgefleet.worker")
 _RECEIVE_BYTES = 256 << 10
 _HEAD_BYTES = 4
 #: Answers that may wait for a slow reader; its next requests wait until it has read these.
 _UNSENT_LIMIT_BYTES = 1 << 20
+_RING = frame(ANSWER_RING_BODY)
+#: Whether this machine can look into shared memory instead of being rung.
+LOOKS = looks()
 
 
 class Session:
-    """A connected application; ``closed`` turns true when either side is done."""
+    """A connected application; ``closed`` turns true when either side is done.
 
-    def __init__(self, connection: socket.socket, engine: Engine) -> None:
+    ``asked`` is the request for an inference that is not answered yet: there is one at most, and what the application
+    sends behind it waits.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self.connection = connection
         self.closed = False
-        self._engine = engine
+        self.asked: Asked | None = None
+        self.door: Door | None = None
+        self.declaration: Declaration | None = None
+        #: The bundle that the declaration was last found to fit.
+        self.fits = ""
+        self.last_used_s = time.monotonic()
+        #: When a request was last answered through the shared memory.
+        self.last_answer_s = 0.0
         self._received = bytearray()
         self._unsent = bytearray()
         self._ending = False
-        self.last_used_s = time.monotonic()
+        self._by_memory = False
 
     @property
     def buffered_bytes(self) -> int:
@@ -53,8 +64,13 @@ class Session:
         """Tell whether answers wait for the application to read."""
         return bool(self._unsent)
 
+    @property
+    def wants_to_read(self) -> bool:
+        """Tell whether more may be taken: what waits for an answer is enough for now."""
+        return self.asked is None or len(self._received) < _RECEIVE_BYTES
+
     def readable(self) -> None:
-        """Take what came, answer every whole frame in it, then run comparisons that were left for later."""
+        """Take what came."""
         try:
             data = self.connection.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -66,15 +82,9 @@ class Session:
             return
         self.last_used_s = time.monotonic()
         self._received += data
-        self._answer_frames()
 
     def writable(self) -> None:
-        """Send as much as the application takes, then answer what it asked meanwhile."""
-        self._flush()
-        if not self.closed and not self._unsent:
-            self._answer_frames()
-
-    def _flush(self) -> None:
+        """Send as much as the application takes."""
         try:
             while self._unsent:
                 sent = self.connection.send(self._unsent)
@@ -86,26 +96,87 @@ class Session:
         if self._ending:
             self.closed = True
 
-    def _answer_frames(self) -> None:
+    def next_request(self) -> Request | None:
+        """Return the next whole request that may be looked at; a request for an inference becomes :attr:`asked`."""
+        if self.asked or self.closed or self._ending or len(self._unsent) > _UNSENT_LIMIT_BYTES:
+            return None
         try:
-            while not self._paused and (body := self._next_frame()) is not None:
-                self._send(self._answer(body))
-                self._engine.settle()
+            body = self._next_frame()
+            if body is None:
+                return None
+            request = decode_request(body)
+            if isinstance(request, RingRequest):
+                looked = self.look()
+                return self.next_request() if looked is None else looked
+            if isinstance(request, InferRequest):
+                arrays = [to_array(tensor) for tensor in request.tensors]
+                self.asked = Asked(arrays, request.model, request.deadline_us)
+                self._by_memory = False
         except MessageError as error:
-            self._ending = True
-            self._send(AnswerFrame("bad-input", detail=error.message))
+            self.refuse(error.message)
+            return None
+        return request
 
-    @property
-    def _paused(self) -> bool:
-        return self.closed or self._ending or len(self._unsent) > _UNSENT_LIMIT_BYTES
-
-    def _answer(self, body: bytes) -> AnswerFrame:
-        request = decode_request(body)
+    def look(self) -> RingRequest | None:
+        """Take the request that lies in the shared memory; None without one."""
+        door = self.door
+        if door is None or self.asked is not None or not door.requested:
+            return None
         try:
-            return to_frame(answer(self._engine, request))
-        except Exception:  # noqa: BLE001  what one application sends must not end the worker of all
-            _LOG.exception("a request met a defect")
-            return AnswerFrame("failed", detail="the request met a defect of the agent; see its log")
+            self.asked = door.take()
+            self._by_memory = True
+        except MessageError as error:
+            self.refuse(error.message)
+            return None
+        return RingRequest()
+
+    def share(self, request: ShareRequest) -> str:
+        """Make shared memory and pass it on; return why not, if not."""
+        if self.door is not None or self._unsent:
+            return "this connection has shared memory"
+        if not 0 < max(request.request_bytes, request.answer_bytes) <= AREA_LIMIT_BYTES:
+            return f"an area has at most {AREA_LIMIT_BYTES} bytes"
+        try:
+            self.door = Door(request.request_bytes, request.answer_bytes)
+            data = frame(encoded(Reply("ok")))
+            self._unsent += data[self.door.pass_on(self.connection, data) :]
+        except OSError as error:
+            self.closed = self.door is not None
+            return f"there is no room for it ({error.strerror})"
+        return ""
+
+    def reply(self, reply: Reply) -> None:
+        """Answer the last request, in the way that it came."""
+        self.asked = None
+        if self.closed:
+            return
+        if self._by_memory and self.door is not None:
+            self._by_memory = False
+            by_socket = self.door.answer(reply)
+            self.last_answer_s = time.monotonic()
+            if by_socket is not None:
+                self._send(by_socket)
+            elif not LOOKS or self.door.client_sleeps():
+                self._unsent += _RING
+                self.writable()
+        else:
+            self._send(encoded(reply))
+
+    def refuse(self, why: str) -> None:
+        """Answer what cannot be read, and end."""
+        self._ending = True
+        self._by_memory = False
+        self.asked = None
+        self._send(encoded(Reply("bad-input", detail=why)))
+
+    def close(self) -> None:
+        """Let go of the connection and the memory."""
+        self.closed = True
+        self.asked = None
+        self.connection.close()
+        if self.door is not None:
+            self.door.close()
+            self.door = None
 
     def _next_frame(self) -> bytes | None:
         if len(self._received) < _HEAD_BYTES:
@@ -117,28 +188,6 @@ class Session:
         del self._received[:end]
         return body
 
-    def _send(self, reply: AnswerFrame) -> None:
-        self._unsent += frame(encode_answer(reply))
-        self._flush()
-
-
-def answer(engine: Engine, request: Request) -> Reply:
-    """Answer one request; one whose deadline is over is not run."""
-    if isinstance(request, FeedbackRequest):
-        return engine.feedback(request.request_id, request.label)
-    if not isinstance(request, InferRequest):
-        return engine.info()
-    if request.deadline_us and time.monotonic_ns() // 1000 > request.deadline_us:
-        return Reply("deadline", detail="the request waited longer than its deadline")
-    return engine.infer([to_array(tensor) for tensor in request.tensors])
-
-
-def to_array(tensor: Tensor) -> npt.NDArray[Any]:
-    """View a tensor's bytes as an array."""
-    return np.frombuffer(tensor.data, dtype=np.dtype(tensor.dtype).newbyteorder("<")).reshape(tensor.shape)
-
-
-def to_frame(reply: Reply) -> AnswerFrame:
-    """Turn an engine's reply into the wire's answer."""
-    tensors = tuple(Tensor("float32", o.shape, o.astype("<f4", copy=False).tobytes()) for o in reply.outputs)
-    return AnswerFrame(*reply[:-1], tensors)
+    def _send(self, body: bytes) -> None:
+        self._unsent += frame(body)
+        self.writable()

@@ -17,6 +17,10 @@ EdgeFleetError                       exit 1   failed
 │   ├── MessageError
 │   └── PolicyError
 ├── NotAllowedError                  exit 4   the caller may not do this
+│   ├── CertificateRetiredError               the device has a newer certificate than the one it shows
+│   ├── CertificateLapsedError                it lapsed, and the fleet has signed no grace, or one that is over
+│   ├── DeviceDecommissionedError             the device was taken out of the fleet for good
+│   └── PossessionError                       a renewal is not signed by the key of the certificate that it shows
 ├── RolledBackError                  exit 5   the rollout was halted or rolled back
 ├── UnreachableError                 exit 1   a server, broker or socket does not answer
 ├── StorageError                     exit 1   a disk is full, a file cannot be written or read back
@@ -161,6 +165,30 @@ class NotAllowedError(EdgeFleetError):
     code = "not-allowed"
     exit_status = ExitStatus.NOT_ALLOWED
     http_status = 403
+
+
+class CertificateRetiredError(NotAllowedError):
+    """A device shows a certificate that a newer one has replaced: a copied or a restored memory card."""
+
+    code = "certificate-retired"
+
+
+class CertificateLapsedError(NotAllowedError):
+    """A certificate lapsed, and the fleet has signed no grace for its renewal, or one that is over."""
+
+    code = "certificate-lapsed"
+
+
+class DeviceDecommissionedError(NotAllowedError):
+    """A device was taken out of the fleet for good."""
+
+    code = "device-decommissioned"
+
+
+class PossessionError(NotAllowedError):
+    """A renewal does not prove that its sender has the private key of the certificate that it shows."""
+
+    code = "possession-not-proved"
 
 
 class RolledBackError(EdgeFleetError):

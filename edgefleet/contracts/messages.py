@@ -3,6 +3,10 @@
 
 A :class:`Message` is durable: the device keeps it in its outbox until a :class:`Watermark` covers it. Its key is
 (device, epoch, sequence). :class:`State` is retained and only the newest counts; :class:`Hint` may be lost.
+
+Devices and servers of different age understand each other: fields at their defaults are left out, unknown ones are
+passed over, and a field or event kind that came after schema 1 goes only to who said that it understands it
+(:class:`Capabilities`, :func:`edgefleet.contracts.message_schema.downgrade`). Schema 1 refuses what it does not know.
 """
 
 from typing import Annotated, Literal, TypeVar
@@ -10,9 +14,12 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from edgefleet.contracts.errors import MessageError
-from edgefleet.contracts.manifest import Fact, Natural
+from edgefleet.contracts.manifest import Natural
 from edgefleet.contracts.names import Name, Sha256, Version
 
+#: The newest schema of messages, and what every party understands.
+SCHEMA = 2
+FIRST_SCHEMA = 1
 MESSAGE_LIMIT_BYTES = 128 << 10
 CONFIDENCE_BINS = 20
 #: Latency bins an octave: bin i holds latencies from 2**(i/4) up to 2**((i+1)/4) microseconds.
@@ -23,6 +30,10 @@ Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 Cause = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}\Z")]
 Detail = Annotated[str, msgspec.Meta(max_length=1000)]
 Column = Annotated[tuple[Natural, ...], msgspec.Meta(max_length=4096)]
+#: The schema that a message is written in; those that it is too new for pass over its new fields.
+SchemaNumber = Annotated[int, msgspec.Meta(ge=1)]
+#: Marks a field that came with a later schema than the first: ``Annotated[T, SINCE_2] = default``.
+SINCE_2 = msgspec.Meta(extra={"since": 2})
 
 #: The states of a device's life cycle, as in the documentation's diagram.
 DeviceStatus = Literal[
@@ -40,7 +51,11 @@ DeviceStatus = Literal[
 ]
 
 
-class RunningRelease(Fact, frozen=True, kw_only=True):
+class Told(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of what goes over the wire: unknown fields are passed over, defaults are left out."""
+
+
+class RunningRelease(Told, frozen=True, kw_only=True):
     """A release as a device names it; the bundle's hash is what counts."""
 
     name: Name
@@ -48,14 +63,14 @@ class RunningRelease(Fact, frozen=True, kw_only=True):
     bundle_sha256: Sha256
 
 
-class SparseCounts(Fact, frozen=True, kw_only=True):
+class SparseCounts(Told, frozen=True, kw_only=True):
     """A histogram as two columns of equal length: bin number and count."""
 
     bins: Column = ()
     counts: Column = ()
 
 
-class Confusion(Fact, frozen=True, kw_only=True):
+class Confusion(Told, frozen=True, kw_only=True):
     """A sparse confusion matrix as three columns of equal length."""
 
     actual: Column = ()
@@ -63,7 +78,7 @@ class Confusion(Fact, frozen=True, kw_only=True):
     counts: Column = ()
 
 
-class ModelWindow(Fact, frozen=True, kw_only=True):
+class ModelWindow(Told, frozen=True, kw_only=True):
     """What one model did in one window of time; counts of separate windows add up.
 
     ``compared`` requests were answered by the previous model too, on the same inputs; in ``disagreed`` of them the
@@ -84,14 +99,18 @@ class ModelWindow(Fact, frozen=True, kw_only=True):
     labelled: Confusion = Confusion()
 
 
-class Telemetry(Fact, frozen=True, kw_only=True, tag="telemetry"):
-    """All models' figures of one window (Unix seconds, the device's clock) and the agent's own."""
+class Telemetry(Told, frozen=True, kw_only=True, tag="telemetry"):
+    """All models' figures of one window (Unix seconds, the device's clock) and the agent's own.
+
+    ``evicted`` counts messages that the outbox had to let go in the window.
+    """
 
     window_start: float
     window_end: float
     models: tuple[ModelWindow, ...]
     rss_bytes: Natural = 0
     worker_restarts: Natural = 0
+    evicted: Annotated[Natural, SINCE_2] = 0
 
 
 EventKind = Literal[
@@ -112,10 +131,18 @@ EventKind = Literal[
     "safe-mode",
     "worker-restarted",
     "state-repaired",
+    "certificate-renewed",
+    "certificate-lapsing",
+    "identity-cloned",
+    "clock-wrong",
+    "hardware-changed",
+    "input-changed",
+    "accelerator-lost",
+    "settings-changed",
 ]
 
 
-class Event(Fact, frozen=True, kw_only=True, tag="event"):
+class Event(Told, frozen=True, kw_only=True, tag="event"):
     """One thing that happened to a device.
 
     ``cause`` is a stable kebab-case word for why; ``counter`` is the assignment that it belongs to;
@@ -130,17 +157,17 @@ class Event(Fact, frozen=True, kw_only=True, tag="event"):
     seconds: float | None = None
 
 
-class Gap(Fact, frozen=True, kw_only=True, tag="gap"):
+class Gap(Told, frozen=True, kw_only=True, tag="gap"):
     """Stands for messages that the outbox had to evict: ``first`` to ``last`` of this epoch, both included."""
 
     first: Natural
     last: Natural
 
 
-class Message(Fact, frozen=True, kw_only=True):
+class Message(Told, frozen=True, kw_only=True):
     """The envelope of everything durable; sequences count from 1 within an epoch, without holes but for gaps."""
 
-    v: Literal[1]
+    v: SchemaNumber
     device: Name
     epoch: Epoch
     sequence: Annotated[int, msgspec.Meta(ge=1)]
@@ -148,10 +175,14 @@ class Message(Fact, frozen=True, kw_only=True):
     body: Telemetry | Event | Gap
 
 
-class State(Fact, frozen=True, kw_only=True):
-    """A device's retained state; the last will is the same with ``connected`` false."""
+class State(Told, frozen=True, kw_only=True):
+    """A device's retained state; the last will is the same with ``connected`` false.
 
-    v: Literal[1]
+    ``evicted`` counts messages that the outbox had to let go since it was made. Of several models that answer,
+    ``running`` is the first by name, and ``also_running`` are the others.
+    """
+
+    v: SchemaNumber
     device: Name
     profile: Name
     connected: bool
@@ -163,28 +194,40 @@ class State(Fact, frozen=True, kw_only=True):
     previous: RunningRelease | None = None
     quarantined: tuple[Sha256, ...] = ()
     changed_at: float = 0.0
+    evicted: Annotated[Natural, SINCE_2] = 0
+    also_running: Annotated[tuple[RunningRelease, ...], SINCE_2] = ()
 
 
-class Hint(Fact, frozen=True, kw_only=True):
+class Hint(Told, frozen=True, kw_only=True):
     """Something is new at the director: poll soon. Losing a hint only costs time."""
 
-    v: Literal[1]
+    v: SchemaNumber
     counter: Natural
 
 
-class Watermark(Fact, frozen=True, kw_only=True):
+class Capabilities(Told, frozen=True, kw_only=True):
+    """Which schema of messages the server understands, on the channel of hints: older agents pass it over.
+
+    Said to a device upon each of its states. A server that says nothing understands schema 1.
+    """
+
+    v: SchemaNumber
+    schema: SchemaNumber
+
+
+class Watermark(Told, frozen=True, kw_only=True):
     """The server has stored all messages of the epoch up to ``sequence``: the outbox may let them go."""
 
-    v: Literal[1]
+    v: SchemaNumber
     epoch: Epoch
     sequence: Natural
 
 
-M = TypeVar("M", Message, State, Hint, Watermark)
+M = TypeVar("M", Message, State, Hint, Watermark, Capabilities)
 
 
-def encode_message(message: Message | State | Hint | Watermark) -> bytes:
-    """Encode a message for the wire (JSON, fields at their defaults are kept: receivers refuse unknown ones)."""
+def encode_message(message: Message | State | Hint | Watermark | Capabilities) -> bytes:
+    """Encode a message for the wire (JSON; fields at their defaults are left out)."""
     return msgspec.json.encode(message)
 
 

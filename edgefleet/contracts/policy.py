@@ -51,12 +51,40 @@ class TrialRule(Fact, frozen=True, kw_only=True):
     unexplained_limit: Natural = 5
 
 
+class SoftRule(Fact, frozen=True, kw_only=True):
+    """When a shadow or a trial ends badly although no answer alone is wrong: beside the previous model, same inputs.
+
+    ``error`` is the whole probability of a false alarm of a shadow or a trial. Beyond chance, and beyond these, roll
+    back: a loss of labelled accuracy by ``accuracy_drop``; a class that is not answered any more in ``lost_share`` of
+    its cases; a class whose share changes by ``class_shift``; a mean confidence that falls by ``confidence_drop``; a
+    p99 latency over the bundle's budget, or (without one) ``latency_ratio`` times the previous model's; and a worker
+    that grows by ``memory_growth_bytes`` (0: never).
+    """
+
+    error: Annotated[float, msgspec.Meta(gt=0.0, le=0.1)] = 1e-4
+    accuracy_drop: Share = 0.03
+    lost_share: Share = 0.8
+    class_shift: Share = 0.15
+    confidence_drop: Share = 0.15
+    latency_ratio: Annotated[float, msgspec.Meta(ge=1.0, le=1e6)] = 10.0
+    memory_growth_bytes: Natural = 256 << 20
+
+
 class DevicePolicy(Fact, frozen=True, kw_only=True):
-    """The part of the policy that devices carry out; it travels in the signed release."""
+    """The part of the policy that devices carry out; it travels in the signed release.
+
+    What a policy does not say of ``soft`` faults is not signed either: agents that do not know them take it as well.
+    """
 
     acceptance: AcceptancePin | None = None
     shadow: ShadowRule = ShadowRule()
     trial: TrialRule = TrialRule()
+    soft: SoftRule | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def soft_rule(self) -> SoftRule:
+        """The rule of soft faults that holds."""
+        return self.soft or SoftRule()
 
 
 class WaveRule(Fact, frozen=True, kw_only=True):

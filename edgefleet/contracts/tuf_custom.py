@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What EdgeFleet adds to TUF metadata, under the key ``edgefleet``.
 
-In the image repository each target's ``custom`` field carries a :class:`ReleaseCustom`.
+In the image repository each target's ``custom`` field carries a :class:`ReleaseCustom` (or says what else it is), and
+each targets role may carry a :class:`Standing`: what its signers say of all releases of the names that it may sign.
 In the director repository the signed targets metadata itself carries an :class:`Assignment`, so that an empty
 assignment ("nothing for you") names its device as well.
 """
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -37,19 +38,59 @@ class AcceptanceCustom(Fact, frozen=True, kw_only=True, tag="acceptance", tag_fi
     name: Name
 
 
-class Assignment(Fact, frozen=True, kw_only=True):
-    """The director's order for one device: run the one target listed beside it, or (none listed) nothing new.
+class SettingsCustom(Fact, frozen=True, kw_only=True, tag="settings", tag_field="kind"):
+    """Marks a target as settings for devices: a small TOML file that the director may order."""
 
-    ``counter`` grows with each change of the order; a device refuses a lower one than it has seen.
+    name: Name
+
+
+class RecallOrder(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """What may not run any more: bundles by model name, everything ``below`` a version, or ``every_model``.
+
+    Only the top-level targets role may say ``every_model``; a delegated role speaks of the names that it may sign.
+    """
+
+    bundles: Annotated[dict[Name, tuple[Sha256, ...]], msgspec.Meta(max_length=1000)] = msgspec.field(
+        default_factory=dict
+    )
+    below: Annotated[dict[Name, Version], msgspec.Meta(max_length=1000)] = msgspec.field(default_factory=dict)
+    every_model: bool = False
+
+
+class Standing(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """What the signers of a targets role of the image repository say beside its targets, in its own signed part.
+
+    ``minimum_release`` is a floor by model name below which nothing is installed any more; a device never lowers it.
+    ``signed_at`` (Unix seconds) tells a device without a clock that it is later than that.
+    """
+
+    minimum_release: Annotated[dict[Name, Version], msgspec.Meta(max_length=1000)] = msgspec.field(default_factory=dict)
+    recalled: RecallOrder = RecallOrder()
+    signed_at: Natural | None = None
+
+
+class Assignment(Fact, frozen=True, kw_only=True, omit_defaults=True):
+    """The director's order for one device: run the targets listed beside it, or (none listed) nothing new.
+
+    ``counter`` grows with each change of the order; a device refuses a lower one than it has seen. ``lift`` names
+    bundles whose quarantine on this device ends. A device that saw a lower ``standing`` than this one asks the image
+    repository at once, even when no target is listed, for something was recalled.
+    ``renewal_grace_until`` (Unix seconds) lets the device renew a certificate that has lapsed until then.
     """
 
     tenant: Name
     device: Name
     profile: Name
     counter: Natural
+    renewal_grace_until: Natural | None = None
+    lift: Annotated[tuple[Sha256, ...], msgspec.Meta(max_length=1000)] = ()
+    standing: Natural = 0
 
 
-def to_custom(value: ReleaseCustom | AcceptanceCustom | Assignment) -> dict[str, Any]:
+TargetCustom = ReleaseCustom | AcceptanceCustom | SettingsCustom
+
+
+def to_custom(value: TargetCustom | Assignment | Standing) -> dict[str, Any]:
     """Return the plain JSON types that go into the metadata, including the key ``edgefleet``.
 
     TUF's canonical JSON has no fractions: they travel as decimal text, and are read back as numbers.
@@ -57,13 +98,13 @@ def to_custom(value: ReleaseCustom | AcceptanceCustom | Assignment) -> dict[str,
     return {CUSTOM_KEY: _without_fractions(msgspec.to_builtins(value))}
 
 
-def read_target_custom(custom: object) -> ReleaseCustom | AcceptanceCustom:
+def read_target_custom(custom: object) -> TargetCustom:
     """Read a target's ``custom`` field.
 
     Raises:
         TrustError: there is none, or it breaks the schema.
     """
-    return _read(custom, ReleaseCustom | AcceptanceCustom, "the target's custom field")  # type: ignore[arg-type]
+    return _read(custom, TargetCustom, "the target's custom field")  # type: ignore[arg-type]
 
 
 def read_assignment(unrecognized_fields: object) -> Assignment:
@@ -73,6 +114,17 @@ def read_assignment(unrecognized_fields: object) -> Assignment:
         TrustError: there is none, or it breaks the schema.
     """
     return _read(unrecognized_fields, Assignment, "the director's targets metadata")
+
+
+def read_standing(unrecognized_fields: object, role: str) -> Standing:
+    """Read what a targets role of the image repository says beside its targets; most say nothing.
+
+    Raises:
+        TrustError: it breaks the schema: a floor or recall that cannot be read is none that may be passed over.
+    """
+    if isinstance(unrecognized_fields, dict) and CUSTOM_KEY not in unrecognized_fields:
+        return Standing()
+    return _read(unrecognized_fields, Standing, f"the metadata of '{role}'")
 
 
 def _without_fractions(value: Any) -> Any:  # any JSON value

@@ -1,24 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """LiteRT's interpreter behind EdgeFleet's terms: production kernels (XNNPACK) or the reference kernels.
 
+Where LiteRT is not installed and its predecessor tflite-runtime is (boards with 32-bit Arm), that one runs models.
+
 The reference kernels give the same bits on x86-64 and aarch64; the production kernels do not.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, ModelFailedError, UnsupportedModelError
-from edgefleet.contracts.manifest import Dtype, TensorSpec
+from edgefleet.contracts.manifest import Dtype, RuntimeKind, TensorSpec
 
 Kernels = Literal["production", "reference"]
 Array = npt.NDArray[Any]
 _DTYPES = frozenset(get_args(Dtype))
+_LIBRARIES: tuple[tuple[RuntimeKind, str, str], ...] = (
+    ("litert", "LiteRT", "ai_edge_litert"),
+    ("tflite-runtime", "tflite-runtime", "tflite_runtime"),
+)
 _UNKNOWN_OPERATOR = "Didn't find op for builtin opcode"
 #: CEIL, ELU and ROUND have production kernels only.
 _UNPROVABLE = "a bundle is proved on LiteRT's reference kernels, which lack this operator: train the model without it"
+
+
+class Library(NamedTuple):
+    """The installed runtime: its kind in manifests, its name, its package and its release."""
+
+    kind: RuntimeKind
+    title: str
+    package: str
+    version: str
+
+    @property
+    def interpreter(self) -> ModuleType:
+        """The module that has the interpreter."""
+        return import_module(f"{self.package}.interpreter")
+
+
+class Delegate(NamedTuple):
+    """An external delegate: a shared library that runs parts of a model on an accelerator, and its options."""
+
+    library: str
+    options: Mapping[str, str]
 
 
 class LiteRtInterpreter:
@@ -29,13 +59,18 @@ class LiteRtInterpreter:
         MissingExtraError: LiteRT is not installed.
     """
 
-    def __init__(self, model: bytes, *, kernels: Kernels = "production", threads: int = 1) -> None:
-        self._interpreter = _load(model, kernels, threads)
+    def __init__(
+        self, model: bytes, *, kernels: Kernels = "production", threads: int = 1, delegate: Delegate | None = None
+    ) -> None:
+        self._interpreter = _load(model, kernels, threads, delegate)
         inputs, outputs = _details(self._interpreter)
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = tuple(_spec(detail) for detail in outputs)
         self._input_ids = [int(detail["index"]) for detail in inputs]
         self._output_ids = [int(detail["index"]) for detail in outputs]
+        self._set, self._run, self._get = _calls(self._interpreter)
+        if len(self._input_ids) == len(self._output_ids) == 1:
+            self.invoke = self._one_to_one()  # type: ignore[assignment,method-assign]
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
         """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
@@ -45,13 +80,27 @@ class LiteRtInterpreter:
         """
         try:
             for tensor_id, value in zip(self._input_ids, inputs, strict=True):
-                self._interpreter.set_tensor(tensor_id, value)
-            self._interpreter.invoke()
-            return [self._interpreter.get_tensor(tensor_id) for tensor_id in self._output_ids]
+                self._set(tensor_id, value, 0)
+            self._run()
+            return [self._get(tensor_id, 0) for tensor_id in self._output_ids]
         except (ValueError, RuntimeError) as error:
-            raise ModelFailedError(
-                f"the model failed to run: {_first_line(error)}", hint="check the inputs' number, shape and dtype"
-            ) from error
+            raise _failed(error) from error
+
+    def _one_to_one(self) -> Callable[[Sequence[Array]], list[Array]]:
+        """Return :meth:`invoke` for one input and one output: its microseconds are what a small model's users feel."""
+        set_tensor, run, get_tensor = self._set, self._run, self._get
+        taken, given = self._input_ids[0], self._output_ids[0]
+
+        def invoke(inputs: Sequence[Array]) -> list[Array]:
+            try:
+                (value,) = inputs
+                set_tensor(taken, value, 0)
+                run()
+                return [get_tensor(given, 0)]
+            except (ValueError, RuntimeError) as error:
+                raise _failed(error) from error
+
+        return invoke
 
     def reset_state(self) -> None:
         """Set the model's state variables back to their start."""
@@ -59,35 +108,78 @@ class LiteRtInterpreter:
 
 
 def runtime_version() -> str:
-    """Return the installed LiteRT's release.
+    """Return the installed runtime's release.
 
     Raises:
-        MissingExtraError: LiteRT is not installed.
+        MissingExtraError: none is installed.
     """
-    try:
-        import ai_edge_litert
-    except ImportError as error:
-        raise _missing() from error
-    return str(ai_edge_litert.__version__)
+    return installed_library().version
 
 
-def _load(model: bytes, kernels: Kernels, threads: int) -> Any:  # LiteRT is untyped
+def installed_library() -> Library:
+    """Return the runtime that runs models here.
+
+    Raises:
+        MissingExtraError: none is installed.
+    """
+    for kind, title, package in _LIBRARIES:
+        try:
+            return Library(kind, title, package, str(import_module(package).__version__))
+        except ImportError:
+            continue
+    raise _missing()
+
+
+def _load(model: bytes, kernels: Kernels, threads: int, delegate: Delegate | None) -> Any:  # LiteRT is untyped
+    installed = installed_library()
+    library = installed.interpreter
+    resolver = library.OpResolverType.BUILTIN_REF if kernels == "reference" else library.OpResolverType.AUTO
+    delegates = None if delegate is None else [_opened(library, delegate)]
     try:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-    except ImportError as error:
-        raise _missing() from error
-    resolver = OpResolverType.BUILTIN_REF if kernels == "reference" else OpResolverType.AUTO
-    try:
-        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=resolver)
+        interpreter = library.Interpreter(
+            model_content=model,
+            num_threads=threads,
+            experimental_op_resolver_type=resolver,
+            experimental_delegates=delegates,
+        )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise UnsupportedModelError(
-            f"LiteRT cannot load the model: {_first_line(error)}",
+            f"{installed.title} cannot load the model: {_first_line(error)}",
             hint=_UNPROVABLE
             if kernels == "reference" and _UNKNOWN_OPERATOR in str(error)
             else "convert the model again for this board, or choose a profile whose runtime has the operator",
         ) from error
     return interpreter
+
+
+def _opened(library: ModuleType, delegate: Delegate) -> Any:
+    try:
+        Path(delegate.library).stat()  # for the library leaves half an object behind where there is none
+        return library.load_delegate(delegate.library, dict(delegate.options))
+    except (OSError, AttributeError, ValueError) as error:  # no file, no delegate in it, no accelerator
+        raise UnsupportedModelError(
+            f"the delegate cannot be used: {' '.join(str(error).split())}",
+            hint="look at the accelerator's library, driver and options",
+        ) from error
+
+
+def _failed(error: Exception) -> ModelFailedError:
+    return ModelFailedError(
+        f"the model failed to run: {_first_line(error)}", hint="check the inputs' number, shape and dtype"
+    )
+
+
+def _calls(interpreter: Any) -> tuple[Any, Any, Any]:
+    """Return what sets a tensor, runs the model and gets a tensor.
+
+    Beneath LiteRT's Python there is the same in C++; its Python only adds checks for views into the model's memory,
+    which nothing here holds. Where a release names those functions otherwise, the Python ones do it.
+    """
+    inner: Any = getattr(interpreter, "_interpreter", None)
+    if all(hasattr(inner, name) for name in ("SetTensor", "Invoke", "GetTensor")):
+        return inner.SetTensor, inner.Invoke, inner.GetTensor
+    return lambda where, value, _: interpreter.set_tensor(where, value), interpreter.invoke, interpreter.get_tensor
 
 
 def _details(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from edgefleet.contracts.errors import IncompatibleError, ModelFailedError
 from edgefleet.contracts.manifest import Manifest, TensorSpec
 from edgefleet.runtimes.answers import silenced
 from edgefleet.runtimes.interpreter import Interpreter
-from edgefleet.runtimes.litert import Kernels, LiteRtInterpreter, runtime_version
+from edgefleet.runtimes.litert import Delegate, Kernels, LiteRtInterpreter, installed_library
 from edgefleet.runtimes.preprocessing import preprocess
 from edgefleet.runtimes.tensors import Floats, dequantize, to_model_inputs
 
@@ -27,10 +27,14 @@ class LoadedModel:
         self.manifest = manifest
         self.interpreter = interpreter
         _check_interface(manifest, interpreter)
+        if not manifest.interface.roles:  # there are no rows to silence
+            self.invoke = interpreter.invoke  # type: ignore[method-assign]
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1) -> "LoadedModel":
-        """Load a verified bundle's model into LiteRT.
+    def from_bundle(
+        cls, bundle: Bundle, *, kernels: Kernels = "production", threads: int = 1, delegate: Delegate | None = None
+    ) -> "LoadedModel":
+        """Load a verified bundle's model into LiteRT, with an accelerator's ``delegate`` if there is one.
 
         Raises:
             BundleError: the model's bytes changed on disk.
@@ -39,7 +43,7 @@ class LoadedModel:
         """
         _check_runtime(bundle.manifest, kernels)
         model = bundle.read(bundle.manifest.model)
-        return cls(bundle.manifest, LiteRtInterpreter(model, kernels=kernels, threads=threads))
+        return cls(bundle.manifest, LiteRtInterpreter(model, kernels=kernels, threads=threads, delegate=delegate))
 
     def answer(self, raw: Sequence[Array]) -> list[Floats]:
         """Answer one raw sample (one array an input, before preprocessing) with de-quantized float32 outputs.
@@ -48,9 +52,17 @@ class LoadedModel:
             SampleError: the sample does not fit.
             ModelFailedError: the interpreter failed.
         """
-        prepared = [preprocess(value, self.manifest.preprocessing) for value in raw]
-        outputs = self.invoke(to_model_inputs(prepared, self.manifest.interface.inputs))
+        outputs = self.invoke(self.prepare(raw))
         return [dequantize(o, spec) for o, spec in zip(outputs, self.manifest.interface.outputs, strict=True)]
+
+    def prepare(self, raw: Sequence[Array]) -> list[Array]:
+        """Turn one raw sample into the tensors that the model takes: preprocessed, quantized, with a batch dimension.
+
+        Raises:
+            SampleError: the sample does not fit.
+        """
+        prepared = [preprocess(value, self.manifest.preprocessing) for value in raw]
+        return to_model_inputs(prepared, self.manifest.interface.inputs)
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
         """Run the model on tensors as it takes them, and return its tensors as they are (see :func:`silenced`)."""
@@ -60,18 +72,19 @@ class LoadedModel:
 
 def _check_runtime(manifest: Manifest, kernels: Kernels) -> None:
     needed = manifest.runtime
-    if needed.kind != "litert":
+    installed = installed_library()
+    if needed.kind != installed.kind:
         if kernels == "reference":  # with these a host stands in for the board, whatever its runtime's release
             return
         raise IncompatibleError(
-            f"the bundle is for the runtime '{needed.kind}', this one is 'litert'",
+            f"the bundle is for the runtime '{needed.kind}', this one is '{installed.kind}'",
             hint="use a bundle made for this board's profile",
         )
-    installed = runtime_version()
-    if _release(installed) < _release(needed.minimum_version):
+    if _release(installed.version) < _release(needed.minimum_version):
         raise IncompatibleError(
-            f"the bundle needs LiteRT {needed.minimum_version} or later, {installed} is installed",
-            hint="install a later release of ai-edge-litert, or convert for the profile of this board",
+            f"the bundle needs {installed.title} {needed.minimum_version} or later, {installed.version} is installed",
+            hint=f"install a later release of {installed.package.replace('_', '-')}, "
+            "or convert for the profile of this board",
         )
 
 

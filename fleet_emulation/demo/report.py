@@ -20,10 +20,11 @@ class StoryReport(Fact, frozen=True, kw_only=True):
 
 
 class RequestReport(Fact, frozen=True, kw_only=True):
-    """Requests of the applications on the real agents, and of the simulated devices."""
+    """Requests of the applications on the real agents (``failures`` says why some failed), and of simulated devices."""
 
     served: Natural
     failed: Natural
+    failures: tuple[str, ...]
     over_200_ms: Natural
     slowest_ms: float
     simulated_served: Natural
@@ -69,6 +70,7 @@ def _requests(requests: RequestReport) -> list[str]:
     return [
         f"  requests on 4 agents: {requests.served} served, {requests.failed} failed, "
         f"{requests.over_200_ms} over 200 ms (slowest {requests.slowest_ms:.0f} ms)",
+        *(f"    failed: {why}" for why in dict.fromkeys(requests.failures)),
         f"  requests on simulated devices: {requests.simulated_served} served, {requests.simulated_failed} failed",
     ]
 

@@ -16,6 +16,8 @@ from fleet_emulation.demo.stories import Teller
 from fleet_emulation.live_stream import LiveStream
 
 _REQUESTS_PER_S = 50.0
+#: A trial of the example's policy has 100 requests: each sees the camera blank at least once, whatever the seed.
+_BLANK_WITHIN = 80
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -112,7 +114,7 @@ def _start_applications(stage: Stage) -> list[Application]:
         Application(
             agent.device,
             agent.socket,
-            LiveStream(stage.examples / "digits.npz", seed=stage.seed * 100 + number),
+            LiveStream(stage.examples / "digits.npz", seed=stage.seed * 100 + number, blank_within=_BLANK_WITHIN),
             requests_per_s=_REQUESTS_PER_S,
         )
         for number, agent in enumerate(stage.agents)
@@ -148,6 +150,7 @@ def _report(
     requests = RequestReport(
         served=sum(a.served for a in applications),
         failed=sum(a.failed for a in applications),
+        failures=tuple(why for a in applications for why in a.failures),
         over_200_ms=sum(a.over_200_ms for a in applications),
         slowest_ms=round(max(a.slowest_s for a in applications) * 1000.0, 1),
         simulated_served=stage.totals.served,

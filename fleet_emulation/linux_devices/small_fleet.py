@@ -26,7 +26,8 @@ from fleet_server.api.documents import FleetEvent
 
 #: A frame of a camera that sees nothing.
 BLANK = RawTensor(bytes(64), "uint8", (8, 8, 1))
-_POLICY = """\
+#: Production rules, made small enough for one device.
+POLICY = """\
 format_version = 1
 
 [device]
@@ -111,9 +112,9 @@ def small_fleet(folder: Path, examples: Path, *, profile: str = "raspberry-pi-4"
         ThreadPoolExecutor(1) as workshop,
         Testbed(folder, examples, time_scale=_TIME_SCALE, poll_s=1.0, profile=profile) as bed,
     ):
-        converted = workshop.submit(_convert, bed)
+        converted = workshop.submit(convert_models, bed)
         bed.set_up_server()
-        released = workshop.submit(_release, bed, converted.result())
+        released = workshop.submit(release_models, bed, converted.result())
         (ticket,) = bed.invite([_NAME])
         with linux_device(profile, folder=folder / _NAME) as device:
             periods = {"poll_s": bed.settings.poll_s, "telemetry_s": bed.settings.telemetry_s}
@@ -127,7 +128,8 @@ def small_fleet(folder: Path, examples: Path, *, profile: str = "raspberry-pi-4"
                 application.stop()
 
 
-def _convert(bed: Testbed) -> dict[str, Path]:
+def convert_models(bed: Testbed) -> dict[str, Path]:
+    """Return the bundles of the good version and of the bad one."""
     samples = bed.folder / "calibration.npz"
     samples.parent.mkdir(parents=True, exist_ok=True)
     with np.load(bed.examples / "digits.npz", allow_pickle=False) as digits:
@@ -140,8 +142,9 @@ def _convert(bed: Testbed) -> dict[str, Path]:
     return {"1.0.0": good, "3.0.0": good.with_name(good.name.replace("1.0.0", "3.0.0"))}
 
 
-def _release(bed: Testbed, bundles: dict[str, Path]) -> None:
+def release_models(bed: Testbed, bundles: dict[str, Path]) -> None:
+    """Publish bundles with a policy that is as short as one device allows, and approve them."""
     policy = bed.folder / "policy.toml"
-    policy.write_text(_POLICY)
+    policy.write_text(POLICY)
     for version, bundle in bundles.items():
         bed.release(version, bundle, policy)

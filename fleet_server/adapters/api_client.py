@@ -2,7 +2,7 @@
 """The command line's side of the management API: problems come back as the errors they were made from."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -98,10 +98,23 @@ class ApiClient:
                 f"the server sent another file for the bundle {sha256}", hint="do not sign; look at the server"
             )
 
-    @contextmanager
-    def _streamed(self, path: str) -> Iterator[httpx.Response]:
+    def download_update(self, devices: Sequence[str], days: float, destination: Path) -> None:
+        """Let an update file be made, and fetch it."""
+        wanted = msgspec.json.encode({"devices": devices, "days": days})
         try:
-            with self._client.stream("GET", path) as answer:
+            with (
+                self._streamed("/api/v1/updates", method="POST", content=wanted) as answer,
+                destination.open("xb") as stream,
+            ):
+                for piece in answer.iter_bytes(_PIECE_BYTES):
+                    stream.write(piece)
+        except OSError as error:
+            raise StorageError(f"cannot write '{destination}': {error.strerror}", hint="check free space") from error
+
+    @contextmanager
+    def _streamed(self, path: str, *, method: str = "GET", content: bytes | None = None) -> Iterator[httpx.Response]:
+        try:
+            with self._client.stream(method, path, content=content) as answer:
                 if answer.is_error:
                     answer.read()
                     raise _mapped(answer)

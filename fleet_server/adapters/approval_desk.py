@@ -13,6 +13,7 @@ from edgefleet.contracts.errors import ConflictError, EdgeFleetError, TrustError
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.installed_profiles import installed_profile
 from fleet_server.adapters.private_files import write_file
 from fleet_server.adapters.release_store import ReleaseRecord, ReleaseStore, find_release
 from fleet_server.adapters.schema import release
@@ -135,7 +136,8 @@ class ApprovalDesk:
             )
 
     def _targets(self, name: str, version: str) -> list[ReleaseTarget]:
-        return release_targets(self._releases.bundles(name, version), self._releases.pinned_policy(name, version))
+        bundles, policy = self._releases.bundles(name, version), self._releases.pinned_policy(name, version)
+        return release_targets(bundles, policy, installed_profile)
 
 
 def _count_approvals(top: Targets, role: str, proposed: Metadata[Targets]) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from fleet_server.adapters.api_client import ApiClient, segment
 from fleet_server.adapters.home import Home
+from fleet_server.adapters.installed_profiles import installed_profile
 from fleet_server.adapters.private_files import write_file
 from fleet_server.core.delegation import (
     APPROVAL_LIFETIME,
@@ -84,7 +85,7 @@ def prepare_approval(client: ApiClient, home: Home, name: str, version: str) -> 
     base = _verified_base(client, home, name, version)
     with tempfile.TemporaryDirectory(prefix="edgefleet-") as folder:
         bundles, policy = _fetch_release(client, Path(folder), name, version)
-        targets = release_targets(bundles, policy)
+        targets = release_targets(bundles, policy, installed_profile)
     expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
     own = Metadata(add_release(base, targets, expires=expires))
     changes = describe_differences(base if base is not None else Targets(), own.signed)

@@ -25,6 +25,8 @@ from edgefleet.contracts.errors import NotAllowedError, RefusedError
 
 _AUTHORITY_LIFETIME = timedelta(days=3650)
 _LEAF_LIFETIME = timedelta(days=825)
+#: How long a device's certificate holds, where ``server init`` said nothing else.
+DEVICE_CERTIFICATE_DAYS = 825.0
 _CLOCK_SKEW = timedelta(minutes=10)
 
 
@@ -62,13 +64,23 @@ def issue_client(authority: KeyedCertificate, tenant: str, common_name: str) -> 
     return _issue_keyed(authority, _name(common_name, tenant), ExtendedKeyUsageOID.CLIENT_AUTH, None)
 
 
-def issue_device(authority: KeyedCertificate, tenant: str, device: str, csr_pem: str) -> str:
+def issue_device(
+    authority: KeyedCertificate, tenant: str, device: str, csr_pem: str, *, days: float = DEVICE_CERTIFICATE_DAYS
+) -> str:
     """Issue a device's certificate (CN the device, O the tenant) for the key of its request.
 
     Raises:
         RefusedError: the request is malformed, or its key is no P-256 key.
         NotAllowedError: the request's subject is another device, or it is not signed by its own key.
     """
+    key = requested_key(device, csr_pem)
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    certificate = _issue(authority, _name(device, tenant), key, usage, None, timedelta(days=days))
+    return _certificate_pem(certificate).decode()
+
+
+def requested_key(device: str, csr_pem: str) -> ec.EllipticCurvePublicKey:
+    """Return the key that a device's certificate request is for; raises as :func:`issue_device`."""
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         signed = request.is_signature_valid
@@ -84,14 +96,18 @@ def issue_device(authority: KeyedCertificate, tenant: str, device: str, csr_pem:
     key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RefusedError("the device's key is no P-256 key", hint="make an EC P-256 key")
-    certificate = _issue(authority, _name(device, tenant), key, ExtendedKeyUsageOID.CLIENT_AUTH, None)
-    return _certificate_pem(certificate).decode()
+    return key
 
 
 def serial_of(certificate: bytes) -> str:
     """Return a certificate's serial number in hexadecimal; PEM or DER."""
     load = x509.load_pem_x509_certificate if certificate.startswith(b"-----") else x509.load_der_x509_certificate
     return f"{load(certificate).serial_number:x}"
+
+
+def end_of(certificate_pem: bytes) -> float:
+    """Return when a certificate lapses, in Unix seconds."""
+    return x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc.timestamp()
 
 
 @dataclass(frozen=True)
@@ -133,13 +149,14 @@ def _issue(
     key: ec.EllipticCurvePublicKey,
     usage: x509.ObjectIdentifier,
     names: x509.SubjectAlternativeName | None,
+    lifetime: timedelta = _LEAF_LIFETIME,
 ) -> x509.Certificate:
     issuer = x509.load_pem_x509_certificate(authority.certificate_pem)
     issuer_key = load_pem_private_key(authority.key_pem, None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)  # noqa: S101 - made by create_authority
     issuer_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
-        _builder(subject, issuer.subject, key, _LEAF_LIFETIME)
+        _builder(subject, issuer.subject, key, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)

@@ -7,6 +7,7 @@
     DIR/fleet.db             all state
     DIR/staging/             uploaded bundles, by hash
     DIR/targets/             published files, by target path with the hash before the name
+    DIR/captures/            inputs that devices captured, where the server takes any
     DIR/tls/                 the listener's certificate and key, both authorities, the broker's and the server's at it
     DIR/signer/              the signer's keys and log (0700): only the signer process reads them
     DIR/listening.json       the addresses of the running server
@@ -48,6 +49,7 @@ class DataFolder:
         self.database_path = path / "fleet.db"
         self.staging = path / "staging"
         self.targets = path / "targets"
+        self.captures = path / "captures"
         self.tls = path / "tls"
         self.signer = path / "signer"
         self.listening_path = path / "listening.json"
@@ -68,6 +70,10 @@ class DataFolder:
     def authority_pem(self) -> str:
         """Return the certificate of the authority that signed the listener's certificate."""
         return read_file(self.tls / "server-authority.crt", "the server's authority").decode()
+
+    def device_authority_pem(self) -> bytes:
+        """Return the certificate of the authority that signs the devices' certificates."""
+        return read_file(self.tls / "device-authority.crt", "the devices' authority")
 
     def broker_tls(self) -> BrokerTls:
         """Return the files for a TLS connection to the broker."""

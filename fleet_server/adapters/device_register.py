@@ -14,8 +14,11 @@ from edgefleet.contracts.messages import State
 from edgefleet.contracts.names import is_name
 from fleet_server.adapters.access import hash_secret, new_secret
 from fleet_server.adapters.audit_log import append_audit
-from fleet_server.adapters.certificates import serial_of
+from fleet_server.adapters.certificates import end_of, serial_of
+from fleet_server.adapters.check_ins import fresh_chain
 from fleet_server.adapters.database import Database
+from fleet_server.adapters.device_certificates import is_decommissioned
+from fleet_server.adapters.order_store import describe, read_members
 from fleet_server.adapters.schema import device as device_table
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.signer.requests import SignCertificate
@@ -28,7 +31,8 @@ class DeviceRecord(Fact, frozen=True, kw_only=True):
     """One device as the API shows it; times are Unix seconds.
 
     ``ordered`` is the release of its newest order, ``state`` what it last said of itself, ``last_seen`` the newest
-    sign of life of any kind.
+    sign of life of any kind. ``facts_at`` says when the facts last changed, ``cloned_at`` and ``cloned_detail`` when
+    and by what it was last seen that two devices share this identity.
     """
 
     name: str
@@ -41,17 +45,28 @@ class DeviceRecord(Fact, frozen=True, kw_only=True):
     last_seen: float | None
     state: State | None
     facts: HardwareFacts | None
+    facts_at: float | None = None
+    certificate_ends_at: float | None = None
+    renewed_at: float | None = None
+    renewal_grace_until: float | None = None
+    decommissioned_at: float | None = None
+    cloned_at: float | None = None
+    cloned_detail: str | None = None
 
 
 _LIST = """
-SELECT d.*, coalesce(a.counter, 0) AS counter, a.name AS release_name, a.version AS release_version,
-       s.body AS state_body, s.received_at AS state_at, p.polled_at,
+SELECT d.*, coalesce(a.counter, 0) AS counter, a.members, a.name AS release_name,
+       a.version AS release_version, a.bundle_sha256,
+       i.facts_at, i.certificate_ends_at, i.renewed_at, i.grace_until, i.decommissioned_at, i.cloned_at,
+       i.cloned_detail, s.body AS state_body, s.received_at AS state_at, p.polled_at,
        (SELECT max(received_at) FROM message m WHERE m.device = d.name) AS message_at
 FROM device d
+LEFT JOIN device_identity i ON i.device = d.name
 LEFT JOIN assignment a ON a.device = d.name AND a.counter = (SELECT max(counter) FROM assignment WHERE device = d.name)
 LEFT JOIN device_state s ON s.device = d.name
 LEFT JOIN device_poll p ON p.device = d.name
 """
+_ORDER_COLUMNS = ("members", "release_name", "release_version", "bundle_sha256")
 
 
 class DeviceRegister:
@@ -69,7 +84,7 @@ class DeviceRegister:
 
         Raises:
             SettingError: a name that is not one.
-            ConflictError: the device exists with another profile.
+            ConflictError: the device exists with another profile, or was decommissioned.
         """
         for what, value in (("device", name), ("profile", profile)):
             if not is_name(value):
@@ -84,6 +99,8 @@ class DeviceRegister:
             if known is None:
                 row = {"name": name, "profile": profile, "token_sha256": hash_secret(secret), "invited_at": now}
                 connection.execute(insert(device_table).values(row))
+            elif is_decommissioned(connection, name):
+                raise ConflictError(f"device '{name}' was decommissioned", hint="choose another name")
             elif known.profile != profile:
                 raise ConflictError(
                     f"device '{name}' has profile '{known.profile}', got '{profile}'", hint="choose another name"
@@ -129,12 +146,8 @@ class DeviceRegister:
             if used.rowcount != 1:  # another request with the same token was quicker
                 raise _wrong_token(request.device)
             name = request.device
+            fresh_chain(connection, name, ends_at=end_of(certificate.encode()))
             append_audit(connection, at=now, actor=f"device {name}", action="device-enrolled", subject=name)
-
-    def is_current_certificate(self, name: str, serial: str) -> bool:
-        """Tell whether a certificate is the one that the device enrolled with last."""
-        sql = "SELECT 1 FROM device WHERE name = ? AND certificate_serial = ?"
-        return self._database.fetch_one(sql, (name, serial)) is not None
 
 
 def list_devices(connection: Connection) -> list[DeviceRecord]:
@@ -165,10 +178,17 @@ def _record(row: object) -> DeviceRecord:
         invited_at=values["invited_at"],
         enrolled_at=values["enrolled_at"],
         counter=values["counter"],
-        ordered=f"{values['release_name']} {values['release_version']}" if values["release_name"] else None,
+        ordered=describe(read_members(*(values[column] for column in _ORDER_COLUMNS))),
         last_seen=max(seen) if seen else None,
         state=msgspec.json.decode(state, type=State) if state else None,
         facts=msgspec.json.decode(facts, type=HardwareFacts) if facts else None,
+        facts_at=values["facts_at"],
+        certificate_ends_at=values["certificate_ends_at"],
+        renewed_at=values["renewed_at"],
+        renewal_grace_until=values["grace_until"],
+        decommissioned_at=values["decommissioned_at"],
+        cloned_at=values["cloned_at"],
+        cloned_detail=values["cloned_detail"],
     )
 
 

@@ -82,6 +82,31 @@ class ImageRepository:
                 _insert(connection, "timestamp", version, timestamp)
                 also(connection)
 
+    def sign_offline(self, expires_at: float) -> tuple[dict[str, bytes], bytes, bytes]:
+        """Return the roles that people signed, and a snapshot and timestamp of them that live until ``expires_at``.
+
+        These two are never served; what is served from now on has higher versions.
+
+        Raises:
+            EdgeFleetError: the signer refuses.
+        """
+        with self._publishing:
+            with self._database.read() as connection:
+                roles = {role: data for role, data in _newest(connection).items() if role not in _ONLINE}
+            with self._database.write() as connection:
+                version = next_version(connection, "image")
+            delegated = {role: data for role, data in roles.items() if role != "targets"}
+            snapshot = self._signer.sign_snapshot(
+                SignSnapshot(
+                    version=version, expires_at=expires_at, offline=True, targets=roles["targets"], delegated=delegated
+                )
+            )
+            timestamp = self._signer.sign_timestamp(
+                SignTimestamp(version=version, expires_at=expires_at, offline=True, snapshot=snapshot)
+            )
+        self.publish({})
+        return roles, snapshot, timestamp
+
     def _sign(self, version: int, targets: bytes, delegated: dict[str, bytes], now: float) -> tuple[bytes, bytes]:
         snapshot = self._signer.sign_snapshot(
             SignSnapshot(version=version, expires_at=now + SNAPSHOT_LIFETIME_S, targets=targets, delegated=delegated)

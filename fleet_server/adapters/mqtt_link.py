@@ -21,9 +21,9 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import EdgeFleetError, SettingError
-from edgefleet.contracts.messages import Hint, Watermark, encode_message
+from edgefleet.contracts.messages import SCHEMA, Capabilities, Hint, Watermark, encode_message
 from edgefleet.contracts.topics import UPWARD, subscription, topic
-from fleet_server.adapters.rollout_store import Hinted
+from fleet_server.adapters.order_store import Hinted
 from fleet_server.adapters.telemetry_store import Arrival, Mark, TelemetryStore
 
 _LOG = logging.getLogger(__name__)
@@ -205,6 +205,7 @@ class MqttLink:
     def _store_arrivals(self) -> None:
         while (batch := self._next_batch()) is not None:
             try:
+                self._say_schema(batch)
                 self._send_marks(self._store.store(batch))
             except EdgeFleetError as error:
                 _LOG.error("messages were not stored, devices will send them again: %s", error)
@@ -219,6 +220,15 @@ class MqttLink:
                 self._send_marks(self._store.store([arrival]))
             except Exception as error:  # noqa: BLE001 - as above
                 _LOG.error("a message on '%s' was not stored: %s", arrival.topic, error)
+
+    def _say_schema(self, batch: Sequence[Arrival]) -> None:
+        """Tell devices that come, or change, which messages this server understands."""
+        capabilities = encode_message(Capabilities(v=1, schema=SCHEMA))
+        self._publish(
+            (f"{arrival.topic.removesuffix('/state')}/hint", capabilities)
+            for arrival in batch
+            if arrival.topic.endswith("/state")
+        )
 
     def _send_marks(self, marks: Sequence[Mark]) -> None:
         self._publish(

@@ -44,9 +44,17 @@ class OfflineKeys:
 
 
 def init_server(
-    folder: DataFolder, home: Path, *, tenant: str, hosts: Sequence[str], passphrase: bytes | None = None
+    folder: DataFolder,
+    home: Path,
+    *,
+    tenant: str,
+    hosts: Sequence[str],
+    passphrase: bytes | None = None,
+    certificate_days: float | None = None,
 ) -> str:
     """Make a new server's folder and the administrator's keys; return the first admin token (also in HOME/token).
+
+    ``certificate_days`` is how long a device's certificate holds (the usual time if it is not given).
 
     Raises:
         ConflictError: the folder or the home has keys already; nothing is overwritten.
@@ -63,7 +71,10 @@ def init_server(
             )
     _check_empty(folder, home)
     with all_or_nothing(folder.path, home):
-        return _make_server(folder, home, tenant=tenant, hosts=hosts, passphrase=passphrase)
+        token = _make_server(folder, home, tenant=tenant, hosts=hosts, passphrase=passphrase)
+        if certificate_days is not None:
+            write_file(folder.signer / "certificate-days", repr(certificate_days).encode(), mode=0o600)
+        return token
 
 
 def _make_server(folder: DataFolder, home: Path, *, tenant: str, hosts: Sequence[str], passphrase: bytes | None) -> str:
@@ -126,7 +137,11 @@ def delegate_product(current: bytes, signer: Signer, delegation: ProductDelegati
     known = (dict(old.keys) if old is not None else {}) | keys
     delegations = Delegations(keys={keyid: known[keyid] for keyid in sorted(used)}, roles=roles)
     signed = Targets(
-        version=metadata.signed.version + 1, expires=_from_now(TARGETS_LIFETIME), targets={}, delegations=delegations
+        version=metadata.signed.version + 1,
+        expires=_from_now(TARGETS_LIFETIME),
+        targets={},
+        delegations=delegations,
+        unrecognized_fields=dict(metadata.signed.unrecognized_fields),  # what is recalled stays recalled
     )
     return _signed(Metadata(signed), signer)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from anyio import open_file, to_thread
 from sqlalchemy import Select, delete, insert, select
 from sqlalchemy.engine import Connection, Row
@@ -19,6 +20,7 @@ from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
+from fleet_server.adapters.installed_profiles import installed_profile
 from fleet_server.adapters.schema import release, release_bundle
 from fleet_server.core.delegation import (
     bundle_target,
@@ -236,9 +238,10 @@ def _store_draft(connection: Connection, draft: Draft, now: float) -> None:
         )
     )
     for bundle in draft.bundles:
-        target = bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, draft.policy)
+        target = bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, draft.policy, installed_profile)
         profile = bundle.manifest.profile.id
-        row = {"sha256": target.sha256, "size_bytes": target.size_bytes, "target_path": target.path}
+        needs = msgspec.json.encode(target.needs).decode()
+        row = {"needs": needs, "sha256": target.sha256, "size_bytes": target.size_bytes, "target_path": target.path}
         connection.execute(insert(release_bundle).values(profile=profile, **row, **key))
 
 

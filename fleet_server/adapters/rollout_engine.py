@@ -15,13 +15,13 @@ from edgefleet.contracts.errors import ConflictError, EdgeFleetError, Incompatib
 from edgefleet.contracts.policy import read_policy
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
+from fleet_server.adapters.fitness import unfit_devices
+from fleet_server.adapters.order_store import Hinted, devices_behind
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.rollout_store import (
     ACTIVE_STATES,
-    Hinted,
     assign_newcomers,
     bundles_by_profile,
-    devices_behind,
     enrolled_devices,
     find_newcomers,
     find_rollout,
@@ -70,7 +70,8 @@ class RolloutEngine:
             NotFoundError: there is no such release.
             PolicyError: it is not approved.
             ConflictError: another rollout is under way.
-            IncompatibleError: no enrolled device has a profile that the release has a bundle for.
+            IncompatibleError: no enrolled device has a profile that the release has a bundle for, or none of these
+                can run it.
         """
         policy_bytes = self._releases.policy(name, version)
         policy = read_policy(policy_bytes, source="the release's policy").policy.rollout
@@ -184,7 +185,14 @@ def _covered(connection: Connection, name: str, version: str) -> list[str]:
             f"release {name} {version} is for {', '.join(sorted(bundles))}, and no enrolled device has such a profile",
             hint="convert and publish a bundle for the fleet's profiles",
         )
-    return covered
+    unfit = unfit_devices(connection, name, version)
+    fitting = [device for device in covered if device not in unfit]
+    if covered and not fitting:
+        raise IncompatibleError(
+            f"release {name} {version} cannot run on any device; {covered[0]}: {'; '.join(unfit[covered[0]])}",
+            hint="convert for a profile that is true of the boards, or correct the boards",
+        )
+    return fitting
 
 
 def _audit_change(connection: Connection, before: Rollout, decided: Step, now: float) -> None:

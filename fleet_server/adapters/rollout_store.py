@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rollouts in the database: read one with its evidence, write one step of it. Callers own the transaction.
-
-An order's counter is the device's newest plus one, taken in the transaction that stores the order: two orders never
-share a counter, whatever dies when.
-"""
+"""Rollouts in the database: read one with its evidence, write one step of it. Callers own the transaction."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,30 +11,23 @@ from sqlalchemy.engine import Connection, Row
 
 from edgefleet.contracts.errors import NotFoundError
 from edgefleet.contracts.policy import read_policy
-from fleet_server.adapters.schema import assignment, release, release_bundle, rollout, rollout_device
+from fleet_server.adapters.fitness import needs_by_profile, why_not
+from fleet_server.adapters.order_store import (
+    Hinted,
+    OrderedRelease,
+    insert_order,
+    newest_order,
+    read_members,
+    release_before,
+    running_of,
+)
+from fleet_server.adapters.schema import release, release_bundle, rollout, rollout_device
 from fleet_server.core.gate import NOTHING, Figures, Verdict
 from fleet_server.core.rollout import DeviceEvidence, Rollout, RolloutState, Step
 
 #: Events that say: this device did not take the release, or went back from it.
 FAILURE_KINDS = ("update-refused", "admission-refused", "rolled-back", "quarantined", "safe-mode")
 ACTIVE_STATES: tuple[RolloutState, ...] = ("running", "paused")
-
-
-@dataclass(frozen=True)
-class Hinted:
-    """A device that has a new order, and the order's counter."""
-
-    device: str
-    counter: int
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What a device is to run; no name means nothing new."""
-
-    name: str | None
-    version: str | None
-    bundle_sha256: str | None
 
 
 def insert_rollout(connection: Connection, value: Rollout) -> None:
@@ -111,8 +100,13 @@ def read_evidence(connection: Connection, value: Rollout) -> list[DeviceEvidence
     """Return what is known of each device that the rollout covers."""
     bundles = bundles_by_profile(connection, value.name, value.version)
     hashes = set(bundles.values())
-    rows = {row.name: row for row in connection.exec_driver_sql(_DEVICES, (value.id,))}
-    covered = {name: row for name, row in rows.items() if row.profile in bundles}
+    rows = {row.device: row for row in connection.exec_driver_sql(_DEVICES, (value.id,))}
+    needs = needs_by_profile(connection, value.name, value.version)
+    covered = {
+        name: row
+        for name, row in rows.items()
+        if row.profile in bundles and (row.given_counter is not None or not why_not(needs[row.profile], row.facts))
+    }
     reports = _Reports(_failures(connection, value), *_figures(connection, value, hashes))
     return [_device_evidence(value, row, hashes, reports) for row in covered.values()]
 
@@ -131,16 +125,22 @@ def write_step(connection: Connection, before: Rollout, step: Step, now: float) 
 
 
 def find_newcomers(connection: Connection) -> list[tuple[Rollout, str]]:
-    """Return each enrolled device that has had no order at all, and the newest completed rollout if it covers that."""
+    """Return each enrolled device that has had no order at all, with each product's newest completed rollout that
+    covers it.
+    """
     rows = connection.exec_driver_sql(
-        "SELECT name, profile FROM device WHERE enrolled_at IS NOT NULL "
+        "SELECT name, profile, facts FROM device WHERE enrolled_at IS NOT NULL "
         "AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.device = device.name)"
     ).fetchall()
-    completed = list_rollouts(connection, ("completed",)) if rows else []
-    if not completed:
-        return []
-    bundles = bundles_by_profile(connection, completed[0].name, completed[0].version)
-    return [(completed[0], row.name) for row in rows if row.profile in bundles]
+    newest: dict[str, Rollout] = {}
+    for completed in list_rollouts(connection, ("completed",)) if rows else []:
+        newest.setdefault(completed.name, completed)
+    found = []
+    for value in newest.values():
+        needs = needs_by_profile(connection, value.name, value.version)
+        fitting = [row for row in rows if row.profile in needs and not why_not(needs[row.profile], row.facts)]
+        found += [(value, row.name) for row in fitting]
+    return found
 
 
 def assign_newcomers(connection: Connection, now: float) -> list[Hinted]:
@@ -148,19 +148,10 @@ def assign_newcomers(connection: Connection, now: float) -> list[Hinted]:
     return [_assign(connection, value, device, now) for value, device in find_newcomers(connection)]
 
 
-def devices_behind(connection: Connection) -> dict[str, int]:
-    """Return the counter of the newest order of each connected device that has not seen it."""
-    rows = connection.exec_driver_sql(
-        "SELECT s.device, MAX(a.counter) AS newest FROM device_state s JOIN assignment a ON a.device = s.device "
-        "WHERE s.connected GROUP BY s.device HAVING newest > s.counter ORDER BY s.device"
-    )
-    return {row.device: row.newest for row in rows}
-
-
 _DEVICES = """
-SELECT d.name, d.profile, rd.counter AS given_counter, rd.previous_sha256, rd.revert_counter,
-       a.name AS ordered_name, a.version AS ordered_version, s.connected, s.status, s.counter AS seen_counter,
-       s.running_sha256, s.candidate_sha256, s.body
+SELECT d.name AS device, d.profile, d.facts, rd.counter AS given_counter, rd.previous_sha256, rd.revert_counter,
+       a.members, a.name, a.version, a.bundle_sha256, s.connected, s.status, s.counter AS seen_counter,
+       s.candidate_sha256, s.body
 FROM device d
 LEFT JOIN rollout_device rd ON rd.device = d.name AND rd.rollout_id = ?
 LEFT JOIN assignment a ON a.device = d.name AND a.counter = (SELECT max(counter) FROM assignment WHERE device = d.name)
@@ -180,29 +171,31 @@ class _Reports:
 
 
 def _device_evidence(value: Rollout, row: Row[Any], hashes: set[str], reports: _Reports) -> DeviceEvidence:
-    runs_it = row.running_sha256 in hashes
+    running = running_of(row.body, value.name)
+    runs_it = running in hashes
     given = row.given_counter is not None
     settled = given and runs_it and row.status in ("idle", "committed") and row.candidate_sha256 is None
     quarantined = row.body is not None and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
-    ran_before = row.previous_sha256 if given else row.running_sha256
+    ran_before = row.previous_sha256 if given else running
     had_previous = ran_before is not None and ran_before not in hashes
     return DeviceEvidence(
-        device=row.name,
+        device=row.device,
         online=bool(row.connected),
         assigned=given,
         had_previous=had_previous,
-        failed=given and (quarantined or (row.name in reports.failures and not settled)),
+        failed=given and (quarantined or (row.device in reports.failures and not settled)),
         settled=settled,
         back=_is_back(value, row, may_run_it=not runs_it or not had_previous),
-        candidate=reports.candidate.get(row.name, NOTHING),
-        before=reports.before.get(row.name, NOTHING),
+        candidate=reports.candidate.get(row.device, NOTHING),
+        before=reports.before.get(row.device, NOTHING),
     )
 
 
 def _is_back(value: Rollout, row: Row[Any], *, may_run_it: bool) -> bool:
     """Tell whether a device has followed its order to go back, or was sent elsewhere by a later rollout."""
     if row.revert_counter is None:
-        return (row.ordered_name, row.ordered_version) != (value.name, value.version)
+        ordered = read_members(row.members, row.name, row.version, row.bundle_sha256).get(value.name)
+        return ordered is None or ordered.version != value.version
     return (row.seen_counter or 0) >= row.revert_counter and may_run_it
 
 
@@ -212,7 +205,7 @@ def _quarantine(body: str) -> str:
 
 
 def _failures(connection: Connection, value: Rollout) -> set[str]:
-    """Return who reported that it refused the release or went back from it.
+    """Return who reported that it refused the release or went back from it, also under a later order of another one.
 
     Going back because another release was ordered is no failure, nor is what befell another release meanwhile.
     """
@@ -223,9 +216,12 @@ def _failures(connection: Connection, value: Rollout) -> set[str]:
         LEFT JOIN release_bundle b ON b.sha256 = e.bundle_sha256 AND b.name = ? AND b.version = ?
         WHERE e.kind IN {FAILURE_KINDS!r}
           AND e.cause != 'ordered'
-          AND (e.bundle_sha256 IS NULL OR b.sha256 IS NOT NULL)
-          AND (e.counter = rd.counter
-               OR (e.counter IS NULL AND b.sha256 IS NOT NULL AND e.received_at >= rd.assigned_at))
+          AND (CASE
+                 WHEN e.bundle_sha256 IS NULL THEN e.counter = rd.counter
+                 WHEN b.sha256 IS NULL THEN FALSE
+                 WHEN e.counter IS NULL THEN e.received_at >= rd.assigned_at
+                 ELSE e.counter >= rd.counter
+               END)
         """,  # noqa: S608 - FAILURE_KINDS is a constant
         (value.id, value.name, value.version),
     )
@@ -233,15 +229,17 @@ def _failures(connection: Connection, value: Rollout) -> set[str]:
 
 
 def _figures(connection: Connection, value: Rollout, hashes: set[str]) -> tuple[dict[str, Figures], dict[str, Figures]]:
-    """Return, by device, the sums since the wave began: of the release's bundles, and of all others."""
+    """Return, by device, the sums since the wave began: of the release's bundles, and of its product's others."""
     rows = connection.exec_driver_sql(
         """
-        SELECT device, bundle_sha256, role, sum(requests) AS requests, sum(failed) AS failed,
-               sum(non_finite) AS non_finite, sum(compared) AS compared, sum(disagreed) AS disagreed,
-               sum(labelled) AS labelled, sum(correct) AS correct
-        FROM model_figures WHERE bucket >= ? GROUP BY device, bundle_sha256, role
+        SELECT f.device, f.bundle_sha256, f.role, sum(f.requests) AS requests, sum(f.failed) AS failed,
+               sum(f.non_finite) AS non_finite, sum(f.compared) AS compared, sum(f.disagreed) AS disagreed,
+               sum(f.labelled) AS labelled, sum(f.correct) AS correct
+        FROM model_figures f LEFT JOIN release_bundle b ON b.sha256 = f.bundle_sha256
+        WHERE f.bucket >= ? AND coalesce(b.name, ?) = ?
+        GROUP BY f.device, f.bundle_sha256, f.role
         """,
-        (int(value.wave_started_at),),
+        (int(value.wave_started_at), value.name, value.name),
     )
     candidate: dict[str, Figures] = {}
     before: dict[str, Figures] = {}
@@ -264,9 +262,9 @@ def _figures(connection: Connection, value: Rollout, hashes: set[str]) -> tuple[
 def _assign(connection: Connection, value: Rollout, device: str, now: float) -> Hinted:
     bundles = bundles_by_profile(connection, value.name, value.version)
     profile = connection.exec_driver_sql("SELECT profile FROM device WHERE name = ?", (device,)).scalar_one()
-    previous = _previous_order(connection, device)
-    order = _Order(value.name, value.version, bundles[profile])
-    counter = _insert_order(connection, device, order, rollout_id=value.id, purpose="rollout", now=now)
+    previous = release_before(connection, device, value.name)
+    ordered = OrderedRelease(value.version, bundles[profile])
+    counter = insert_order(connection, device, value.name, ordered, rollout_id=value.id, purpose="rollout", now=now)
     connection.execute(
         insert(rollout_device).values(
             rollout_id=value.id,
@@ -274,9 +272,9 @@ def _assign(connection: Connection, value: Rollout, device: str, now: float) -> 
             wave=value.wave,
             counter=counter,
             assigned_at=now,
-            previous_name=previous.name,
-            previous_version=previous.version,
-            previous_sha256=previous.bundle_sha256,
+            previous_name=value.name if previous else None,
+            previous_version=previous.version if previous else None,
+            previous_sha256=previous.bundle_sha256 if previous else None,
         )
     )
     return Hinted(device, counter)
@@ -284,60 +282,21 @@ def _assign(connection: Connection, value: Rollout, device: str, now: float) -> 
 
 def _revert(connection: Connection, value: Rollout, device: str, now: float) -> Hinted | None:
     """Send a device back, unless a later rollout has taken it over already."""
-    newest = connection.execute(
-        select(assignment).where(assignment.c.device == device).order_by(assignment.c.counter.desc()).limit(1)
-    ).first()
+    newest = newest_order(connection, device)[1].get(value.name)
     given = connection.execute(
         select(rollout_device).where(rollout_device.c.rollout_id == value.id, rollout_device.c.device == device)
     ).one()
-    if newest is None or (newest.name, newest.version) != (value.name, value.version):
+    if newest is None or newest.version != value.version:
         return None
-    order = _Order(given.previous_name, given.previous_version, given.previous_sha256)
-    counter = _insert_order(connection, device, order, rollout_id=value.id, purpose="revert", now=now)
+    # An older server may have written that the device ran another product before: that one stays as it is now.
+    back = OrderedRelease(given.previous_version, given.previous_sha256) if given.previous_name == value.name else None
+    counter = insert_order(connection, device, value.name, back, rollout_id=value.id, purpose="revert", now=now)
     connection.execute(
         update(rollout_device)
         .where(rollout_device.c.rollout_id == value.id, rollout_device.c.device == device)
         .values(revert_counter=counter)
     )
     return Hinted(device, counter)
-
-
-def _previous_order(connection: Connection, device: str) -> _Order:
-    """Return what the device runs now, as far as it says so and the release is known; else its newest order."""
-    row = connection.exec_driver_sql(
-        """
-        SELECT b.name, b.version, b.sha256 FROM device_state s JOIN release_bundle b ON b.sha256 = s.running_sha256
-        JOIN release r ON r.name = b.name AND r.version = b.version AND r.state = 'approved'
-        WHERE s.device = ?
-        """,
-        (device,),
-    ).first()
-    if row is not None:
-        return _Order(row.name, row.version, row.sha256)
-    newest = connection.exec_driver_sql(
-        "SELECT name, version, bundle_sha256 FROM assignment WHERE device = ? ORDER BY counter DESC LIMIT 1", (device,)
-    ).first()
-    return _Order(*newest) if newest is not None else _Order(None, None, None)
-
-
-def _insert_order(
-    connection: Connection, device: str, order: _Order, *, rollout_id: str, purpose: str, now: float
-) -> int:
-    newest = connection.exec_driver_sql("SELECT max(counter) FROM assignment WHERE device = ?", (device,)).scalar()
-    counter = int(newest or 0) + 1
-    connection.execute(
-        insert(assignment).values(
-            device=device,
-            counter=counter,
-            name=order.name,
-            version=order.version,
-            bundle_sha256=order.bundle_sha256,
-            rollout_id=rollout_id,
-            purpose=purpose,
-            created_at=now,
-        )
-    )
-    return counter
 
 
 def _joined() -> Any:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables. Times are Unix seconds; hashes are lowercase hexadecimal SHA-256.
 
-The first migration creates exactly these; a test compares the two.
+The migrations create exactly these; a test compares the two.
 """
 
 from sqlalchemy import (
@@ -56,6 +56,27 @@ device = Table(
     Column("enrolled_at", Float),
 )
 
+#: What came after the first tables: certificates that follow one another, the grace, the chain of instance tokens.
+device_identity = Table(
+    "device_identity",
+    metadata,
+    Column("device", String(63), ForeignKey("device.name"), primary_key=True),
+    Column("certificate_ends_at", Float),
+    Column("pending_serial", String(64)),
+    Column("pending_certificate", Text),
+    Column("pending_key_sha256", String(64)),
+    Column("renewed_at", Float),
+    Column("grace_until", Integer),
+    Column("decommissioned_at", Float),
+    Column("facts_at", Float),
+    Column("instance_secret", String(64)),
+    Column("instance_head", Integer, nullable=False),
+    Column("instance_forsaken", Text, nullable=False),
+    Column("instance_attempt", String(64), nullable=False),
+    Column("cloned_at", Float),
+    Column("cloned_detail", Text),
+)
+
 assignment = Table(
     "assignment",
     metadata,
@@ -64,6 +85,7 @@ assignment = Table(
     Column("name", String(63)),
     Column("version", String(64)),
     Column("bundle_sha256", String(64)),
+    Column("members", Text),
     Column("rollout_id", String(160)),
     Column("purpose", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
@@ -81,6 +103,7 @@ director = Table(
     Column("targets", LargeBinary),
     Column("snapshot", LargeBinary),
     Column("timestamp", LargeBinary),
+    Column("grace_until", Integer),
 )
 
 release = Table(
@@ -106,6 +129,7 @@ release_bundle = Table(
     Column("sha256", String(64), nullable=False),
     Column("size_bytes", Integer, nullable=False),
     Column("target_path", String(255), nullable=False),
+    Column("needs", Text),
     PrimaryKeyConstraint("name", "version", "profile"),
 )
 Index("release_bundle_by_sha256", release_bundle.c.sha256)

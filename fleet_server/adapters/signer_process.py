@@ -10,11 +10,14 @@ from typing import TypeVar
 
 import msgspec
 
+from edgefleet.contracts.enrolment import SignedRenewal
 from edgefleet.contracts.errors import StorageError, TrustError, UnreachableError
 from fleet_server.adapters.problems import error_class
 from fleet_server.signer.requests import (
+    Decommission,
     OpenRollout,
     Refused,
+    RenewCertificate,
     Request,
     SignAssignment,
     SignCertificate,
@@ -81,6 +84,14 @@ class SignerProcess:
     def sign_certificate(self, request: SignCertificate) -> str:
         """Return a device certificate as PEM."""
         return self._ask(request, Signed).content.decode()
+
+    def renew_certificate(self, proof: SignedRenewal) -> str:
+        """Return a device's next certificate as PEM."""
+        return self._ask(RenewCertificate(proof=proof), Signed).content.decode()
+
+    def decommission(self, device: str) -> None:
+        """Let nothing be signed for a device any more."""
+        self._ask(Decommission(device=device), Signed)
 
     def close(self) -> None:
         """Close the socket, upon which the signer ends, and wait for it."""

@@ -46,6 +46,12 @@ class Mark:
     sequence: int
 
 
+_IN_THE_FLEET = """
+SELECT name FROM device LEFT JOIN device_identity AS i ON i.device = name
+WHERE enrolled_at IS NOT NULL AND i.decommissioned_at IS NULL
+"""
+
+
 class TelemetryStore:
     """Stores batches of arrivals."""
 
@@ -57,7 +63,8 @@ class TelemetryStore:
     def store(self, arrivals: Sequence[Arrival]) -> list[Mark]:
         """Store a batch and return the watermark of each outbox that had messages in it.
 
-        What is malformed, of another device than its topic says, or of an unknown device is counted and dropped.
+        What is malformed, of another device than its topic says, or of a device that is unknown or was decommissioned
+        (its certificate may still open the broker) is counted and dropped.
         """
         counts: Counter[str] = Counter()
         messages: list[Message] = []
@@ -103,9 +110,7 @@ class TelemetryStore:
         self, connection: Connection, messages: Sequence[Message], states: Sequence[State], counts: Counter[str]
     ) -> list[Mark]:
         now = self._clock()
-        known = {
-            row.name for row in connection.exec_driver_sql("SELECT name FROM device WHERE enrolled_at IS NOT NULL")
-        }
+        known = {row.name for row in connection.exec_driver_sql(_IN_THE_FLEET)}
         outboxes: dict[tuple[str, str], None] = {}
         for message in messages:
             if message.device not in known:

@@ -52,7 +52,7 @@ def identify(parts: ServerParts, request: Request) -> Caller | None:
         return find_caller(connection, secret.strip(), parts.clock())
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, *, limit_bytes: int = BODY_LIMIT_BYTES) -> bytes:
     """Return a request's body, up to a limit.
 
     Raises:
@@ -61,8 +61,8 @@ async def read_body(request: Request) -> bytes:
     pieces = bytearray()
     async for piece in request.stream():
         pieces += piece
-        if len(pieces) > BODY_LIMIT_BYTES:
+        if len(pieces) > limit_bytes:
             raise InputError(
-                f"the request's body is over the limit of {BODY_LIMIT_BYTES} bytes", hint="send a smaller document"
+                f"the request's body is over the limit of {limit_bytes} bytes", hint="send a smaller document"
             )
     return bytes(pieces)

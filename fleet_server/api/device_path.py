@@ -15,8 +15,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from edgefleet.contracts.capture import CAPTURE_LIMIT_BYTES, CAPTURE_PATH
 from edgefleet.contracts.decoding import decode_json
-from edgefleet.contracts.enrolment import ENROL_PATH, EnrolmentAnswer, EnrolmentRequest
+from edgefleet.contracts.enrolment import (
+    CHECK_IN_PATH,
+    ENROL_PATH,
+    RENEW_PATH,
+    CheckIn,
+    EnrolmentAnswer,
+    EnrolmentRequest,
+    RenewalAnswer,
+    SignedRenewal,
+)
 from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
 from fleet_server.adapters.certificates import read_peer
 from fleet_server.adapters.director import DirectorFiles
@@ -37,6 +47,9 @@ def create_device_app(parts: ServerParts) -> Starlette:
     return Starlette(
         routes=[
             Route(ENROL_PATH, _guarded(path.enrol), methods=["POST"]),
+            Route(RENEW_PATH, _guarded(path.renew), methods=["POST"]),
+            Route(CHECK_IN_PATH, _guarded(path.check_in), methods=["POST"]),
+            Route(CAPTURE_PATH, _guarded(path.capture), methods=["POST"]),
             Route("/image/metadata/{file}", _guarded(path.image_metadata)),
             Route("/image/targets/{path:path}", _guarded(path.image_target)),
             Route("/director/{device}/metadata/{file}", _guarded(path.director_metadata)),
@@ -55,8 +68,27 @@ class DevicePath:
         body = await read_body(request)
         wanted = decode_json(body, EnrolmentRequest, source="the enrolment request", error=InputError)
         certificate = await run_in_threadpool(self._parts.devices.enrol, wanted)
-        answer = EnrolmentAnswer(certificate_pem=certificate, broker=self._parts.broker)
-        return Response(msgspec.json.encode(answer), media_type="application/json")
+        return _json(EnrolmentAnswer(certificate_pem=certificate, broker=self._parts.broker))
+
+    async def renew(self, request: Request) -> Response:
+        """Exchange a proof of possession for the next certificate; the connection need not show the present one."""
+        proof = decode_json(await read_body(request), SignedRenewal, source="the renewal", error=InputError)
+        certificate = await run_in_threadpool(self._parts.certificates.renew, proof)
+        return _json(RenewalAnswer(certificate_pem=certificate))
+
+    async def check_in(self, request: Request) -> Response:
+        """Take what a device says of itself, and return its next instance token."""
+        device = self._peer(request)
+        said = decode_json(await read_body(request), CheckIn, source="the check-in", error=InputError)
+        return _json(await run_in_threadpool(self._parts.check_ins.take, device, said))
+
+    async def capture(self, request: Request) -> Response:
+        """Take an input of which a device's model was unsure, where this server wants any."""
+        device = self._peer(request)
+        self._parts.captures.require_wanted()
+        body = await read_body(request, limit_bytes=CAPTURE_LIMIT_BYTES)
+        await run_in_threadpool(self._parts.captures.store, device, body)
+        return Response(status_code=204)
 
     async def image_metadata(self, request: Request) -> Response:
         """Return image metadata to any enrolled device."""
@@ -114,11 +146,15 @@ class DevicePath:
         with suppress(ValueError):
             peer = read_peer(der)
             ours = peer.tenant == self._parts.settings.tenant
-            if ours and self._parts.devices.is_current_certificate(peer.device, peer.serial):
+            if ours and self._parts.certificates.is_current(peer.device, peer.serial):
                 return peer.device
         raise NotAllowedError(
             "the certificate is not the current one of an enrolled device", hint="enrol the device again"
         )
+
+
+def _json(answer: object) -> Response:
+    return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
 def _file_of(files: DirectorFiles | None, role: str, version: int) -> bytes | None:

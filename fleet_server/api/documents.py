@@ -20,6 +20,19 @@ class Invitation(Fact, frozen=True, kw_only=True):
     profile: Name
 
 
+class GraceWish(Fact, frozen=True, kw_only=True):
+    """Let a device renew a certificate that has lapsed for so many days from now."""
+
+    days: Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+class ExportWish(Fact, frozen=True, kw_only=True):
+    """Make an update file for some devices, whose metadata live for so many days."""
+
+    devices: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1, max_length=200)]
+    days: Annotated[float, msgspec.Meta(gt=0.0)] = 30.0
+
+
 class StoredBundle(Fact, frozen=True, kw_only=True):
     """An upload that is a bundle, under its hash."""
 
@@ -79,7 +92,8 @@ class RolloutStatus(Fact, frozen=True, kw_only=True):
     """A rollout as the API shows it; ``wave`` counts from 1, times are Unix seconds.
 
     The counts speak of covered devices; ``offline`` of them are not connected now, and ``not_covered`` devices have
-    a profile that the release has no bundle for.
+    a profile that the release has no bundle for. ``unfit`` devices have such a profile, and cannot run the bundle all
+    the same: each fact that stands against it is named.
     """
 
     id: str
@@ -98,6 +112,7 @@ class RolloutStatus(Fact, frozen=True, kw_only=True):
     offline: int
     held_out: int
     not_covered: tuple[str, ...]
+    unfit: dict[str, tuple[str, ...]]
     verdict: Verdict | None
     devices: tuple[RolloutDevice, ...]
 

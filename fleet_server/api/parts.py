@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from edgefleet.contracts.enrolment import BrokerAddress
 from fleet_server.adapters.approval_desk import ApprovalDesk
+from fleet_server.adapters.capture_store import CaptureStore
+from fleet_server.adapters.check_ins import CheckIns
 from fleet_server.adapters.data_folder import DataFolder, ServerSettings
 from fleet_server.adapters.database import Database
+from fleet_server.adapters.device_certificates import DeviceCertificates
 from fleet_server.adapters.device_register import DeviceRegister
 from fleet_server.adapters.director import Director
 from fleet_server.adapters.image_repository import ImageRepository
@@ -17,6 +20,7 @@ from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.rollout_engine import RolloutEngine
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.adapters.telemetry_store import TelemetryStore
+from fleet_server.adapters.update_export import UpdateExport
 
 
 @dataclass
@@ -31,10 +35,14 @@ class ServerParts:
     releases: ReleaseStore
     approvals: ApprovalDesk
     devices: DeviceRegister
+    certificates: DeviceCertificates
+    check_ins: CheckIns
     director: Director
+    exports: UpdateExport
     engine: RolloutEngine
     telemetry: TelemetryStore
     polls: PollTimes
+    captures: CaptureStore
     clock: Callable[[], float]
     broker: BrokerAddress | None = None
     link: MqttLink | None = None

@@ -60,13 +60,87 @@ def show(
     with ApiClient(Home(home).login()) as client:
         device = client.get(f"devices/{segment(name)}")
         events = client.get("events", device=name, limit=20)
-    lines = [_line(device), *(f"  {event['kind']} ({event['cause']}) {event['detail']}" for event in events)]
+    lines = [
+        _line(device),
+        *_identity_lines(device),
+        *(f"  {event['kind']} ({event['cause']}) {event['detail']}" for event in events),
+    ]
     emit({**device, "events": events}, as_json=as_json, human="\n".join(lines))
+
+
+@app.command(epilog="Example: edgefleet devices grace door-1 --days 7")
+def grace(
+    name: Annotated[str, typer.Argument(help="The device's name.")],
+    days: Annotated[float, typer.Option("--days", help="For how long from now; 0 ends a grace.", min=0.0)],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a device whose certificate has lapsed renew it all the same, for some days."""
+    from fleet_server.adapters.api_client import ApiClient, segment
+    from fleet_server.adapters.home import Home
+
+    with ApiClient(Home(home).login()) as client:
+        device = client.post(f"devices/{segment(name)}/grace", {"days": days})
+    until = _moment(device["renewal_grace_until"])
+    emit(device, as_json=as_json, human=f"{name} may renew a lapsed certificate until {until}")
+
+
+@app.command(epilog="Example: edgefleet devices decommission door-1 --yes")
+def decommission(
+    name: Annotated[str, typer.Argument(help="The device's name; it can never be used again.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a device out of the fleet for good: its certificate ends, and nothing is signed for it any more."""
+    from fleet_server.adapters.api_client import ApiClient, segment
+    from fleet_server.adapters.home import Home
+
+    if not yes and not typer.confirm(f"Take {name} out of the fleet for good?", err=True):
+        raise typer.Exit(1)
+    with ApiClient(Home(home).login()) as client:
+        device = client.post(f"devices/{segment(name)}/decommission", {})
+    emit(device, as_json=as_json, human=f"{name} was decommissioned")
+
+
+def _identity_lines(device: dict[str, Any]) -> list[str]:
+    """Say what there is to say of a device's certificate, its board, and who else uses its name."""
+    lines = []
+    if device["cloned_at"]:
+        lines.append(f"  CLONED, seen {_moment(device['cloned_at'])}: {device['cloned_detail']}")
+    if device["decommissioned_at"]:
+        lines.append(f"  decommissioned {_moment(device['decommissioned_at'])}")
+    if device["certificate_ends_at"]:
+        grace = device["renewal_grace_until"]
+        also = f", renewable until {_moment(grace)}" if grace else ""
+        lines.append(f"  certificate until {_moment(device['certificate_ends_at'])}{also}")
+    if device["facts"]:
+        lines += [f"  {name}: {value}" for name, value in _told(device["facts"])]
+    return lines
+
+
+def _told(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    values = [(name, ", ".join(value) if isinstance(value, list) else str(value)) for name, value in facts.items()]
+    return [(name.replace("_", " "), value) for name, value in values if value]
+
+
+def _moment(at: float) -> str:
+    from datetime import UTC, datetime
+
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _line(device: dict[str, Any]) -> str:
     state = device["state"] or {}
     running = state.get("running")
-    connection = "online" if state.get("connected") else "offline" if device["enrolled"] else "invited"
     runs = f"{running['name']} {running['version']}" if running else "no model"
-    return f"{device['name']:<24} {connection:<8} {state.get('status', '-'):<16} {runs:<28} {device['profile']}"
+    said = f"{_standing(device):<8} {state.get('status', '-'):<16}"
+    return f"{device['name']:<24} {said} {runs:<28} {device['profile']}"
+
+
+def _standing(device: dict[str, Any]) -> str:
+    if device["cloned_at"] or device["decommissioned_at"]:
+        return "CLONED" if device["cloned_at"] else "gone"
+    if (device["state"] or {}).get("connected"):
+        return "online"
+    return "offline" if device["enrolled"] else "invited"

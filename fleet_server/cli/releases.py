@@ -94,6 +94,29 @@ def show(name: NameArgument, version: VersionArgument, home: HomeOption = None, 
     emit(found, as_json=as_json, human=lambda: _describe(found))
 
 
+@app.command(epilog="Example: edgefleet releases export --device door-1 --expires 90 --output door-1.update")
+def export(
+    devices: Annotated[list[str], typer.Option("--device", help="A device that the file is for; more than once.")],
+    output: Annotated[Path, typer.Option("--output", help="The file to carry to the devices.")],
+    expires: Annotated[
+        float, typer.Option("--expires", metavar="DAYS", help="How long devices may take it in (at most 1095 days).")
+    ] = 30.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the newest orders of devices without a network, with all they need: edgefleet-agent import FILE."""
+    from fleet_server.adapters.api_client import ApiClient, segment
+    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.private_files import check_absent
+
+    check_absent(output)
+    with ApiClient(Home(home).login()) as client:
+        client.download_update([segment(device) for device in devices], expires, output)
+    document = {"devices": devices, "output": str(output), "expires_days": expires, "bytes": output.stat().st_size}
+    human = f"update of {', '.join(devices)} written to {output}; it can be taken in for {expires:g} days"
+    emit(document, as_json=as_json, human=human)
+
+
 def _approval_text(name: str, version: str, changes: list[str], earlier: int) -> str:
     head = f"verified {name} {version} here; against the last verified metadata, the signature would say:"
     others = f"{earlier} approver(s) have signed the same before" if earlier else "you are the first to sign"

@@ -130,6 +130,7 @@ def _describe(rollout: dict[str, Any]) -> str:
         f"  {rollout['assigned']} of {rollout['covered']} covered devices have the order, {rollout['settled']} run it, "
         f"{rollout['failed']} failed; {rollout['held_out']} held out, {rollout['offline']} offline, "
         f"{len(rollout['not_covered'])} not covered",
+        *(f"  {device} cannot run it: {'; '.join(why)}" for device, why in rollout["unfit"].items()),
     ]
     if rollout["verdict"]:
         lines += [f"  {f['outcome']:<15} {f['rule']}: {f['text']}" for f in rollout["verdict"]["findings"]]

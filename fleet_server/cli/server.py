@@ -22,6 +22,10 @@ def init(
         list[str] | None, typer.Option("--host", help="A name or address of this server; more than once.")
     ] = None,
     passphrase_file: PassphraseOption = None,
+    certificate_days: Annotated[
+        float | None,
+        typer.Option("--certificate-days", help="How long a device's certificate holds (825).", min=1e-5, max=36500.0),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new server: offline keys for the administrator, online keys for the signer, certificates, a token."""
@@ -29,7 +33,14 @@ def init(
     from fleet_server.adapters.provision import init_server
 
     hosts = list(dict.fromkeys(["127.0.0.1", "localhost", *(host or [])]))
-    init_server(DataFolder(data), admin_home, tenant=tenant, hosts=hosts, passphrase=read_passphrase(passphrase_file))
+    init_server(
+        DataFolder(data),
+        admin_home,
+        tenant=tenant,
+        hosts=hosts,
+        passphrase=read_passphrase(passphrase_file),
+        certificate_days=certificate_days,
+    )
     document = {
         "tenant": tenant,
         "data": str(data),
@@ -58,12 +69,16 @@ def run(
         float,
         typer.Option("--time-scale", help="Divide policy durations by this; for emulation only.", min=1.0, max=1e6),
     ] = 1.0,
+    captures_bytes: Annotated[
+        int,
+        typer.Option("--captures-bytes", help="Room for inputs that devices captured and upload; 0: none.", min=0),
+    ] = 0,
     as_json: JsonOption = False,  # noqa: ARG001 - the ready line is JSON either way
 ) -> None:
     """Run the server until SIGTERM; prints one line of JSON with its addresses when it is ready. Port 0: any free."""
     from fleet_server.wiring import RunOptions, run_server
 
-    run_server(RunOptions(data, listen, device_listen, broker, time_scale))
+    run_server(RunOptions(data, listen, device_listen, broker, time_scale, captures_bytes))
 
 
 @app.command(epilog="Example: edgefleet server token ada --role approver --output ada.token --home admin")

@@ -4,20 +4,24 @@
 ``verify`` and ``sign`` are python-tuf's; here is only which content may be signed at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import TrustError
+from edgefleet.contracts.fit import Needs, needs_custom, needs_of
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.names import acceptance_target_path, bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy
+from edgefleet.contracts.profile import Profile
 from edgefleet.contracts.tuf_custom import AcceptanceCustom, ReleaseCustom, to_custom
 from fleet_server.core.tuf_types import Metadata, TargetFile, Targets
 
 APPROVAL_LIFETIME = timedelta(days=365)
 _EXPIRY_TOLERANCE = timedelta(days=31)
+NO_NEEDS = Needs()
+Profiles = Callable[[str], Profile | None]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class ReleaseTarget:
     sha256: str
     size_bytes: int
     custom: ReleaseCustom | AcceptanceCustom
+    needs: Needs = NO_NEEDS
 
 
 def production_role(product: str) -> str:
@@ -35,8 +40,14 @@ def production_role(product: str) -> str:
     return f"production-{product}"
 
 
-def bundle_target(manifest: Manifest, sha256: str, size_bytes: int, policy: PinnedPolicy) -> ReleaseTarget:
-    """Return the target of one verified bundle under one policy."""
+def no_profile(_profile_id: str) -> None:
+    """Know no profile: a bundle's needs are then its runtime alone."""
+
+
+def bundle_target(
+    manifest: Manifest, sha256: str, size_bytes: int, policy: PinnedPolicy, profiles: Profiles = no_profile
+) -> ReleaseTarget:
+    """Return the target of one verified bundle under one policy; ``profiles`` finds a profile by its id."""
     custom = ReleaseCustom(
         name=manifest.name,
         version=manifest.version,
@@ -46,7 +57,8 @@ def bundle_target(manifest: Manifest, sha256: str, size_bytes: int, policy: Pinn
         device_policy=policy.policy.device,
     )
     path = bundle_target_path(manifest.name, manifest.version, manifest.profile.id)
-    return ReleaseTarget(path, sha256, size_bytes, custom)
+    needs = needs_of(manifest, profiles(manifest.profile.id))
+    return ReleaseTarget(path, sha256, size_bytes, custom, needs)
 
 
 def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
@@ -59,9 +71,11 @@ def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
     return ReleaseTarget(path, examples.sha256, size_bytes, AcceptanceCustom(name=manifest.name))
 
 
-def release_targets(bundles: Sequence[Bundle], policy: PinnedPolicy) -> list[ReleaseTarget]:
+def release_targets(
+    bundles: Sequence[Bundle], policy: PinnedPolicy, profiles: Profiles = no_profile
+) -> list[ReleaseTarget]:
     """Return all targets of a release, sorted by path: each profile's bundle, and its acceptance examples once."""
-    found = [bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, policy) for bundle in bundles]
+    found = [bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, policy, profiles) for bundle in bundles]
     found += [target for bundle in bundles if (target := acceptance_target(bundle.manifest)) is not None]
     return [target for _, target in sorted({target.path: target for target in found}.items())]
 
@@ -80,7 +94,9 @@ def add_release(base: Targets | None, targets: Sequence[ReleaseTarget], *, expir
                 f"the image repository has '{target.path}' already", hint="publish the change under a new version"
             )
         known[target.path] = new
-    return Targets(version=base.version + 1 if base is not None else 1, expires=expires, targets=known)
+    version = base.version + 1 if base is not None else 1
+    standing = dict(base.unrecognized_fields) if base is not None else {}  # what is recalled stays recalled
+    return Targets(version=version, expires=expires, targets=known, unrecognized_fields=standing)
 
 
 def check_same_but_expiry(proposed: Targets, own: Targets) -> None:
@@ -144,5 +160,5 @@ def _target_file(target: ReleaseTarget) -> TargetFile:
         length=target.size_bytes,
         hashes={"sha256": target.sha256},
         path=target.path,
-        unrecognized_fields={"custom": to_custom(target.custom)},
+        unrecognized_fields={"custom": to_custom(target.custom) | needs_custom(target.needs)},
     )

@@ -12,7 +12,7 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 
 from edgefleet.contracts.errors import EdgeFleetError
-from fleet_server.adapters.certificates import KeyedCertificate
+from fleet_server.adapters.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate
 from fleet_server.adapters.key_files import load_signer
 from fleet_server.core.tuf_types import Metadata, Root
 from fleet_server.signer.requests import Refused, decode_request, receive_frame, send_frame
@@ -32,7 +32,13 @@ def load_service(folder: Path, time_scale: float) -> SignerService:
         ),
         clock=time.time,
         time_scale=time_scale,
+        certificate_days=read_days(folder / "certificate-days"),
     )
+
+
+def read_days(path: Path) -> float:
+    """Return how long device certificates hold; the usual time where ``server init`` fixed no other."""
+    return float(path.read_text()) if path.exists() else DEVICE_CERTIFICATE_DAYS
 
 
 def serve(channel: socket.socket, service: SignerService) -> None:

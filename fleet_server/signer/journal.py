@@ -37,14 +37,21 @@ class RolloutOpened(Fact, frozen=True, kw_only=True, tag="rollout"):
 
 
 class AssignmentSigned(Fact, frozen=True, kw_only=True, tag="assignment"):
-    """A device got an order."""
+    """A device got an order; ``target_path`` is that of an older signer, which knew orders of one bundle only."""
 
     device: str
     counter: int
     version: int
-    target_path: str | None
     sha256: str
     at: float
+    target_paths: tuple[str, ...] = ()
+    target_path: str | None = None
+    renewal_grace_until: int | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What was ordered."""
+        return self.target_paths or ((self.target_path,) if self.target_path else ())
 
 
 class CertificateIssued(Fact, frozen=True, kw_only=True, tag="certificate"):
@@ -55,7 +62,14 @@ class CertificateIssued(Fact, frozen=True, kw_only=True, tag="certificate"):
     at: float
 
 
-Record = MetadataSigned | RolloutOpened | AssignmentSigned | CertificateIssued
+class DeviceDecommissioned(Fact, frozen=True, kw_only=True, tag="decommissioned"):
+    """Nothing is signed for this device any more."""
+
+    device: str
+    at: float
+
+
+Record = MetadataSigned | RolloutOpened | AssignmentSigned | CertificateIssued | DeviceDecommissioned
 
 
 class _Line(Fact, frozen=True, kw_only=True):

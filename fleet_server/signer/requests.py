@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may be asked of the signer: typed requests only. There is no "sign these bytes".
 
+``offline`` asks for metadata that a person carries to devices without a network: it may live for years.
+
 A frame is a 4-byte big-endian length and that many bytes of MessagePack. Times are Unix seconds.
 """
 
@@ -10,6 +12,7 @@ from socket import socket
 
 import msgspec
 
+from edgefleet.contracts.enrolment import SignedRenewal
 from edgefleet.contracts.manifest import Fact, Natural, Positive
 from edgefleet.contracts.names import Name, Version
 
@@ -22,6 +25,7 @@ class SignSnapshot(Fact, frozen=True, kw_only=True, tag=True):
 
     version: Positive
     expires_at: float
+    offline: bool = False
     targets: bytes
     delegated: dict[str, bytes]
 
@@ -31,6 +35,7 @@ class SignTimestamp(Fact, frozen=True, kw_only=True, tag=True):
 
     version: Positive
     expires_at: float
+    offline: bool = False
     snapshot: bytes
 
 
@@ -43,14 +48,19 @@ class OpenRollout(Fact, frozen=True, kw_only=True, tag=True):
 
 
 class SignAssignment(Fact, frozen=True, kw_only=True, tag=True):
-    """Order one device to run one approved bundle, or (no path) nothing; ``version`` is of all three files."""
+    """Order one device to run approved bundles, one of each product at most; ``version`` is of all three files.
+
+    ``renewal_grace_until`` (Unix seconds) lets the device renew a certificate that has lapsed until then.
+    """
 
     device: Name
     profile: Name
     counter: Natural
     version: Positive
     expires_at: float
-    target_path: str | None = None
+    offline: bool = False
+    target_paths: tuple[str, ...] = ()
+    renewal_grace_until: Natural | None = None
 
 
 class SignCertificate(Fact, frozen=True, kw_only=True, tag=True):
@@ -61,7 +71,21 @@ class SignCertificate(Fact, frozen=True, kw_only=True, tag=True):
     csr_pem: str
 
 
-Request = SignSnapshot | SignTimestamp | OpenRollout | SignAssignment | SignCertificate
+class RenewCertificate(Fact, frozen=True, kw_only=True, tag=True):
+    """Issue a device's next certificate upon the proof that it has the key of one before."""
+
+    proof: SignedRenewal
+
+
+class Decommission(Fact, frozen=True, kw_only=True, tag=True):
+    """Sign nothing for this device from now on."""
+
+    device: Name
+
+
+Request = (
+    SignSnapshot | SignTimestamp | OpenRollout | SignAssignment | SignCertificate | RenewCertificate | Decommission
+)
 
 
 class Signed(Fact, frozen=True, kw_only=True, tag=True):

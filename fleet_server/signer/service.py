@@ -6,12 +6,13 @@ The rules:
 1. A snapshot lists only metadata that a threshold of people signed, and never an older version than before.
 2. A version that was signed once is signed again only with the same content (so a crash changes nothing).
 3. A device's counter never falls, and one counter never means two orders.
-4. A device is sent only to a bundle in the approved set, made for its profile, within a rollout that was opened,
-   and only while no more devices have the release than the waves of its signed policy allow by now.
-5. A certificate is for the device that its request names.
+4. A device is sent only to bundles in the approved set, one of each product, made for its profile, within a rollout
+   that was opened, and only while no more devices have the release than the waves of its signed policy allow by now.
+5. Certificates are issued as :mod:`fleet_server.signer.certificate_rules` says.
+6. For a decommissioned device nothing is signed any more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,17 +20,20 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 
 from edgefleet.contracts.canonical import sha256_hex
-from edgefleet.contracts.errors import EdgeFleetError, NotAllowedError, PolicyError, RefusedError, TrustError
+from edgefleet.contracts.errors import EdgeFleetError, PolicyError, RefusedError, TrustError
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
-from fleet_server.adapters.certificates import KeyedCertificate, issue_device
+from fleet_server.adapters.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate, issue_device
 from fleet_server.adapters.private_files import write_file
+from fleet_server.adapters.renewal_proof import read_proof
 from fleet_server.core.approved import ApprovedSet, ApprovedTarget, verify_approvals
 from fleet_server.core.cohort import cap_at
 from fleet_server.core.tuf_types import Metadata, MetaFile, Root, Signer, Snapshot, TargetFile, Targets, Timestamp
+from fleet_server.signer.certificate_rules import check_enrolment, check_not_decommissioned, check_renewal
 from fleet_server.signer.journal import (
     AssignmentSigned,
     CertificateIssued,
+    DeviceDecommissioned,
     Journal,
     MetadataSigned,
     Record,
@@ -37,8 +41,10 @@ from fleet_server.signer.journal import (
 )
 from fleet_server.signer.requests import (
     Answer,
+    Decommission,
     OpenRollout,
     Refused,
+    RenewCertificate,
     Request,
     SignAssignment,
     SignCertificate,
@@ -49,6 +55,7 @@ from fleet_server.signer.requests import (
 )
 
 _LONGEST_LIFETIME = timedelta(days=32)
+_LONGEST_OFFLINE_LIFETIME = timedelta(days=3 * 366)
 _HINT = "look at the server's log and the signer's log; nothing was signed"
 
 
@@ -71,6 +78,7 @@ class SignerService:
         authority: KeyedCertificate,
         clock: Callable[[], float],
         time_scale: float = 1.0,
+        certificate_days: float = DEVICE_CERTIFICATE_DAYS,
     ) -> None:
         self._tenant = tenant
         self._root = root
@@ -79,6 +87,7 @@ class SignerService:
         self._authority = authority
         self._clock = clock
         self._time_scale = time_scale
+        self._certificate_days = certificate_days
         self._approved_path = folder / "approved.msgpack"
         self._journal = Journal(folder / "log.jsonl")
         self._versions: dict[str, MetadataSigned] = {}
@@ -86,6 +95,7 @@ class SignerService:
         self._orders: dict[str, AssignmentSigned] = {}
         self._ever: set[tuple[str, str]] = set()
         self._profiles: dict[str, str] = {}
+        self._gone: set[str] = set()
         for record in self._journal.records:
             self._remember(record)
         self._approved = self._load_approved()
@@ -108,6 +118,10 @@ class SignerService:
             return Signed(content=self._sign_timestamp(request))
         if isinstance(request, OpenRollout):
             return self._open_rollout(request)
+        if isinstance(request, RenewCertificate):
+            return self._renew_certificate(request)
+        if isinstance(request, Decommission):
+            return self._decommission(request)
         return self._sign_certificate(request)
 
     def _sign_snapshot(self, request: SignSnapshot) -> bytes:
@@ -124,7 +138,7 @@ class SignerService:
         if gone:
             raise TrustError(f"the snapshot leaves out '{min(gone)}', which it listed before", hint=_HINT)
         meta = {f"{role}.json": MetaFile(version=data.signed.version) for role, data in approved.roles.items()}
-        signed = Metadata(Snapshot(version=request.version, expires=self._expiry(request.expires_at), meta=meta))
+        signed = Metadata(Snapshot(version=request.version, expires=self._expiry(request), meta=meta))
         self._log_metadata("snapshot", request.version, signed)
         files = _ApprovedFiles(request.targets, request.delegated)
         write_file(self._approved_path, msgspec.msgpack.encode(files), mode=0o600)
@@ -140,7 +154,7 @@ class SignerService:
         signed = Metadata(
             Timestamp(
                 version=request.version,
-                expires=self._expiry(request.expires_at),
+                expires=self._expiry(request),
                 snapshot_meta=MetaFile(version=snapshot.signed.version),
             )
         )
@@ -169,16 +183,18 @@ class SignerService:
         return Signed()
 
     def _sign_assignment(self, request: SignAssignment) -> SignedAssignment:
-        target = self._allowed_target(request) if request.target_path is not None else None
+        targets = [self._allowed_target(request, path) for path in request.target_paths]
+        _check_one_of_each(request.device, [target.release.name for target in targets])
+        check_not_decommissioned(request.device, request.device in self._gone)
         before = self._orders.get(request.device)
         if before is not None and (
             request.counter < before.counter
-            or (request.counter == before.counter and request.target_path != before.target_path)
+            or (request.counter == before.counter and request.target_paths != before.paths)
         ):
             raise TrustError(
                 f"device '{request.device}' has counter {before.counter} already, got {request.counter}", hint=_HINT
             )
-        metadata = self._assignment_metadata(request, target.file if target else None)
+        metadata = self._assignment_metadata(request, [target.file for target in targets])
         sha256 = sha256_hex(b"".join(part.signed_bytes for part in metadata))
         _check_version(request.device, request.version, sha256, (before.version, before.sha256) if before else None)
         self._log(
@@ -186,20 +202,27 @@ class SignerService:
                 device=request.device,
                 counter=request.counter,
                 version=request.version,
-                target_path=request.target_path,
+                target_paths=request.target_paths,
                 sha256=sha256,
                 at=self._clock(),
+                renewal_grace_until=request.renewal_grace_until,
             )
         )
-        targets, snapshot, timestamp = (_signed_bytes(part, self._director_key) for part in metadata)
-        return SignedAssignment(targets=targets, snapshot=snapshot, timestamp=timestamp)
+        order, snapshot, timestamp = (_signed_bytes(part, self._director_key) for part in metadata)
+        return SignedAssignment(targets=order, snapshot=snapshot, timestamp=timestamp)
 
     def _assignment_metadata(
-        self, request: SignAssignment, file: TargetFile | None
+        self, request: SignAssignment, files: Sequence[TargetFile]
     ) -> tuple[Metadata[Targets], Metadata[Snapshot], Metadata[Timestamp]]:
-        expires = self._expiry(request.expires_at)
-        order = Assignment(tenant=self._tenant, device=request.device, profile=request.profile, counter=request.counter)
-        bare = {file.path: TargetFile(length=file.length, hashes=dict(file.hashes), path=file.path)} if file else {}
+        expires = self._expiry(request)
+        order = Assignment(
+            tenant=self._tenant,
+            device=request.device,
+            profile=request.profile,
+            counter=request.counter,
+            renewal_grace_until=request.renewal_grace_until,
+        )
+        bare = {file.path: TargetFile(length=file.length, hashes=dict(file.hashes), path=file.path) for file in files}
         version = request.version
         return (
             Metadata(Targets(version=version, expires=expires, targets=bare, unrecognized_fields=to_custom(order))),
@@ -207,8 +230,7 @@ class SignerService:
             Metadata(Timestamp(version=version, expires=expires, snapshot_meta=MetaFile(version=version))),
         )
 
-    def _allowed_target(self, request: SignAssignment) -> ApprovedTarget:
-        path = request.target_path or ""
+    def _allowed_target(self, request: SignAssignment, path: str) -> ApprovedTarget:
         target = self._approved.bundles.get(path) if self._approved else None
         if target is None:
             raise TrustError(f"'{path}' is not in the approved set", hint="approve the release first")
@@ -229,7 +251,7 @@ class SignerService:
         covered = sum(profile in profiles for profile in self._profiles.values())
         elapsed_s = (self._clock() - opened.at) * self._time_scale
         cap = cap_at(policy.policy.rollout.waves, covered=covered, elapsed_s=elapsed_s)
-        have = sum(order.target_path in paths for order in self._orders.values())
+        have = sum(not paths.isdisjoint(order.paths) for order in self._orders.values())
         if have >= cap:
             raise PolicyError(
                 f"{have} devices have {release[0]} {release[1]} already, and its waves allow {cap} by now",
@@ -237,14 +259,27 @@ class SignerService:
             )
 
     def _sign_certificate(self, request: SignCertificate) -> Signed:
-        known = self._profiles.get(request.device)
-        if known is not None and known != request.profile:
-            raise NotAllowedError(
-                f"device '{request.device}' has profile '{known}', got '{request.profile}'", hint="invite a new name"
-            )
-        pem = issue_device(self._authority, self._tenant, request.device, request.csr_pem)
-        self._log(CertificateIssued(device=request.device, profile=request.profile, at=self._clock()))
+        check_not_decommissioned(request.device, request.device in self._gone)
+        check_enrolment(request.device, request.profile, known_profile=self._profiles.get(request.device))
+        return self._issue(request.device, request.profile, request.csr_pem)
+
+    def _renew_certificate(self, request: RenewCertificate) -> Signed:
+        wanted = read_proof(request.proof, tenant=self._tenant, authority_pem=self._authority.certificate_pem)
+        check_not_decommissioned(wanted.device, wanted.device in self._gone)
+        profile, order = self._profiles.get(wanted.device), self._orders.get(wanted.device)
+        grace_until = order.renewal_grace_until if order is not None else None
+        check_renewal(wanted, known_profile=profile, grace_until=grace_until, now=self._clock())
+        return self._issue(wanted.device, profile or "", wanted.csr_pem)
+
+    def _issue(self, device: str, profile: str, csr_pem: str) -> Signed:
+        pem = issue_device(self._authority, self._tenant, device, csr_pem, days=self._certificate_days)
+        self._log(CertificateIssued(device=device, profile=profile, at=self._clock()))
         return Signed(content=pem.encode())
+
+    def _decommission(self, request: Decommission) -> Signed:
+        if request.device not in self._gone:
+            self._log(DeviceDecommissioned(device=request.device, at=self._clock()))
+        return Signed()
 
     def _read_opened(self, opened: RolloutOpened) -> PinnedPolicy:
         return read_policy(opened.policy.encode(), source="the opened rollout's policy")
@@ -259,12 +294,13 @@ class SignerService:
     def _remember(self, record: Record) -> None:
         if isinstance(record, AssignmentSigned):
             self._orders[record.device] = record
-            if record.target_path is not None:
-                self._ever.add((record.device, record.target_path))
+            self._ever.update((record.device, path) for path in record.paths)
         elif isinstance(record, MetadataSigned):
             self._versions[record.role] = record
         elif isinstance(record, RolloutOpened):
             self._rollouts[(record.name, record.version)] = record
+        elif isinstance(record, DeviceDecommissioned):
+            self._gone.add(record.device)
         else:
             self._profiles[record.device] = record.profile
 
@@ -274,11 +310,21 @@ class SignerService:
         files = msgspec.msgpack.decode(self._approved_path.read_bytes(), type=_ApprovedFiles)
         return verify_approvals(self._root, files.targets, files.delegated)
 
-    def _expiry(self, expires_at: float) -> datetime:
-        expires = datetime.fromtimestamp(int(expires_at), UTC)
-        if expires > datetime.fromtimestamp(self._clock(), UTC) + _LONGEST_LIFETIME:
-            raise RefusedError(f"online metadata may not live until {expires:%Y-%m-%d}", hint=_HINT)
+    def _expiry(self, request: SignSnapshot | SignTimestamp | SignAssignment) -> datetime:
+        expires = datetime.fromtimestamp(int(request.expires_at), UTC)
+        longest = _LONGEST_OFFLINE_LIFETIME if request.offline else _LONGEST_LIFETIME
+        if expires > datetime.fromtimestamp(self._clock(), UTC) + longest:
+            raise RefusedError(
+                f"{'offline' if request.offline else 'online'} metadata may not live until {expires:%Y-%m-%d}",
+                hint=_HINT,
+            )
         return expires
+
+
+def _check_one_of_each(device: str, products: Sequence[str]) -> None:
+    twice = sorted(product for product in set(products) if products.count(product) > 1)
+    if twice:
+        raise TrustError(f"device '{device}' would get two releases of '{twice[0]}'", hint=_HINT)
 
 
 def _check_version(what: str, version: int, sha256: str, before: tuple[int, str] | None) -> None:

@@ -23,6 +23,7 @@ STATUSES = {
     "EdgeFleetError": 1, "InputError": 2, "FileMissingError": 2, "SettingError": 2, "RefusedError": 3,
     "BundleError": 3, "ProfileError": 3, "IncompatibleError": 3, "UnsupportedModelError": 3, "SampleError": 3,
     "ModelFailedError": 3, "BudgetError": 3, "TrustError": 3, "MessageError": 3, "PolicyError": 3,
+    "CertificateRetiredError": 4, "CertificateLapsedError": 4, "DeviceDecommissionedError": 4, "PossessionError": 4,
     "NotAllowedError": 4, "RolledBackError": 5, "UnreachableError": 1, "StorageError": 1, "PortInUseError": 1,
     "MissingExtraError": 1, "MissingProgramError": 1, "BuildError": 1, "BoardError": 1,
     "ConflictError": 1, "NotFoundError": 1,

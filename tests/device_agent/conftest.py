@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import http.server
 import ipaddress
+import itertools
 import json
 import re
 import socket
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,12 +40,22 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from device_agent.adapters.https import ServerConnection
+from device_agent.adapters.trust import TufTrust
+from device_agent.admission.checks import InProcessAdmission
+from device_agent.errors import TrustRefusedError
+from device_agent.repositories.in_process import InProcessRepositories
+from device_agent.settings import AgentSettings
+from device_agent.wiring import assemble
+from device_agent.worker.engine import Engine
+from device_agent.worker.in_process import InProcessInference
 from edgefleet.contracts import bundle as bundle_format
 from edgefleet.contracts import manifest as m
 from edgefleet.contracts.enrolment import BrokerAddress, EnrolmentAnswer, EnrolmentRequest, EnrolmentTicket
+from edgefleet.contracts.messages import Event
 from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
-from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, to_custom
+from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, Standing, to_custom
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
 TENANT, DEVICE, PROFILE = "acme", "dev-1", "linux-x86_64"
@@ -70,7 +82,13 @@ class MadeBundle:
 
 
 def make_bundle(
-    model: bytes, version: str, *, spoil_parity: bool = False, budgets: m.Budgets | None = None
+    model: bytes,
+    version: str,
+    *,
+    name: str = "digits",
+    spoil_parity: bool = False,
+    budgets: m.Budgets | None = None,
+    runtime: m.RuntimeRequirement | None = None,
 ) -> MadeBundle:
     """Pack a float digits model, with parity vectors by the reference kernels."""
     interpreter = LiteRtInterpreter(model, kernels="reference")
@@ -88,13 +106,13 @@ def make_bundle(
     }
     manifest = m.Manifest(
         format_version=1,
-        name="digits",
+        name=name,
         version=version,
         task="classification",
         metric="accuracy",
         precision="float32",
         profile=m.ProfileReference(id=PROFILE, compat_hash=COMPAT),
-        runtime=m.RuntimeRequirement(kind="litert", minimum_version="2.0.0", numerics="litert/1"),
+        runtime=runtime or m.RuntimeRequirement(kind="litert", minimum_version="2.0.0", numerics="litert/1"),
         interface=m.Interface(inputs=interpreter.inputs, outputs=interpreter.outputs, labels=tuple("0123456789")),
         preprocessing=m.Preprocessing(),
         tolerances=m.Tolerances(unit="absolute", reference=1e-6, production=1e-3),
@@ -111,7 +129,7 @@ def make_bundle(
         members=bundle_format.describe_members(members),
         lineage=m.Lineage(source_sha256="0" * 64, recipe_sha256="1" * 64),
     )
-    return MadeBundle(bundle_format.pack(manifest, members), "digits", version, manifest)
+    return MadeBundle(bundle_format.pack(manifest, members), name, version, manifest)
 
 
 def model_file(name: str) -> bytes:
@@ -130,6 +148,13 @@ def agent_bundles():
         v3=make_bundle(model_file("v3"), "3.0.0"),
         v5=make_bundle(model_file("v5"), "5.0.0"),
         wrong_parity=make_bundle(v1, "6.0.0", spoil_parity=True),
+        figures_v1=make_bundle(v1, "1.0.0", name="figures"),
+        figures_v3=make_bundle(model_file("v3"), "3.0.0", name="figures"),
+        old_runtime=make_bundle(
+            v1,
+            "8.0.0",
+            runtime=m.RuntimeRequirement(kind="tflite-runtime", minimum_version="2.14.0", numerics="litert/1"),
+        ),
         too_slow=make_bundle(v1, "7.0.0", budgets=m.Budgets(latency_p99_us=0)),
     )
 
@@ -147,12 +172,18 @@ def in_days(days: float) -> datetime.datetime:
 
 @dataclass
 class Repository:
-    """One TUF repository, kept in memory as the files that it serves; ``expires_days`` may be negative."""
+    """One TUF repository, kept in memory as the files that it serves; ``days`` may be negative.
+
+    ``standing`` is said by the delegated role, ``top_standing`` by the top-level targets.
+    """
 
     delegation: str | None = None
     threshold: int = 1
     files: dict[str, bytes] = field(default_factory=dict)
     version: int = 0
+    standing: Standing | None = None
+    top_standing: Standing | None = None
+    paths: tuple[str, ...] = ("digits/*/*", "figures/*/*", "settings/*/*")
 
     def __post_init__(self) -> None:
         roles = ("root", "targets", "snapshot", "timestamp")
@@ -179,11 +210,15 @@ class Repository:
         meta = {"targets.json": MetaFile(version=self.version)}
         top = Targets(version=self.version, expires=in_days(days), targets={} if self.delegation else targets)
         top.unrecognized_fields.update(fields or {})
+        if self.top_standing is not None:
+            top.unrecognized_fields.update(to_custom(self.top_standing))
         if self.delegation:
             keys = {signer.public_key.keyid: signer.public_key for signer in self.approvers}
-            role = DelegatedRole(self.delegation, list(keys), self.threshold, terminating=True, paths=["digits/*/*"])
+            role = DelegatedRole(self.delegation, list(keys), self.threshold, terminating=True, paths=list(self.paths))
             top.delegations = Delegations(keys, {self.delegation: role})
             delegated = Metadata(Targets(version=self.version, expires=in_days(days), targets=targets))
+            if self.standing is not None:
+                delegated.signed.unrecognized_fields.update(to_custom(self.standing))
             for signer in self.approvers[: self.threshold if signatures is None else signatures]:
                 delegated.sign(signer, append=True)
             self.files[f"{self.version}.{self.delegation}.json"] = delegated.to_bytes()
@@ -273,13 +308,29 @@ class DeviceSide:
         self.image.publish(self.releases, **facts)
         return target
 
-    def assign(self, target: TargetFile | None, *, counter: int | None = None, days: float = 7, **names: str) -> int:
-        """Order the device to run a target (None: nothing new)."""
+    def assign(
+        self,
+        target: TargetFile | None,
+        *also: TargetFile,
+        counter: int | None = None,
+        days: float = 7,
+        **facts: object,
+    ) -> int:
+        """Order the device to run targets (None: nothing new); ``facts`` are the assignment's."""
         self.counter = self.counter + 1 if counter is None else counter
-        facts = {"tenant": TENANT, "device": DEVICE, "profile": PROFILE} | names
+        facts = {"tenant": TENANT, "device": DEVICE, "profile": PROFILE} | facts
         assignment = Assignment(counter=self.counter, **facts)
-        targets = {} if target is None else {target.path: TargetFile(target.length, target.hashes, target.path)}
+        listed = [] if target is None else [target, *also]
+        targets = {each.path: TargetFile(each.length, each.hashes, each.path) for each in listed}
         self.director.publish(targets, fields=to_custom(assignment), days=days)
+        return self.counter
+
+    def assign_set(self, *targets: TargetFile, **fields: object) -> int:
+        """Order the device to run a set of releases."""
+        self.counter += 1
+        assignment = Assignment(counter=self.counter, tenant=TENANT, device=DEVICE, profile=PROFILE, **fields)
+        listed = {target.path: TargetFile(target.length, target.hashes, target.path) for target in targets}
+        self.director.publish(listed, fields=to_custom(assignment))
         return self.counter
 
     def ticket(self) -> EnrolmentTicket:
@@ -477,6 +528,7 @@ def agent_tools():
         quick_policy=quick_policy,
         wait_until=wait_until,
         make_bundle=make_bundle,
+        model_file=model_file,
         Repository=Repository,
         DEVICE=DEVICE,
         TENANT=TENANT,
@@ -505,3 +557,100 @@ def agent_process(enrolled):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+class TickedDevice:
+    """An agent in this process, ticked by the test; `ask` is an application."""
+
+    def __init__(self, folder, tools, **settings):
+        self.folder = folder
+        self.tools = tools
+        self.settings = AgentSettings(poll_s=0.05, telemetry_s=1000.0, compare_share=1.0, reserve_bytes=0, **settings)
+        self.executor = ThreadPoolExecutor(2)
+        self.admission = InProcessAdmission(busy=lambda: False)
+        self.start()
+
+    def start(self):
+        nonce = itertools.count(1)
+        self.engine = Engine(random=lambda: 0.0, nonce=next(nonce))
+        self.agent = assemble(
+            self.folder,
+            self.settings,
+            inference=InProcessInference(self.engine),
+            repositories=InProcessRepositories(self.folder, reserve_bytes=self.settings.reserve_bytes),
+            admission=self.admission,
+            executor=self.executor,
+            random_share=lambda: 0.0,
+        )
+        self.agent.start()
+
+    def ask(self, picture, model=""):
+        reply = self.engine.infer([picture], model)
+        self.engine.settle()
+        return reply
+
+    def until(self, condition, what, feed=()):
+        pictures = itertools.cycle(feed) if len(feed) else None
+
+        def step():
+            if pictures is not None:
+                picture = next(pictures)
+                for name in {release.name for release in self.engine.running} or {""}:
+                    self.ask(picture, name)
+            self.agent.timers.sooner("collect", 0.0)
+            self.agent.tick()
+            return condition()
+
+        return self.tools.wait_until(step, f"{what}; {self.agent.record}; {self.stories()}")
+
+    def until_running(self, made, feed=()):
+        self.until(
+            lambda: (
+                self.agent.status == "idle"
+                and [member.release.version for member in self.agent.record.active] == [made.version]
+            ),
+            f"{made.version} is committed",
+            feed,
+        )
+
+    def events(self):
+        box = self.agent.ports.outbox
+        return [message.body for message in box.after(0, 10_000) if isinstance(message.body, Event)]
+
+    def stories(self):
+        return [(event.kind, event.cause) for event in self.events()]
+
+    def close(self):
+        self.agent.stop()
+        self.executor.shutdown()
+
+
+@pytest.fixture
+def device(enrolled, agent_tools):
+    device = TickedDevice(enrolled, agent_tools)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def start_trust(enrolled, device_side):
+    """Start the device's trust anew, as after a restart, with a clock of the test's."""
+
+    def make(clock):
+        files = {"ca": enrolled.ca, "certificate": enrolled.certificate, "key": enrolled.key}
+        connection = ServerConnection(device_side.url, **files)
+        return TufTrust(enrolled, enrolled.read_identity(), connection, clock=clock)
+
+    return make
+
+
+@pytest.fixture
+def refusal():
+    """Return with what cause and message a check is refused."""
+
+    def of(trust, seen=0):
+        with pytest.raises(TrustRefusedError) as raised:
+            trust.check(seen)
+        return raised.value.cause, raised.value.message
+
+    return of

@@ -4,16 +4,20 @@
 import os
 import subprocess
 import sys
-import tempfile
 
 import msgspec
+import numpy as np
 import pytest
 
 from device_agent.adapters.admission_process import AdmissionProcess
+from device_agent.admission import checks
 from device_agent.admission.checks import InProcessAdmission
+from device_agent.core.leak import leaked_bytes
 from device_agent.core.serving import AdmissionRequest, ModelRef
 from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.manifest import Budgets
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.runtimes.loaded_model import LoadedModel
 
 
 def test_admission_in_a_child_agrees_with_admission_in_this_process(agent_bundles, tmp_path, agent_tools):
@@ -71,10 +75,23 @@ def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_pat
     assert (verdict.kind, verdict.cause, verdict.detail) == ("refused", "deadline", "admission took longer than 1 s")
 
 
-def test_an_admission_without_room_for_its_folder_is_a_disk_that_says_no(tmp_path, monkeypatch):
+def test_an_admission_leaves_no_folder_behind_even_if_it_is_killed(agent_bundles, tmp_path, monkeypatch):
+    release = RunningRelease(name="digits", version="1.0.0", bundle_sha256=agent_bundles.v1.sha256)
+    request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    kill = "import os, signal, sys\n'-m' in sys.orig_argv and os.kill(os.getpid(), signal.SIGKILL)"
+    (tmp_path / "sitecustomize.py").write_text(kill)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    verdict = AdmissionProcess(deadline_s=60.0).admit(request)
+    assert (verdict.kind, verdict.cause, list(folder.iterdir())) == ("postponed", "killed", [])
+
+
+def test_an_admission_that_cannot_be_started_is_a_machine_that_says_no(monkeypatch):
     release = RunningRelease(name="digits", version="1.0.0", bundle_sha256="b" * 64)
     request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(sys, "executable", "/gone/python")
     with pytest.raises(StorageError) as raised:
         AdmissionProcess(deadline_s=1.0).admit(request)
     assert raised.value.message == "cannot start the admission: No such file or directory"
@@ -96,3 +113,70 @@ def test_the_admission_child_has_no_network_writes_no_files_and_has_bounded_memo
     if ran.stdout.startswith("False"):
         pytest.skip("this kernel lets the test make no network namespace")
     assert ran.stdout == "True [] File too large, out of memory\n"
+
+
+def admitted(made, tmp_path, agent_tools, *, busy=False, **changes):
+    path = tmp_path / f"{made.sha256}.bundle"
+    path.write_bytes(made.data)
+    release = RunningRelease(name=made.name, version=made.version, bundle_sha256=made.sha256)
+    model = ModelRef(path=str(path), release=release)
+    request = AdmissionRequest(model=model, profile=agent_tools.PROFILE, compat_hash=agent_tools.COMPAT)
+    return InProcessAdmission(busy=lambda: busy).admit(msgspec.structs.replace(request, **changes))
+
+
+def test_a_model_over_its_size_or_its_memory_is_refused_by_name(agent_bundles, tmp_path, agent_tools, monkeypatch):
+    manifest = agent_bundles.v1.manifest
+    size = next(one.size_bytes for one in manifest.members if one.path == manifest.model)
+    data = agent_tools.model_file("v1")
+    large = agent_tools.make_bundle(data, "8.0.0", budgets=Budgets(model_bytes=size - 1))
+    verdict = admitted(large, tmp_path, agent_tools)
+    assert (verdict.cause, verdict.detail) == ("model-size", f"the model has {size} bytes, the budget is {size - 1}")
+    greedy = agent_tools.make_bundle(data, "8.0.1", budgets=Budgets(arena_bytes=1000))
+    monkeypatch.setattr(checks, "peak_rss_bytes", iter([100 << 20, 190 << 20, 190 << 20]).__next__)
+    verdict = admitted(greedy, tmp_path, agent_tools)
+    assert verdict.cause == "memory-budget"
+    assert verdict.detail == f"the checks took {90 << 20} bytes, the budget is 1000 for activations"
+
+
+def test_a_model_that_keeps_memory_at_each_inference_is_refused(agent_bundles, tmp_path, agent_tools, monkeypatch):
+    kept, plain = [], LoadedModel.invoke
+
+    def leaking(self, inputs):
+        kept.append(np.ones(64 << 10, np.uint8))
+        return plain(self, inputs)
+
+    def from_bundle(bundle, **options):
+        model = plainly(bundle, **options)
+        model.invoke = lambda inputs: leaking(model, inputs)
+        return model
+
+    plainly = LoadedModel.from_bundle
+    monkeypatch.setattr(LoadedModel, "from_bundle", from_bundle)
+    verdict = admitted(agent_bundles.v1, tmp_path, agent_tools)
+    assert (verdict.kind, verdict.cause) == ("refused", "memory-leak")
+    assert "inferences of one input kept" in verdict.detail
+
+
+def test_growth_that_stops_is_a_cache_and_no_leak():
+    mib = 1 << 20
+    assert leaked_bytes([10 * mib, 20 * mib, 30 * mib, 40 * mib]) == 30 * mib
+    assert leaked_bytes([10 * mib, 20 * mib, 20 * mib, 20 * mib]) == 0
+    assert leaked_bytes([10 * mib, 10 * mib + 1, 10 * mib + 2]) == 0
+    assert leaked_bytes([10 * mib, 20 * mib]) == 0
+
+
+def test_models_that_fit_alone_must_fit_together(agent_bundles, tmp_path, agent_tools):
+    beside = tmp_path / "beside.bundle"
+    beside.write_bytes(agent_bundles.v5.data)
+    release = RunningRelease(name="digits", version="5.0.0", bundle_sha256=agent_bundles.v5.sha256)
+    whole = ModelRef(path=str(beside), release=release)
+    assert admitted(agent_bundles.v1, tmp_path, agent_tools, beside=(whole,)).kind == "passed"
+    gone = msgspec.structs.replace(whole, path=str(tmp_path / "gone.bundle"))
+    verdict = admitted(agent_bundles.v1, tmp_path, agent_tools, beside=(gone,))
+    assert (verdict.kind, verdict.cause) == ("refused", "memory-together")
+
+
+def test_a_board_that_is_busy_cannot_tell_latency_and_is_asked_again(agent_bundles, tmp_path, agent_tools):
+    assert admitted(agent_bundles.too_slow, tmp_path, agent_tools).cause == "latency-budget"
+    verdict = admitted(agent_bundles.too_slow, tmp_path, agent_tools, busy=True)
+    assert (verdict.kind, verdict.cause) == ("postponed", "busy")

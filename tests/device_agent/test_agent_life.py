@@ -1,93 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole life of a release on one device: real metadata, real models; worker and admission inside this process."""
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
-
 import msgspec
 import numpy as np
 import pytest
 
 from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.admission.checks import InProcessAdmission
-from device_agent.repositories.in_process import InProcessRepositories
-from device_agent.settings import AgentSettings
-from device_agent.wiring import assemble
-from device_agent.worker.engine import Engine
-from device_agent.worker.in_process import InProcessInference
-from edgefleet.contracts.messages import Event, Telemetry
-
-
-class Device:
-    """An agent in this process, ticked by the test; `ask` is an application."""
-
-    def __init__(self, folder, tools, **settings):
-        self.folder = folder
-        self.tools = tools
-        self.settings = AgentSettings(poll_s=0.05, telemetry_s=1000.0, compare_share=1.0, reserve_bytes=0, **settings)
-        self.executor = ThreadPoolExecutor(2)
-        self.admission = InProcessAdmission(busy=lambda: False)
-        self.start()
-
-    def start(self):
-        nonce = itertools.count(1)
-        self.engine = Engine(random=lambda: 0.0, nonce=next(nonce))
-        self.agent = assemble(
-            self.folder,
-            self.settings,
-            inference=InProcessInference(self.engine),
-            repositories=InProcessRepositories(self.folder, reserve_bytes=self.settings.reserve_bytes),
-            admission=self.admission,
-            executor=self.executor,
-            random_share=lambda: 0.0,
-        )
-        self.agent.start()
-
-    def ask(self, picture):
-        reply = self.engine.infer([picture])
-        self.engine.settle()
-        return reply
-
-    def until(self, condition, what, feed=()):
-        pictures = itertools.cycle(feed) if len(feed) else None
-
-        def step():
-            if pictures is not None:
-                self.ask(next(pictures))
-            self.agent.timers.sooner("collect", 0.0)
-            self.agent.tick()
-            return condition()
-
-        return self.tools.wait_until(step, f"{what}; {self.agent.record}; {self.stories()}")
-
-    def until_running(self, made, feed=()):
-        self.until(
-            lambda: (
-                self.agent.status == "idle"
-                and (self.agent.record.active or SimpleNamespace(version="")).version == made.version
-            ),
-            f"{made.version} is committed",
-            feed,
-        )
-
-    def events(self):
-        box = self.agent.ports.outbox
-        return [message.body for message in box.after(0, 10_000) if isinstance(message.body, Event)]
-
-    def stories(self):
-        return [(event.kind, event.cause) for event in self.events()]
-
-    def close(self):
-        self.agent.stop()
-        self.executor.shutdown()
-
-
-@pytest.fixture
-def device(enrolled, agent_tools):
-    device = Device(enrolled, agent_tools)
-    yield device
-    device.close()
+from edgefleet.contracts.messages import Telemetry
 
 
 def test_a_first_release_goes_through_trial_to_commit_and_a_second_one_through_shadow(
@@ -114,7 +33,7 @@ def test_a_first_release_goes_through_trial_to_commit_and_a_second_one_through_s
         ("trial-started", "shadow-passed"),
         ("committed", "trial-passed"),
     ]
-    assert device.agent.record.previous.version == "1.0.0"
+    assert device.agent.record.previous[0].release.version == "1.0.0"
 
 
 def test_a_model_that_answers_nan_in_its_trial_never_reaches_the_application_and_is_rolled_back_and_quarantined(
@@ -239,7 +158,7 @@ def test_a_bundle_that_fails_admission_is_refused_and_quarantined(device, device
     made = getattr(agent_bundles, name)
     device_side.assign(device_side.release(made))
     device.until(lambda: ("admission-refused", cause) in device.stories(), "admission refuses")
-    assert device.agent.record.quarantine == (made.sha256,)
+    assert [entry.bundle_sha256 for entry in device.agent.record.quarantine] == [made.sha256]
     assert device.agent.status == "idle"
 
 
@@ -265,6 +184,21 @@ def test_expired_metadata_stops_installs_and_never_inference(device, device_side
     assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
     device_side.assign(device_side.releases[agent_bundles.v5.path])
     device.until_running(agent_bundles.v5, digits_live[0])
+
+
+def test_a_rollback_needs_no_metadata_that_is_valid(device, device_side, agent_bundles, digits_live):
+    pictures, _ = digits_live
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, pictures)
+    candidate = device_side.release(agent_bundles.v3)
+    device_side.assign(candidate)
+    device.until(lambda: device.agent.status == "trial", "the trial begins", pictures)
+    device_side.assign(candidate, days=-1)
+    device.until(lambda: ("update-refused", "metadata-expired") in device.stories(), "the refusal")
+    assert device.agent.status == "trial"
+    device.ask(np.zeros((1, 8, 8, 1), np.float32))
+    device.until(lambda: ("rollback-verified", "non-finite") in device.stories(), "the rollback is proved")
+    assert device.ask(pictures[0]).release == "digits 1.0.0"
 
 
 def test_a_server_that_is_away_costs_nothing_but_time(device, device_side, agent_bundles, digits_live):

@@ -5,7 +5,6 @@ import itertools
 from collections import Counter
 from typing import get_args
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,9 +12,11 @@ from hypothesis import strategies as st
 from device_agent.core import lifecycle
 from device_agent.core.ledger import add, confusion, merge, sparse
 from device_agent.core.lifecycle import LIVE, RESUME, STATUSES, TRANSITIONS, LifecycleFaultError, resume, step
-from device_agent.core.orders import Order, decide
-from device_agent.core.record import DeviceRecord, Progress, fresh_progress, quarantined, reported
-from device_agent.core.recovery import recover
+from device_agent.core.orders import Order, TargetFile, Wanted, decide
+from device_agent.core.recall import Recall
+from device_agent.core.record import DeviceRecord, Progress, Software, fresh_progress, lifted, quarantined, reported
+from device_agent.core.recovery import newer_commit, recover
+from device_agent.core.release_set import Member, set_of
 from device_agent.core.schedule import Backoff, jittered_s
 from device_agent.core.timers import Timers
 from device_agent.core.trial import activated, counted, elapsed, judge_death, judge_shadow, judge_trial
@@ -24,7 +25,19 @@ from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 
 V1 = RunningRelease(name="digits", version="1.0.0", bundle_sha256="1" * 64)
 V2 = RunningRelease(name="digits", version="2.0.0", bundle_sha256="2" * 64)
+B1 = RunningRelease(name="sounds", version="1.0.0", bundle_sha256="b" * 64)
+HERE = Software(agent="1.0.0", runtime="ai-edge-litert 2.3.0")
 TRIGGERS = get_args(lifecycle.Trigger)
+
+
+def members(*releases):
+    return set_of(Member(release=release) for release in releases)
+
+
+def order(counter, *releases, **fields):
+    wanted = tuple(Wanted(r, TargetFile("x", r.bundle_sha256, 1)) for r in releases)
+    return Order(counter, wanted, **fields)
+
 
 statuses = st.sampled_from(STATUSES)
 progresses = st.builds(
@@ -92,28 +105,61 @@ def test_whatever_happens_only_a_trial_leads_to_commit_and_only_a_proof_ends_a_r
 @pytest.mark.parametrize(
     ("status", "active", "candidate", "wanted", "action"),
     [
-        ("idle", V1, None, None, "nothing"),
-        ("idle", V1, None, V1, "nothing"),
-        ("idle", V1, None, V2, "install"),
-        ("idle", None, None, V1, "install"),
-        ("safe-mode", None, None, V1, "install"),
-        ("downloading", V1, V2, V2, "nothing"),
-        ("downloading", V1, V2, None, "withdraw"),
-        ("admission", V1, V2, V1, "withdraw"),
-        ("trial", V1, V2, V2, "nothing"),
-        ("trial", V1, V2, V1, "withdraw"),
-        ("trial", None, V2, None, "nothing"),
-        ("rolling-back", V1, None, V2, "nothing"),
+        ("idle", [V1], [], [], "nothing"),
+        ("idle", [V1], [], [V1], "nothing"),
+        ("idle", [V1], [], [V2], "install"),
+        ("idle", [], [], [V1], "install"),
+        ("idle", [V1], [], [V1, B1], "install"),
+        ("idle", [V1, B1], [], [V1], "install"),
+        ("idle", [V1, B1], [], [B1, V1], "nothing"),
+        ("safe-mode", [], [], [V1], "install"),
+        ("downloading", [V1], [V2], [V2], "nothing"),
+        ("downloading", [V1], [V2], [V2, B1], "withdraw"),
+        ("downloading", [V1], [V2], [], "withdraw"),
+        ("admission", [V1], [V2], [V1], "withdraw"),
+        ("trial", [V1], [V2], [V2], "nothing"),
+        ("trial", [V1], [V2], [V1], "withdraw"),
+        ("trial", [], [V2], [], "nothing"),
+        ("rolling-back", [V1], [], [V2], "nothing"),
     ],
 )
 def test_an_order_is_followed_only_where_the_device_is_free_to(status, active, candidate, wanted, action):
-    record = DeviceRecord(status=status, active=active, candidate=candidate)
-    assert decide(status, record, Order(7, wanted)) == action
+    record = DeviceRecord(status=status, active=members(*active), candidate=members(*candidate))
+    assert decide(status, record, order(7, *wanted), HERE) == action
 
 
-def test_an_order_for_a_quarantined_bundle_is_refused():
-    record = quarantined(DeviceRecord(active=V1), V2.bundle_sha256)
-    assert decide("idle", record, Order(7, V2)) == "refuse-quarantined"
+def test_an_order_for_a_quarantined_bundle_is_refused_until_other_software_or_a_signed_order_comes():
+    record = quarantined(DeviceRecord(active=members(V1)), V2.bundle_sha256, HERE, "crash")
+    assert decide("idle", record, order(7, V2), HERE) == "refuse-quarantined"
+    assert decide("idle", record, order(7, V2, B1), HERE) == "refuse-quarantined"
+    assert decide("idle", record, order(7, B1), HERE) == "install"
+    assert decide("idle", record, order(7, V2), Software(agent="1.0.1", runtime=HERE.runtime)) == "install"
+    assert decide("idle", lifted(record, (V2.bundle_sha256,)), order(7, V2), HERE) == "install"
+    assert decide("idle", lifted(record, (V1.bundle_sha256,)), order(7, V2), HERE) == "refuse-quarantined"
+
+
+def test_a_quarantine_from_before_software_was_noted_holds_for_all():
+    record = quarantined(DeviceRecord(), V2.bundle_sha256, Software(), "")
+    assert record.quarantines(V2.bundle_sha256, HERE)
+
+
+@pytest.mark.parametrize(
+    ("recall", "reason"),
+    [
+        (Recall(), ""),
+        (Recall(releases=("2" * 64,)), "digits 2.0.0 is recalled"),
+        (Recall(releases=("1" * 64,)), ""),
+        (Recall(minimum={"digits": "2.0.0"}), ""),
+        (Recall(minimum={"digits": "2.0.1"}), "digits 2.0.0 is below the floor 2.0.1"),
+        (Recall(minimum={"digits": "10.0.0"}), "digits 2.0.0 is below the floor 10.0.0"),
+        (Recall(minimum={"sounds": "10.0.0"}), ""),
+        (Recall(stopped=True), "a signed order stops every model"),
+    ],
+)
+def test_a_recall_forbids_what_it_names_and_what_is_below_its_floor(recall, reason):
+    assert recall.forbids(V2) == reason
+    record = DeviceRecord(active=members(V1), recall=recall)
+    assert decide("idle", record, order(7, V2), HERE) == ("refuse-recalled" if reason else "install")
 
 
 RULE = TrialRule(requests=100, minimum_s=60.0, limit_s=600.0, crash_limit=1, unexplained_limit=2)
@@ -169,8 +215,15 @@ def test_progress_adds_up_windows_and_policy_time():
 
 @given(status=statuses, clean=st.booleans(), rebooted=st.booleans(), progress=progresses)
 def test_a_restart_resumes_counts_and_never_invents_a_candidate(status, clean, rebooted, progress):
-    before = DeviceRecord(status=status, active=V1, candidate=V2, progress=progress, boot_id="a", clean_stop=clean)
-    recovery = recover(before, boot_id="b" if rebooted else "a", now=9.0)
+    before = DeviceRecord(
+        status=status,
+        active=members(V1),
+        candidate=members(V2),
+        progress={"digits": progress},
+        boot_id="a",
+        clean_stop=clean,
+    )
+    recovery = recover(before, boot_id="b" if rebooted else "a", now=9.0, software=HERE)
     assert recovery.death == ("clean" if clean or rebooted else "unexplained")
     assert recovery.record.clean_stop is False
     assert recovery.record.status == recovery.status
@@ -178,34 +231,50 @@ def test_a_restart_resumes_counts_and_never_invents_a_candidate(status, clean, r
         assert recovery.status == RESUME[status]
     elif recovery.death == "clean":
         assert recovery.status == status
-        assert recovery.record.progress.attempts_left == progress.attempts_left + 1
+        assert recovery.record.progress["digits"].attempts_left == progress.attempts_left + 1
     else:
         exhausted = progress.unexplained_left == 0
         assert recovery.status == ("rolling-back" if exhausted else status)
-        assert recovery.record.quarantines(V2.bundle_sha256) == exhausted
-        assert (recovery.record.candidate is None) == exhausted
+        assert recovery.record.quarantines(V2.bundle_sha256, HERE) == exhausted
+        assert (recovery.record.candidate == ()) == exhausted
 
 
 def test_a_record_of_an_unknown_state_rolls_back_to_the_active_release():
-    recovery = recover(DeviceRecord(status="hyperspace", active=V1, candidate=V2), boot_id="b", now=9.0)
+    record = DeviceRecord(status="hyperspace", active=members(V1), candidate=members(V2))
+    recovery = recover(record, boot_id="b", now=9.0, software=HERE)
     assert recovery.status == "rolling-back"
-    assert recovery.record.active == V1
-    assert recovery.record.candidate is None
+    assert recovery.record.active == members(V1)
+    assert recovery.record.candidate == ()
     assert recovery.record.fault.cause == "unknown-state"
     assert recovery.record.fault.detail == "the persisted state was 'hyperspace'"
 
 
 def test_a_live_state_without_a_candidate_rolls_back():
-    recovery = recover(DeviceRecord(status="trial", active=V1), boot_id="b", now=9.0)
+    recovery = recover(DeviceRecord(status="trial", active=members(V1)), boot_id="b", now=9.0, software=HERE)
     assert (recovery.status, recovery.record.fault.detail) == ("rolling-back", "the state 'trial' has no candidate")
+
+
+def test_what_the_slots_know_of_a_later_commit_wins_over_an_older_save():
+    old = DeviceRecord(status="trial", counter=4, order_counter=4, active=members(V1), candidate=members(V2))
+    assert newer_commit(old, members(V1), 3) == old
+    assert newer_commit(old, (), 0) == old
+    for counter in (4, 5):
+        newer = newer_commit(old, members(V2), counter)
+        assert (newer.status, newer.active, newer.previous, newer.candidate) == (
+            "idle",
+            members(V2),
+            members(V1),
+            (),
+        )
+        assert (newer.counter, newer.order_counter) == (counter, counter)
 
 
 def test_quarantine_and_reports_are_bounded_and_keep_the_newest():
     record = DeviceRecord()
     for number in range(1100):
-        record = reported(quarantined(record, f"{number:064x}"), str(number))
+        record = reported(quarantined(record, f"{number:064x}", HERE, "crash"), str(number))
     assert len(record.quarantine) == 1000
-    assert record.quarantines(f"{1099:064x}")
+    assert record.quarantines(f"{1099:064x}", HERE)
     assert record.reported == tuple(str(number) for number in range(1068, 1100))
 
 
@@ -246,10 +315,3 @@ def test_a_timer_becomes_due_once():
     assert timers.take("poll", 5.0)
     assert not timers.take("poll", 6.0)
     assert timers.wait_s(4.0, 10.0) == 10.0
-
-
-def test_a_record_survives_its_encoding():
-    record = DeviceRecord(
-        status="trial", active=V1, candidate=V2, progress=Progress(requests=3), quarantine=("a" * 64,)
-    )
-    assert msgspec.json.decode(msgspec.json.encode(record), type=DeviceRecord) == record

@@ -3,6 +3,7 @@
 
 import contextlib
 import gzip
+import itertools
 import random
 import socket
 import struct
@@ -28,7 +29,7 @@ from device_agent.errors import DamagedStateError
 from device_agent.inference_protocol import FeedbackRequest, InferRequest, Tensor, encode_request, frame
 from device_agent.reporting import Reporter
 from device_agent.worker.main import SESSION_LIMIT
-from edgefleet.contracts.errors import EdgeFleetError, InputError, MessageError, StorageError
+from edgefleet.contracts.errors import EdgeFleetError, InputError, MessageError, StorageError, UnreachableError
 from edgefleet.contracts.messages import (
     Confusion,
     Event,
@@ -224,9 +225,7 @@ def damaged(data, chance):
 
 
 def checkpointed(path, write):
-    opened = write()
-    opened._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    opened.close()
+    write().close()
     return path.read_bytes()
 
 
@@ -243,7 +242,7 @@ def test_an_outbox_with_a_damaged_page_is_read_or_set_aside_and_takes_messages(t
     path.write_bytes(damaged(checkpointed(path, fill), random.Random(seed)))
     box = OutboxFile(path, "dev-1", limit_bytes=1 << 20)
     message = box.append(EVENT, created_at=2.0)
-    assert box.after(0, 100)[-1] == message
+    assert box.after(0, 100)[-1].body == message.body
     box.acknowledge(box.epoch, message.sequence)
     assert box.depth() == 0
 
@@ -251,7 +250,6 @@ def test_an_outbox_with_a_damaged_page_is_read_or_set_aside_and_takes_messages(t
 def test_an_outbox_that_is_damaged_while_it_is_used_is_replaced(tmp_path, box):
     box.append(EVENT, created_at=1.0)
     epoch = box.epoch
-    box._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     box._database.execute("PRAGMA writable_schema = ON")
     box._database.execute("DELETE FROM sqlite_schema WHERE name = 'message'")
     box._database.commit()
@@ -325,6 +323,42 @@ def test_a_hostile_server_costs_one_failed_attempt(device_side, enrolled, answer
     with pytest.raises(EdgeFleetError):
         downloads.fetch(target, lambda: False)
     assert sum(file.stat().st_size for file in enrolled.downloads.iterdir()) <= target.size_bytes + 1
+
+
+def trickle(handler):
+    """Announce a bundle's whole length, and send it byte by byte."""
+    data = handler.server_side.find(handler.path)
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for at in range(len(data)):
+            handler.wfile.write(data[at : at + 1])
+            handler.wfile.flush()
+
+
+def test_a_server_that_trickles_a_bundle_is_left_and_the_next_one_goes_on_from_there(
+    device_side, enrolled, agent_bundles, monkeypatch
+):
+    made = agent_bundles.v1
+    listed = device_side.release(made)
+    folder, _, name = listed.path.rpartition("/")
+    target = TargetFile(f"{folder}/{made.sha256}.{name}", made.sha256, listed.length)
+    ticks = itertools.count(0.0, 10.0)
+    connection = ServerConnection(device_side.url, ca=enrolled.ca, certificate=enrolled.certificate, key=enrolled.key)
+    downloads = BundleDownloads(enrolled.downloads, connection, reserve_bytes=0, monotonic=lambda: next(ticks))
+    handler = device_side._server.RequestHandlerClass
+    honest = handler.do_GET
+    monkeypatch.setattr(handler, "do_GET", trickle)
+    with pytest.raises(UnreachableError) as raised:
+        downloads.fetch(target, lambda: False)
+    assert raised.value.message == "the download comes with less than 200 bytes a second"
+    (part,) = enrolled.downloads.iterdir()
+    came = part.stat().st_size
+    assert 0 < came < target.size_bytes
+    monkeypatch.setattr(handler, "do_GET", honest)
+    assert downloads.fetch(target, lambda: False).read_bytes() == made.data
+    assert device_side.requests[-1] == (f"/image/targets/{target.path}", f"bytes={came}-")
 
 
 def test_a_flood_of_hints_is_no_flood_of_requests(enrolled, device_side, agent_tools):

@@ -14,11 +14,14 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from device_agent.adapters.mqtt import MqttChannel, MqttPump
+from device_agent.adapters.mqtt import MqttChannel
+from device_agent.adapters.mqtt_pump import MqttPump
 from device_agent.adapters.outbox_file import OutboxFile
 from device_agent.reporting import IN_FLIGHT, Reporter
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.messages import (
+    SCHEMA,
+    Capabilities,
     Event,
     Gap,
     Hint,
@@ -207,13 +210,75 @@ def test_a_gap_lets_the_watermark_pass_what_was_evicted(reporting, agent_tools, 
     small.close()
 
 
+def test_a_server_that_was_restored_from_a_backup_gets_what_it_lost_again(reporting, agent_tools):
+    reporter, box, channel, server, clock = reporting
+    events(reporter, 150)
+    agent_tools.wait_until(lambda: turn(reporter, channel) or box.depth() == 0, "the outbox is empty")
+    server.messages = {number: message for number, message in server.messages.items() if number <= 40}
+    events(reporter, 1)
+
+    def later():
+        clock.ahead_s += 2.0
+        turn(reporter, channel)
+        return len(server.messages) == 151 and box.depth() == 0
+
+    agent_tools.wait_until(later, "the server has all messages again")
+    assert sorted(server.messages) == list(range(1, 152))
+
+
+def test_a_server_gets_messages_in_the_schema_that_it_says_and_in_the_first_if_it_says_none(reporting, agent_tools):
+    reporter, box, channel, server, clock = reporting
+    renewed = Event(kind="certificate-renewed", cause="due")
+    reporter.announce(STATE)
+    reporter.event(renewed)
+    agent_tools.wait_until(lambda: turn(reporter, channel) or channel.connection, "a connection")
+    assert server.copies == 0  # the server might still say that it understands more
+    clock.ahead_s += 5.0
+    agent_tools.wait_until(lambda: turn(reporter, channel) or box.depth() == 0, "the message arrives")
+    assert (server.messages[1].v, server.messages[1].body.kind) == (1, "state-repaired")
+    server.client.publish(f"{PREFIX}/hint", encode_message(Capabilities(v=1, schema=9)), qos=1)
+    [said] = agent_tools.wait_until(lambda: [m for m in channel.incoming() if isinstance(m, Capabilities)], "the word")
+    reporter.understood(said)
+    reporter.event(renewed)
+    agent_tools.wait_until(lambda: turn(reporter, channel) or box.depth() == 0, "the message arrives")
+    assert (server.messages[2].v, server.messages[2].body) == (SCHEMA, renewed)
+    reporter.announce(STATE)
+    agent_tools.wait_until(lambda: server.states and server.states[-1].v == SCHEMA, "the state in the same schema")
+
+
+def test_messages_go_in_the_first_schema_again_where_the_server_stores_none(reporting, agent_tools):
+    """An older server has taken the place of a newer one: it refuses what it does not know."""
+    reporter, _, channel, server, clock = reporting
+    server.acknowledging = False
+    reporter.understood(Capabilities(v=1, schema=2))
+    reporter.event(Event(kind="certificate-renewed", cause="due"))
+    agent_tools.wait_until(lambda: turn(reporter, channel) or server.copies == 1, "the message")
+    assert server.messages[1].v == 2
+    clock.ahead_s += 40.0
+    agent_tools.wait_until(lambda: turn(reporter, channel) or server.copies == 2, "the message again")
+    assert server.messages[1].v == 1
+
+
+def test_a_late_watermark_of_before_lets_nothing_be_sent_again(reporting, agent_tools):
+    reporter, box, channel, server, clock = reporting
+    events(reporter, 20)
+    agent_tools.wait_until(lambda: turn(reporter, channel) or box.depth() == 0, "the outbox is empty")
+    reporter.stored(Watermark(v=1, epoch=box.epoch, sequence=3))
+    events(reporter, 1)
+    agent_tools.wait_until(lambda: turn(reporter, channel) or box.depth() == 0, "the outbox is empty")
+    clock.ahead_s += 1000.0
+    turn(reporter, channel)
+    assert (box.depth(), server.copies) == (0, 21)
+
+
 def test_the_state_is_retained_and_the_last_will_says_that_the_device_is_gone(reporting, real_broker, agent_tools):
     _, _, channel, server, _ = reporting
     channel.announce(STATE)
     agent_tools.wait_until(lambda: server.states and server.states[-1].connected, "the state")
     script = (
         "import sys, threading\n"
-        "from device_agent.adapters.mqtt import MqttChannel, MqttPump\n"
+        "from device_agent.adapters.mqtt import MqttChannel\n"
+        "from device_agent.adapters.mqtt_pump import MqttPump\n"
         "from edgefleet.contracts.enrolment import BrokerAddress\n"
         "from edgefleet.contracts.messages import State\n"
         f"names = dict(tenant='acme', device='dev-2', tls=None, random=lambda: 0.0)\n"

@@ -22,6 +22,7 @@ from device_agent.adapters.outbox_file import OutboxFile
 from device_agent.adapters.slots import SlotFolder
 from device_agent.adapters.state_file import StateFile, read_record
 from device_agent.core.record import DeviceRecord
+from device_agent.core.record_schema import encode
 from device_agent.errors import DamagedStateError
 from edgefleet.contracts.errors import BundleError, StorageError
 from edgefleet.contracts.messages import Event, Gap, RunningRelease
@@ -67,7 +68,8 @@ def test_the_last_good_slot_is_the_newest_mark_that_is_intact_and_not_bad(tmp_pa
     slots.path(damaged.bundle_sha256).write_bytes(b"flipped")
     slots.mark_bad(bad.bundle_sha256)
     (tmp_path / "slots" / f"{'f' * 64}.good").write_bytes(b"not json")
-    assert slots.last_good() == (oldest, 0)
+    assert slots.last_good() == ((oldest,), 0)
+    assert slots.last_committed() == ((damaged,), 1)
     assert slots.bad() == (bad.bundle_sha256,)
 
 
@@ -87,6 +89,35 @@ def test_a_record_is_replaced_whole_and_read_beside_the_agent(tmp_path):
     for counter in range(3):
         state.save(DeviceRecord(counter=counter))
     assert read_record(tmp_path / "state.db") == state.load() == DeviceRecord(counter=2)
+
+
+def test_a_record_that_is_read_while_the_agent_saves_others_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "state.db"
+    StateFile(path).save(DeviceRecord(counter=1))
+    connect, statements = sqlite3.connect, []
+
+    def save_between(statement):
+        statements.append(statement)
+        following = encode(DeviceRecord(counter=1 + len(statements)))
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(connect(path, timeout=0)) as writer,
+            writer,
+        ):
+            writer.execute("UPDATE device SET record = ?", (following.base,))
+            extension = (following.base_sha256, following.extension)
+            writer.execute("UPDATE extension SET base_sha256 = ?, record = ?", extension)
+
+    def connect_beside_a_writer(*arguments, **named):
+        database = connect(*arguments, **named)
+        database.set_trace_callback(save_between)
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_beside_a_writer)
+    read = read_record(path)
+    assert read is not None
+    assert read == DeviceRecord(counter=read.counter)
+    assert len(statements) >= 3
 
 
 @pytest.mark.parametrize("damage", ["garbage", "schema"])
@@ -320,10 +351,15 @@ def test_a_restart_on_a_full_disk_finds_the_record_and_the_outbox_takes_messages
 
 
 def test_a_record_with_a_log_beside_it_is_never_read_without_the_log(tiny_disk):
+    """As an older agent leaves it: its log is beside the file until it closes it."""
     state = StateFile(tiny_disk / "state.db")
     state.save(DeviceRecord(counter=7))
-    saved = {name: (tiny_disk / name).read_bytes() for name in ("state.db", "state.db-wal")}
     state.close()
+    with contextlib.closing(sqlite3.connect(tiny_disk / "state.db")) as older:
+        older.execute("PRAGMA journal_mode = WAL")
+        older.execute("UPDATE device SET record = '{}'")
+        older.commit()
+        saved = {name: (tiny_disk / name).read_bytes() for name in ("state.db", "state.db-wal")}
     for name, data in saved.items():
         (tiny_disk / name).write_bytes(data)
     fill(tiny_disk / "filler")

@@ -55,15 +55,18 @@ def test_an_agreed_order_names_release_target_and_policy(trust, device_side, age
     counter = device_side.assign(device_side.release(agent_bundles.v1, policy))
     order = trust.check(0)
     assert order.counter == counter
-    assert order.release.bundle_sha256 == order.target.sha256 == agent_bundles.v1.sha256
-    assert order.target.path == f"digits/1.0.0/{agent_bundles.v1.sha256}.digits-1.0.0-linux-x86_64.bundle"
-    assert order.policy == policy
-    assert order.compat_hash == agent_tools.COMPAT
+    (wanted,) = order.wanted
+    assert wanted.release.bundle_sha256 == wanted.target.sha256 == agent_bundles.v1.sha256
+    assert wanted.target.path == f"digits/1.0.0/{agent_bundles.v1.sha256}.digits-1.0.0-linux-x86_64.bundle"
+    assert wanted.policy == policy
+    assert wanted.compat_hash == agent_tools.COMPAT
 
 
-def test_an_empty_order_asks_the_image_repository_nothing(trust, device_side):
+def test_an_empty_order_asks_the_image_repository_for_recalls_twice_a_day_only(trust, device_side):
+    trust.check(0)
+    assert any(path.startswith("/image/") for path, _ in device_side.requests)
     device_side.requests.clear()
-    assert trust.check(0).release is None
+    assert trust.check(0).wanted == ()
     assert all(path.startswith("/director/") for path, _ in device_side.requests)
 
 
@@ -111,7 +114,7 @@ def test_two_targets_at_once_are_refused(trust, device_side, agent_bundles):
     device_side.assign(targets[0])
     order = to_custom(Assignment(tenant="acme", device="dev-1", profile="linux-x86_64", counter=9))
     device_side.director.publish({target.path: target for target in targets}, fields=order)
-    assert refusal(trust)[0] == "assignment-ambiguous"
+    assert refusal(trust) == ("assignment-ambiguous", "the director lists two bundles of 'digits', expected one")
 
 
 def test_a_release_for_another_profile_is_refused(trust, device_side, agent_bundles):
@@ -154,7 +157,7 @@ def test_endless_metadata_is_refused(trust, device_side):
 def test_a_policy_with_fractions_is_the_same_after_signing(trust, device_side, agent_bundles, agent_tools):
     policy = agent_tools.quick_policy(minimum_s=0.1, limit_s=1234.5)
     device_side.assign(device_side.release(agent_bundles.v1, policy))
-    assert trust.check(0).policy == policy
+    assert trust.check(0).wanted[0].policy == policy
 
 
 def test_an_unreachable_server_is_one_sentence(trust, device_side):

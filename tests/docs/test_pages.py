@@ -118,9 +118,13 @@ def _typer_options(words: list[str]) -> set[str]:
 
 
 def _agent_options(words: list[str]) -> set[str]:
-    actions = agent_cli._parser()._actions
-    choices: dict[str, Any] = next(action.choices for action in actions if isinstance(action.choices, dict))
-    return {option for action in choices[words[0]]._actions for option in action.option_strings}
+    parser: Any = agent_cli._parser()
+    for word in words:
+        groups = [action.choices for action in parser._actions if isinstance(action.choices, dict)]
+        if not groups:
+            break
+        parser = groups[0][word]
+    return {option for action in parser._actions for option in action.option_strings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

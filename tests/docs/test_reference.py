@@ -6,17 +6,22 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 
 import device_agent
-from device_agent.settings import AgentSettings
+from device_agent.core.accelerator_settings import AcceleratorSettings
+from device_agent.core.agent_settings import CaptureSettings
+from device_agent.settings import AgentSettings, settings_schema
 from edgefleet.contracts import errors
 from edgefleet.contracts.errors import EdgeFleetError, ExitStatus
 from edgefleet.contracts.evidence import ConversionEvidence
+from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.messages import (
+    Capabilities,
     DeviceStatus,
     Event,
     EventKind,
@@ -78,7 +83,15 @@ FIELDS: dict[str, tuple[str, list[str], Any, tuple[Any, ...]]] = {
     "profile": ("profiles", ["Fields"], Profile, ()),
     "manifest": ("bundle-format", ["Manifest"], Manifest, ()),
     "evidence": ("bundle-format", ["Evidence"], ConversionEvidence, ()),
-    "agent settings": ("agent-configuration", ["Agent configuration"], AgentSettings, ()),
+    "agent settings": (
+        "agent-configuration",
+        ["Agent configuration"],
+        AgentSettings,
+        (AcceleratorSettings, CaptureSettings, Declaration),
+    ),
+    "accelerator": ("agent-configuration", ["Accelerator"], AcceleratorSettings, ()),
+    "capture": ("agent-configuration", ["Capture"], CaptureSettings, ()),
+    "applications": ("agent-configuration", ["Applications"], Declaration, ()),
     "message": ("messages", ["Message"], Message, (Telemetry, Event, Gap)),
     "telemetry": ("messages", ["Telemetry"], Telemetry, (ModelWindow,)),
     "model window": ("messages", ["ModelWindow"], ModelWindow, (RunningRelease,)),
@@ -87,6 +100,7 @@ FIELDS: dict[str, tuple[str, list[str], Any, tuple[Any, ...]]] = {
     "gap": ("messages", ["Gap"], Gap, ()),
     "state": ("messages", ["State"], State, (RunningRelease,)),
     "hint": ("messages", ["Hint"], Hint, ()),
+    "capabilities": ("messages", ["Capabilities"], Capabilities, ()),
     "watermark": ("messages", ["Watermark"], Watermark, ()),
 }
 
@@ -110,11 +124,29 @@ def test_every_channel_event_and_status_is_described(reference: Read, section: S
     assert set(re.findall(r"`([a-z-]+)`", statuses)) == set(get_args(DeviceStatus))
 
 
-def test_the_command_line_page_is_what_the_commands_say(reference: Read) -> None:
-    script = ROOT / "scripts" / "write_command_line_reference.py"
-    spec = importlib.util.spec_from_file_location("write_command_line_reference", script)
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert reference("command-line") == module.page(), f"run: python {script.relative_to(ROOT)}"
+    return module
+
+
+def test_the_command_line_page_is_what_the_commands_say(reference: Read) -> None:
+    module = _script("write_command_line_reference")
+    assert reference("command-line") == module.page(), "run: python scripts/write_command_line_reference.py"
+
+
+def test_the_diagram_of_the_life_cycle_is_what_its_table_says() -> None:
+    module = _script("write_life_cycle")
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert text == module.page(text), "run: python scripts/write_life_cycle.py"
+
+
+def test_the_meaning_of_every_agent_setting_is_the_schemas(reference: Read, section: Section, table: Table) -> None:
+    rows = table(section(reference("agent-configuration"), "Agent configuration"))
+    described = settings_schema()["$defs"]["AgentSettings"]["properties"]
+    assert {path: cells[1] for path, cells in rows.items() if "." not in path} == {
+        name: facts["description"] for name, facts in described.items() if f"{name}.host" not in rows
+    }

@@ -22,8 +22,8 @@ KNOWN = [
     "alif-e7-devkit", "arduino-zero", "b-u585i-iot02a", "corstone-300-u55", "ek-ra8m1", "esp32-c3-devkitm",
     "esp32-c6-devkitc", "imx8mp-evk", "imxrt1060-evk", "jetson-orin-nano", "linux-x86_64", "longan-nano", "mps2-an385",
     "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nrf52840-dk", "nrf5340-dk", "nucleo-f103rb",
-    "nucleo-h743zi2", "nucleo-l4r5zi", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-pico",
-    "raspberry-pi-pico-2", "rv32-virt", "stm32f746g-disco",
+    "nucleo-h743zi2", "nucleo-l4r5zi", "raspberry-pi-3", "raspberry-pi-3-armv7", "raspberry-pi-4", "raspberry-pi-5",
+    "raspberry-pi-pico", "raspberry-pi-pico-2", "rv32-virt", "stm32f746g-disco",
 ]  # fmt: skip
 EDGEFLEET = Path(sys.executable).with_name("edgefleet")
 

@@ -168,4 +168,4 @@ def assigned(rehearsal: Rehearsal, rollout_id: str) -> list[str]:
 def active_version(agent: RealAgent) -> str:
     """Return the version of an agent's good release, empty while it has none."""
     record = read_record(agent.files.state)
-    return record.active.version if record is not None and record.active is not None else ""
+    return record.active[0].release.version if record is not None and record.active else ""

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +193,13 @@ def test_a_live_stream_shows_blank_frames_and_labels_as_often_as_it_is_told(digi
     labelled = sum(stream.is_labelled(frame) for frame in frames)
     assert 0.19 < labelled / (len(frames) - len(blank)) < 0.31
     assert not any(stream.is_labelled(frame) for frame in blank)
+
+
+def test_a_live_stream_is_blank_once_in_so_many_frames_where_that_is_asked_for(digits_example: Path) -> None:
+    stream = LiveStream(digits_example / "digits.npz", seed=5, blank_share=0.001, blank_within=80)
+    blank = [number for number, frame in enumerate(islice(stream, 4000)) if frame.label is None]
+    assert max(later - earlier for earlier, later in pairwise([-1, *blank])) == 80
+    assert len(blank) > 4000 / 80 - 1
 
 
 def test_a_live_stream_shows_every_picture_once_in_each_pass(digits_example: Path) -> None:

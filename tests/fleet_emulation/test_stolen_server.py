@@ -68,7 +68,7 @@ def test_devices_refuse_what_one_of_two_approvers_signed_though_every_online_key
         record, before = read_record(agent.files.state), running[agent.device]
         assert record is not None
         assert before is not None
-        assert (record.active, record.counter, record.candidate) == (before.active, before.counter, None)
+        assert (record.active, record.counter, record.candidate) == (before.active, before.counter, ())
     bed.stop_server()
     thief.clean_up()
     bed.start_server()

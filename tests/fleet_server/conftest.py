@@ -185,6 +185,7 @@ class FleetServer:
     api: str = ""
     device_url: str = ""
     ports: tuple[int, int] = (0, 0)
+    captures_bytes: int = 0
 
     @property
     def data(self) -> Path:
@@ -199,6 +200,7 @@ class FleetServer:
         command += ["--data", str(self.data), "--listen", f"127.0.0.1:{self.ports[0]}"]
         command += ["--device-listen", f"127.0.0.1:{self.ports[1]}", "--time-scale", str(self.time_scale), "--json"]
         command += ["--broker", self.broker] if self.broker else []
+        command += ["--captures-bytes", str(self.captures_bytes)] if self.captures_bytes else []
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None
@@ -521,9 +523,17 @@ class TelemetryLink:
         self.publish(topic("acme", device, channel), payload)
         return payload
 
-    def state(self, device: str, running: RunningRelease | None, *, counter: int, connected: bool = True) -> None:
+    def state(
+        self,
+        device: str,
+        running: RunningRelease | None,
+        *,
+        counter: int,
+        connected: bool = True,
+        also_running: tuple[RunningRelease, ...] = (),
+    ) -> None:
         state = State(
-            v=1,
+            v=2 if also_running else 1,
             device=device,
             profile="linux-x86_64",
             connected=connected,
@@ -531,6 +541,7 @@ class TelemetryLink:
             agent_version="0",
             counter=counter,
             running=running,
+            also_running=also_running,
         )
         self.publish(topic("acme", device, "state"), encode_message(state), retain=True)
 

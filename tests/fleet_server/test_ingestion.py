@@ -63,6 +63,28 @@ def test_messages_are_stored_once_and_the_watermark_follows(
     assert [event["kind"] for event in server.call("events")] == ["committed"]
 
 
+def test_a_decommissioned_device_is_heard_no_more_though_the_broker_still_lets_it_in(
+    new_broker: Any, new_server: Any, telemetry_link: Any, wait_for: Any, cli: Any
+) -> None:
+    broker = new_broker()
+    server = new_server(broker=broker.url)
+    for name in ("d1", "d2"):
+        server.enrol(name)
+    wait_for(lambda: server.call("health")["broker_connected"], "the server at the broker")
+    link = telemetry_link(broker.port)
+    link.send("d1", telemetry(3, 1))
+    wait_for(lambda: link.watermark("d1") == 1, "the watermark of a device of the fleet")
+    cli("devices", "decommission", "d1", "--yes", "--home", server.admin)
+    link.send("d1", telemetry(100, 0))
+    link.state("d1", RELEASE, counter=9)
+    link.send("d2", telemetry(1, 0))
+    wait_for(lambda: link.watermark("d2") == 1, "the watermark of another device")
+    counts = server.call("fleet")["ingestion"]
+    assert counts == {"stored": 2, "unknown-device": 1}
+    assert link.watermark("d1") == 1
+    assert server.call("devices/d1")["state"] is None
+
+
 def test_a_broker_that_is_away_is_told_of_and_found_again(
     new_broker: Any, new_server: Any, telemetry_link: Any, wait_for: Any
 ) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import ConflictError, TrustError
+from edgefleet.contracts.tuf_custom import Standing, to_custom
 from fleet_server.adapters.approval_desk import ApprovalDesk
 from fleet_server.adapters.data_folder import DataFolder
 from fleet_server.adapters.database import Database
@@ -22,7 +24,21 @@ from fleet_server.adapters.provision import ProductDelegation, delegate_product
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
-from fleet_server.core.tuf_types import Delegations, Metadata, Snapshot, Timestamp
+from fleet_server.core.tuf_types import Delegations, Metadata, Snapshot, Targets, Timestamp
+
+
+def test_what_is_recalled_stays_recalled_in_the_next_release() -> None:
+    expires = datetime(2100, 1, 1, tzinfo=UTC)
+    said = to_custom(Standing(minimum_release={"digits": "2.0.0"}))
+    base = Targets(version=4, expires=expires, targets={}, unrecognized_fields=dict(said))
+    following = add_release(base, [], expires=expires)
+    assert (following.version, following.unrecognized_fields) == (5, said)
+    assert add_release(None, [], expires=expires).unrecognized_fields == {}
+    signer = CryptoSigner.generate_ed25519()
+    top = Metadata(base)
+    top.sign(signer)
+    delegated = delegate_product(top.to_bytes(), signer, ProductDelegation("digits", [signer.public_key], 1))
+    assert Metadata[Targets].from_bytes(delegated).signed.unrecognized_fields == said
 
 
 class PowerCutError(Exception):

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgefleet.contracts.bundle import open_bundle
@@ -22,7 +23,7 @@ from fleet_server.adapters.provision import ProductDelegation, delegate_product,
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
 from fleet_server.core.tuf_types import Metadata, Targets
-from fleet_server.signer.journal import CertificateIssued, Journal
+from fleet_server.signer.journal import AssignmentSigned, CertificateIssued, Journal
 from fleet_server.signer.requests import OpenRollout, SignAssignment, SignCertificate, SignSnapshot
 
 TARGET = "digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"
@@ -76,7 +77,7 @@ class Bench:
         self.signer.close()
         self.signer = SignerProcess(self.folder.signer)
 
-    def order(self, device: str, *, counter: int, version: int, path: str | None = TARGET) -> Any:
+    def order(self, device: str, *, counter: int, version: int, path: str | None = TARGET, also: str = "") -> Any:
         return self.signer.sign_assignment(
             SignAssignment(
                 device=device,
@@ -84,7 +85,7 @@ class Bench:
                 counter=counter,
                 version=version,
                 expires_at=EXPIRES_AT,
-                target_path=path,
+                target_paths=tuple(one for one in (path, also) if one),
             )
         )
 
@@ -209,3 +210,26 @@ def test_a_torn_last_line_of_the_log_is_dropped_and_any_other_damage_stops_the_s
         f"hint: restore '{certified.folder.signer}' from a backup\n"
     )
     log.write_bytes(whole)
+
+
+def test_an_order_has_one_release_of_each_product(
+    certified: Bench, tmp_path: Path, make_bundle: Callable[..., Path]
+) -> None:
+    next_bundles = release_targets([open_bundle(make_bundle(tmp_path, version="2.0.0"))], certified.policy)
+    first = add_release(None, certified.bundles, expires=certified.expires)
+    both = add_release(first, next_bundles, expires=certified.expires)
+    certified.snapshot({"production-digits": certified.delegated(*certified.keys, version_of=both)})
+    for version in ("1.0.0", "2.0.0"):
+        certified.signer.open_rollout(OpenRollout(name="digits", version=version, policy=POLICY))
+    with pytest.raises(TrustError, match=r"^device 'd0' would get two releases of 'digits'$"):
+        certified.order("d0", counter=1, version=1, also="digits/2.0.0/digits-2.0.0-linux-x86_64.bundle")
+
+
+def test_the_log_of_a_signer_that_knew_one_bundle_an_order_is_read() -> None:
+    line = (
+        b'{"type":"assignment","device":"d0","counter":3,"version":7,'
+        b'"target_path":"digits/1.0.0/a.bundle","sha256":"00","at":1.5}'
+    )
+    assert msgspec.json.decode(line, type=AssignmentSigned).paths == ("digits/1.0.0/a.bundle",)
+    nothing = line.replace(b'"digits/1.0.0/a.bundle"', b"null")
+    assert msgspec.json.decode(nothing, type=AssignmentSigned).paths == ()

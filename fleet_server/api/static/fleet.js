@@ -38,8 +38,9 @@ function ago(now, then) {
   return new Date(then * 1000).toLocaleString();
 }
 
-function release(running) {
-  return running ? `${running.name} ${running.version}` : "no model";
+function releases(state) {
+  const running = [state.running, ...(state.also_running ?? [])].filter((release) => release);
+  return running.map((release) => `${release.name} ${release.version}`).join(", ") || "no model";
 }
 
 function showDevices(view) {
@@ -50,9 +51,10 @@ function showDevices(view) {
   find("count-stored").textContent = (view.ingestion.stored ?? 0).toLocaleString();
   find("devices").tBodies[0].replaceChildren(...view.devices.map((device) => {
     const state = device.state;
-    const connection = !device.enrolled ? pill("invited", "") : state?.connected ? pill("online", "good") : pill("offline", "bad");
+    const connection = device.cloned_at ? pill("cloned", "bad") : device.decommissioned_at ? pill("gone", "")
+      : !device.enrolled ? pill("invited", "") : state?.connected ? pill("online", "good") : pill("offline", "bad");
     return row([
-      device.name, connection, state ? release(state.running) : "–", state ? pill(state.status) : "–",
+      device.name, connection, state ? releases(state) : "–", state ? pill(state.status) : "–",
       device.ordered ? `${device.ordered} (order ${device.counter})` : "nothing", device.profile,
       ago(view.now, device.last_seen),
     ]);

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edgefleet-agent status``: what the device runs, read without touching the agent."""
+
+import argparse
+
+from device_agent.commands.verbs import Parser, add_verb, emit
+
+
+def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    """Hang the verb on the command line."""
+    add_verb(verbs, "status", "show what the device runs", _status, "--data /var/lib/edgefleet --json")
+
+
+def _status(options: argparse.Namespace) -> None:
+    import msgspec
+
+    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.state_file import read_record
+    from device_agent.core.record import DeviceRecord
+    from device_agent.core.release_set import first_release
+
+    folder = DataFolder(options.data)
+    identity = folder.read_identity()
+    record = read_record(folder.state) or DeviceRecord()
+    document = {
+        "device": identity.device,
+        "tenant": identity.tenant,
+        "profile": identity.profile,
+        "status": record.status,
+        "counter": record.counter,
+        "active": msgspec.to_builtins(first_release(record.active)),
+        "candidate": msgspec.to_builtins(first_release(record.trying or record.candidate)),
+        "previous": msgspec.to_builtins(first_release(record.previous)),
+        "models": {
+            "active": [msgspec.to_builtins(member.release) for member in record.active],
+            "candidate": [msgspec.to_builtins(member.release) for member in record.candidate],
+            "previous": [msgspec.to_builtins(member.release) for member in record.previous],
+        },
+        "progress": msgspec.to_builtins(record.progress),
+        "quarantine": [entry.bundle_sha256 for entry in record.quarantine],
+    }
+    active = ", ".join(f"{known.release.name} {known.release.version}" for known in record.active) or "no model"
+    emit(document, f"{identity.device}: {record.status}, {active}", as_json=options.json)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two models said to the same inputs, as counts that add up: evidence for faults that no answer alone shows."""
+
+from collections.abc import Iterable
+
+from device_agent.core.ledger import add_sparse
+from edgefleet.contracts.manifest import Fact, Natural
+from edgefleet.contracts.messages import SparseCounts
+from edgefleet.contracts.names import Sha256
+
+#: Classes are counted in so many bins; those of a model that has more share them.
+CLASS_BINS = 256
+
+
+class Side(Fact, frozen=True, kw_only=True):
+    """One model's answers: classes (modulo :data:`CLASS_BINS`), confidences and latencies in the bins of telemetry."""
+
+    classes: SparseCounts = SparseCounts()
+    confidence: SparseCounts = SparseCounts()
+    latency: SparseCounts = SparseCounts()
+
+    @property
+    def count(self) -> int:
+        """How many answers."""
+        return sum(self.classes.counts)
+
+
+class Labelled(Fact, frozen=True, kw_only=True):
+    """Labelled inputs that both models had answered, by who was right."""
+
+    both: Natural = 0
+    only_candidate: Natural = 0
+    only_previous: Natural = 0
+    neither: Natural = 0
+
+    @property
+    def count(self) -> int:
+        """How many labels."""
+        return self.both + self.only_candidate + self.only_previous + self.neither
+
+
+class Pairs(Fact, frozen=True, kw_only=True):
+    """A candidate and the previous model on the same inputs.
+
+    ``agreed`` counts, class by class, the inputs to which both gave that class. ``latency_budget_us`` is the
+    candidate's, 0 where its bundle has none.
+    """
+
+    candidate: Side = Side()
+    previous: Side = Side()
+    agreed: SparseCounts = SparseCounts()
+    labelled: Labelled = Labelled()
+    latency_budget_us: Natural = 0
+
+    @property
+    def count(self) -> int:
+        """How many inputs both answered."""
+        return self.candidate.count
+
+
+class PairedWindow(Fact, frozen=True, kw_only=True):
+    """The pairs of one candidate since the last collection."""
+
+    bundle_sha256: Sha256
+    pairs: Pairs
+
+
+def add_sides(a: Side, b: Side) -> Side:
+    """Add two counts of one model."""
+    return Side(
+        classes=add_sparse(a.classes, b.classes),
+        confidence=add_sparse(a.confidence, b.confidence),
+        latency=add_sparse(a.latency, b.latency),
+    )
+
+
+def add_pairs(a: Pairs, b: Pairs) -> Pairs:
+    """Add two counts of the same pair of models."""
+    counts = {name: getattr(a.labelled, name) + getattr(b.labelled, name) for name in Labelled.__struct_fields__}
+    return Pairs(
+        candidate=add_sides(a.candidate, b.candidate),
+        previous=add_sides(a.previous, b.previous),
+        agreed=add_sparse(a.agreed, b.agreed),
+        labelled=Labelled(**counts),
+        latency_budget_us=b.latency_budget_us or a.latency_budget_us,
+    )
+
+
+def binned(classes: SparseCounts) -> SparseCounts:
+    """Return the counts of a telemetry window's classes in the bins of a :class:`Side`."""
+    parts = (SparseCounts(bins=(place % CLASS_BINS,), counts=(count,)) for place, count in _items(classes))
+    total = SparseCounts()
+    for part in parts:
+        total = add_sparse(total, part)
+    return total
+
+
+def faded(side: Side, limit: int) -> Side:
+    """Halve a side's counts once they are more than ``limit``, so that it follows what changes slowly."""
+    if side.count <= limit:
+        return side
+    return Side(classes=_halved(side.classes), confidence=_halved(side.confidence), latency=_halved(side.latency))
+
+
+def _halved(counts: SparseCounts) -> SparseCounts:
+    kept = [(place, count // 2) for place, count in _items(counts) if count > 1]
+    return SparseCounts(bins=tuple(place for place, _ in kept), counts=tuple(count for _, count in kept))
+
+
+def _items(counts: SparseCounts) -> Iterable[tuple[int, int]]:
+    return zip(counts.bins, counts.counts, strict=True)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which software of its own a device starts: the active wheel set, one on trial, or what the system installed.
+
+The launcher asks at each start, before anything else runs, so this module needs the standard library only and decides
+without looking at anything:
+
+=====================  ======================================  ==================================================
+at the last end         the one on trial                        the active one
+=====================  ======================================  ==================================================
+reported healthy        becomes the active one                  its failures are forgotten
+stopped cleanly         is tried again, not counted             is not counted
+anything else           counted; after ``ATTEMPTS`` it is bad   counted; after ``FAILURES`` the system's own starts
+=====================  ======================================  ==================================================
+
+An attempt is counted durably *before* it starts: a start that takes the device down has been counted.
+"""
+
+from typing import NamedTuple
+
+#: Starts of one on trial that did not end well.
+ATTEMPTS = 3
+#: Starts of the active one in a row that did not end well: it was healthy once, and may be innocent.
+FAILURES = 10
+#: What the system's packages installed, which is always there.
+SYSTEM = ""
+
+
+class SoftwareRecord(NamedTuple):
+    """What the launcher remembers. Wheel sets are named by their SHA-256; ``failures`` are those of what runs now."""
+
+    active: str = SYSTEM
+    trial: str = ""
+    failures: int = 0
+    bad: tuple[str, ...] = ()
+
+
+class Start(NamedTuple):
+    """What to start, what to remember first, and (where something changed) what happened, for the agent to report."""
+
+    record: SoftwareRecord
+    run: str
+    happened: str = ""
+
+
+def at_start(record: SoftwareRecord, *, healthy: str | None, stopped: str | None, present: frozenset[str]) -> Start:
+    """Decide at a start.
+
+    ``healthy`` and ``stopped`` name what reported so at the last run (None: nobody did); ``present`` are the sets that
+    lie there whole.
+    """
+    if record.trial and healthy == record.trial:
+        return _start_active(SoftwareRecord(active=record.trial, bad=record.bad), present, "software-committed")
+    record = _settled(record, healthy=healthy, stopped=stopped)
+    return _start_trial(record, present) if record.trial else _start_active(record, present, "")
+
+
+def on_trial(record: SoftwareRecord, sha256: str) -> SoftwareRecord:
+    """Put a set on trial from the next start on; one that is bad was named again, and gets another trial."""
+    bad = tuple(name for name in record.bad if name != sha256)
+    return SoftwareRecord(active=record.active, trial="" if sha256 == record.active else sha256, bad=bad)
+
+
+def _settled(record: SoftwareRecord, *, healthy: str | None, stopped: str | None) -> SoftwareRecord:
+    """Take back the count of a start that ended well."""
+    counted = record.trial or record.active
+    if healthy == counted:
+        return record._replace(failures=0)
+    return record._replace(failures=max(record.failures - 1, 0)) if stopped == counted else record
+
+
+def _start_trial(record: SoftwareRecord, present: frozenset[str]) -> Start:
+    if record.trial not in present or record.failures >= ATTEMPTS:
+        back = SoftwareRecord(active=record.active, bad=(*record.bad, record.trial))
+        return _start_active(back, present, "software-rolled-back")
+    return Start(record._replace(failures=record.failures + 1), record.trial)
+
+
+def _start_active(record: SoftwareRecord, present: frozenset[str], happened: str) -> Start:
+    lost = record.active != SYSTEM and (record.active not in present or record.failures >= FAILURES)
+    if lost:
+        return Start(SoftwareRecord(failures=1, bad=(*record.bad, record.active)), SYSTEM, "software-lost")
+    failures = min(record.failures + 1, FAILURES)
+    return Start(record._replace(failures=failures), record.active, happened)

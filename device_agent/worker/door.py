@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's end of the memory that it shares with one application.
+
+What lies there is copied before it is looked at. A request of the same form as the last one is not parsed again: its
+head is compared, and its numbers are where the last one's were.
+"""
+
+import os
+import socket
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.inference_protocol import InferRequest, Tensor, decode_request
+from device_agent.shared_memory import (
+    ANSWERED,
+    BY_SOCKET,
+    CLIENT_SLEEPS,
+    LENGTH,
+    REQUESTED,
+    WORKER_SLEEPS,
+    create,
+)
+from device_agent.worker.engine import Reply
+from device_agent.worker.replies import ReplyWriter
+from edgefleet.contracts.errors import MessageError
+
+Array = npt.NDArray[Any]
+_DEADLINE = struct.Struct("<Q")
+#: Where an infer request's deadline lies: what stands before and behind it is the form of the request.
+_DEADLINE_AT, _DEADLINE_END = 4, 12
+
+
+class Asked:
+    """One request for an inference, as the worker keeps it: arrays, the model's name, the deadline."""
+
+    __slots__ = ("deadline_us", "model", "raw")
+
+    def __init__(self, raw: list[Array], model: str, deadline_us: int) -> None:
+        self.raw = raw
+        self.model = model
+        self.deadline_us = deadline_us
+
+
+class Door:
+    """Shared memory of one connection; ``answered`` and ``requested`` differ while a request lies there."""
+
+    def __init__(self, request_bytes: int, answer_bytes: int) -> None:
+        self.memory, self.descriptor = create(request_bytes, answer_bytes)
+        self._words = self.memory.words
+        self._answered = 0
+        self._copy = bytearray(self.memory.request_bytes)
+        self._writer = ReplyWriter()
+        start = self.memory.answer_at + LENGTH.size
+        self._answer = self.memory.view[start : start + self.memory.answer_bytes]
+        self._form: tuple[int, bytes, bytes] | None = None
+        self._asked = Asked([], "", 0)
+
+    def pass_on(self, connection: socket.socket, data: bytes) -> int:
+        """Send an answer's frame together with the memory file's descriptor; return how much was sent."""
+        try:
+            return socket.send_fds(connection, [data], [self.descriptor])
+        finally:
+            os.close(self.descriptor)
+
+    @property
+    def requested(self) -> bool:
+        """Tell whether there is a request that was not answered yet."""
+        return bool(self._words[REQUESTED] != self._answered)
+
+    def look_for(self, *, looking: bool) -> None:
+        """Say whether the worker looks by itself, or wants a ring."""
+        self._words[WORKER_SLEEPS] = not looking
+
+    def take(self) -> Asked:
+        """Copy the request and read it.
+
+        Raises:
+            MessageError: it is no request for an inference.
+        """
+        memory = self.memory
+        length: int = LENGTH.unpack_from(memory.view, memory.request_at)[0]
+        if length > memory.request_bytes:
+            raise MessageError(f"a shared request announces {length} bytes", hint="see device_agent.shared_memory")
+        start = memory.request_at + LENGTH.size
+        copy = self._copy
+        copy[:length] = memory.view[start : start + length]
+        form = self._form
+        if form and length == form[0] and copy.startswith(form[1]) and copy.startswith(form[2], _DEADLINE_END):
+            self._asked.deadline_us = _DEADLINE.unpack_from(copy, _DEADLINE_AT)[0]
+            return self._asked
+        return self._learn(length)
+
+    def answer(self, reply: Reply) -> bytes | None:
+        """Put an answer into the memory; one that does not fit there is returned, for the socket."""
+        memory = self.memory
+        size_bytes = self._writer.write(reply, self._answer)
+        fits = size_bytes <= len(self._answer)
+        LENGTH.pack_into(memory.view, memory.answer_at, size_bytes if fits else BY_SOCKET)
+        words = self._words
+        self._answered = words[ANSWERED] = (self._answered + 1) & 0xFFFFFFFF
+        return None if fits else self._writer.body(reply)
+
+    def client_sleeps(self) -> bool:
+        """Tell whether the application wants a ring."""
+        return bool(self._words[CLIENT_SLEEPS])
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._answer.release()
+        self.memory.close()
+
+    def _learn(self, length: int) -> Asked:
+        """Parse a request of a new form, and remember the form."""
+        view = memoryview(self._copy)[:length]
+        request = decode_request(view)
+        if not isinstance(request, InferRequest):
+            raise MessageError("a shared request asks for no inference", hint="send others through the socket")
+        self._asked = Asked([to_array(tensor) for tensor in request.tensors], request.model, request.deadline_us)
+        self._form = None
+        if len(request.tensors) == 1:
+            head = length - len(request.tensors[0].data)
+            self._form = length, bytes(view[:_DEADLINE_AT]), bytes(view[_DEADLINE_END:head])
+        return self._asked
+
+
+def to_array(tensor: Tensor) -> Array:
+    """View a tensor's bytes as an array."""
+    return np.frombuffer(tensor.data, dtype=np.dtype(tensor.dtype)).reshape(tensor.shape)

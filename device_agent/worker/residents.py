@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models in the worker's memory: loaded out of their slots, warmed, and proved by fresh inferences."""
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from device_agent.core.serving import ModelRef, Verified
+from device_agent.core.silence import patience_s
+from device_agent.worker.accelerator import Accelerator
+from edgefleet.contracts.bundle import Bundle, open_bundle
+from edgefleet.contracts.errors import BundleError, EdgeFleetError, SampleError
+from edgefleet.contracts.manifest import TensorSpec
+from edgefleet.contracts.messages import RunningRelease
+from edgefleet.runtimes.answers import answer_reader
+from edgefleet.runtimes.loaded_model import LoadedModel
+from edgefleet.runtimes.parity import check_parity, read_vectors
+from edgefleet.runtimes.tensors import Floats, dequantize
+
+Array = npt.NDArray[Any]
+
+
+class Resident:
+    """A loaded, warmed model; :attr:`lock` is held while it runs, as no interpreter may be used by two threads."""
+
+    def __init__(self, model: LoadedModel, release: RunningRelease, *, first_call_s: float = 0.0) -> None:
+        manifest = model.manifest
+        self.model = model
+        self.release = release
+        self.name = f"{release.name} {release.version}"
+        self.labels = manifest.interface.labels
+        self.outputs = manifest.interface.outputs
+        self.lock = threading.Lock()
+        #: How long one call may take before the model hangs.
+        self.patience_s = patience_s(manifest.budgets.latency_p99_us, first_call_s)
+        #: Reads what tensors of the model say.
+        self.read = answer_reader(self.outputs)
+        self._taken_as_is = _shapes_taken_as_is(model)
+        self._real_values = _real_values(self.outputs[0])
+
+    @property
+    def sha256(self) -> str:
+        """The bundle's hash."""
+        return self.release.bundle_sha256
+
+    def prepare(self, raw: Sequence[Array]) -> Sequence[Array]:
+        """Turn one raw sample into the model's tensors.
+
+        Raises:
+            SampleError: it does not fit, or has NaN or infinite values.
+        """
+        if len(raw) == len(self._taken_as_is) == 1:
+            (value,), ((shape, dtype),) = raw, self._taken_as_is
+            if value.dtype is dtype and value.shape == shape and _finite(value):
+                return raw
+        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in raw):
+            raise SampleError("the input has NaN or infinite values", hint="check the sensor")
+        return self.model.prepare(raw)
+
+    def run(self, tensors: Sequence[Array]) -> list[Array]:
+        """Run the model on its tensors, and return its tensors.
+
+        Raises:
+            ModelFailedError: the interpreter failed.
+        """
+        with self.lock:
+            return self.model.invoke(tensors)
+
+    def real_one(self, output: Array) -> Floats:
+        """Return the model's first output as real values."""
+        table = self._real_values
+        if table is None:
+            return dequantize(output, self.outputs[0])
+        return table[output.view(np.uint8)]
+
+    def real(self, outputs: Sequence[Array]) -> tuple[Floats, ...]:
+        """Return tensors of the model as real values."""
+        return tuple(dequantize(output, spec) for output, spec in zip(outputs, self.outputs, strict=True))
+
+
+def _shapes_taken_as_is(model: LoadedModel) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return shape and dtype of each input, where an application's numbers are the model's already; else nothing."""
+    manifest = model.manifest
+    how = manifest.preprocessing
+    if how.image or how.audio or how.features or any(spec.scale is not None for spec in manifest.interface.inputs):
+        return []
+    return [(spec.shape, np.dtype(spec.dtype)) for spec in manifest.interface.inputs]
+
+
+def _real_values(spec: TensorSpec) -> Floats | None:
+    """Return the real value of each of an 8-bit tensor's bytes; None for other tensors."""
+    if spec.dtype not in ("int8", "uint8") or spec.scale is None:
+        return None
+    return dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec)
+
+
+def _finite(value: Array) -> bool:
+    """Tell for sure that all values are finite; False says nothing, for the square of a large number is not."""
+    if value.dtype.kind != "f":
+        return True
+    flat = value.reshape(-1)
+    return math.isfinite(flat.dot(flat))
+
+
+def load(ref: ModelRef, *, threads: int = 1, accelerator: Accelerator | None = None) -> Resident:
+    """Load and warm a bundle's model; the whole file's hash is checked.
+
+    Raises:
+        EdgeFleetError: the file is not the bundle, or its model does not load or run.
+    """
+    bundle = open_slot(ref)
+    model = (accelerator or Accelerator()).load(bundle, threads=threads)
+    inputs, _ = read_vectors(bundle)
+    started = time.perf_counter()
+    model.invoke([tensor[0] for tensor in inputs])
+    return Resident(model, ref.release, first_call_s=time.perf_counter() - started)
+
+
+def open_slot(ref: ModelRef) -> Bundle:
+    """Open a slot's bundle.
+
+    Raises:
+        EdgeFleetError: it is not a bundle, or not the one that the slot is named for.
+    """
+    bundle = open_bundle(Path(ref.path))
+    if bundle.sha256 != ref.release.bundle_sha256:
+        raise BundleError(
+            f"the slot holds the bundle {bundle.sha256[:12]}…, expected {ref.release.bundle_sha256[:12]}…",
+            hint="the disk changed the file; it is fetched again when it is ordered again",
+        )
+    return bundle
+
+
+def verify(ref: ModelRef) -> Verified:
+    """Prove that a model works by fresh inferences of its own parity vectors."""
+    try:
+        bundle = open_slot(ref)
+        parity = check_parity(LoadedModel.from_bundle(bundle), bundle, "production")
+    except EdgeFleetError as error:
+        return Verified(
+            bundle_sha256=ref.release.bundle_sha256, passed=False, cause=error.code, detail=error.message[:1000]
+        )
+    detail = f"{parity.samples} parity vectors, worst difference {parity.worst:g}, tolerance {parity.tolerance:g}"
+    return Verified(
+        bundle_sha256=ref.release.bundle_sha256, passed=parity.passed, cause="parity-production", detail=detail
+    )

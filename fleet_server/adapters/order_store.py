@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders in the database: which releases a device is to run, one of each product. Callers own the transaction.
+
+An order says what changes and, as ``members``, all that the device is to run from then on; a rollout of one product
+leaves the others as they are. An order's counter is the device's newest plus one, taken in the transaction that stores
+the order: two orders never share a counter, whatever dies when.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+from sqlalchemy import insert
+from sqlalchemy.engine import Connection
+
+from edgefleet.contracts.messages import RunningRelease
+from fleet_server.adapters.schema import assignment
+
+
+@dataclass(frozen=True)
+class Hinted:
+    """A device that has a new order, and the order's counter."""
+
+    device: str
+    counter: int
+
+
+class OrderedRelease(msgspec.Struct, frozen=True):
+    """The version of a product that a device is to run."""
+
+    version: str
+    bundle_sha256: str
+
+
+#: What a device is to run, by product.
+OrderedSet: TypeAlias = dict[str, OrderedRelease]
+
+
+class _Reported(msgspec.Struct):
+    running: RunningRelease | None = None
+    also_running: tuple[RunningRelease, ...] = ()
+
+
+def read_members(members: str | None, name: str | None, version: str | None, bundle_sha256: str | None) -> OrderedSet:
+    """Return the set that a row of ``assignment`` orders; rows of older servers have no members but their own."""
+    if members is not None:
+        return msgspec.json.decode(members, type=OrderedSet)
+    return {name: OrderedRelease(version, bundle_sha256)} if name and version and bundle_sha256 else {}
+
+
+def describe(ordered: OrderedSet) -> str | None:
+    """Return a set as one reads it, such as ``wake-word 2.0.1, gesture 1.4.0``; None if it is empty."""
+    return ", ".join(f"{name} {release.version}" for name, release in sorted(ordered.items())) or None
+
+
+def newest_order(connection: Connection, device: str) -> tuple[int, OrderedSet]:
+    """Return the counter of a device's newest order, 0 if there is none, and what it orders."""
+    row = connection.exec_driver_sql(
+        "SELECT counter, members, name, version, bundle_sha256 FROM assignment WHERE device = ? "
+        "ORDER BY counter DESC LIMIT 1",
+        (device,),
+    ).first()
+    return (row.counter, read_members(*row[1:])) if row is not None else (0, {})
+
+
+def insert_order(
+    connection: Connection,
+    device: str,
+    name: str,
+    release: OrderedRelease | None,
+    *,
+    rollout_id: str,
+    purpose: str,
+    now: float,
+) -> int:
+    """Order a device to run this release of a product (None: none), and the others as before; return the counter."""
+    newest, before = newest_order(connection, device)
+    members = {other: kept for other, kept in before.items() if other != name} | ({name: release} if release else {})
+    counter = newest + 1
+    connection.execute(
+        insert(assignment).values(
+            device=device,
+            counter=counter,
+            name=name,
+            version=release.version if release else None,
+            bundle_sha256=release.bundle_sha256 if release else None,
+            members=msgspec.json.encode(members, order="sorted").decode(),
+            rollout_id=rollout_id,
+            purpose=purpose,
+            created_at=now,
+        )
+    )
+    return counter
+
+
+def release_before(connection: Connection, device: str, name: str) -> OrderedRelease | None:
+    """Return what a device runs of a product, as far as it says so and the release is approved; else its order."""
+    body = connection.exec_driver_sql("SELECT body FROM device_state WHERE device = ?", (device,)).scalar()
+    sha256 = running_of(body, name)
+    row = connection.exec_driver_sql(
+        "SELECT b.version, b.sha256 FROM release_bundle b "
+        "JOIN release r ON r.name = b.name AND r.version = b.version AND r.state = 'approved' "
+        "WHERE b.sha256 = ? AND b.name = ?",
+        (sha256, name),
+    ).first()
+    if row is not None:
+        return OrderedRelease(row.version, row.sha256)
+    return newest_order(connection, device)[1].get(name)
+
+
+def running_of(body: str | None, name: str) -> str | None:
+    """Return the hash of the bundle of a product that a device runs, by its reported state."""
+    if body is None:
+        return None
+    state = msgspec.json.decode(body, type=_Reported)
+    running = (state.running, *state.also_running)
+    return next((release.bundle_sha256 for release in running if release is not None and release.name == name), None)
+
+
+def devices_behind(connection: Connection) -> dict[str, int]:
+    """Return the counter of the newest order of each connected device that has not seen it."""
+    rows = connection.exec_driver_sql(
+        "SELECT s.device, MAX(a.counter) AS newest FROM device_state s JOIN assignment a ON a.device = s.device "
+        "WHERE s.connected GROUP BY s.device HAVING newest > s.counter ORDER BY s.device"
+    )
+    return {row.device: row.newest for row in rows}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's reception without a process around it: a slow model beside a quick one, deadlines, a cold plan."""
+
+import os
+import select
+import socket
+import struct
+import threading
+import time
+
+import pytest
+
+from device_agent.core.serving import ModelRef, PlannedModel, Serving, ServingPlan
+from device_agent.inference_protocol import InferRequest, Tensor, decode_answer, encode_request, frame
+from device_agent.worker.applications import Applications
+from device_agent.worker.engine import Engine
+from device_agent.worker.reception import Reception
+from device_agent.worker.sessions import Session
+from edgefleet.contracts.messages import RunningRelease
+
+
+class SlowModel(Engine):
+    """An engine whose model `slow` answers when the test lets it."""
+
+    def __init__(self):
+        super().__init__(random=lambda: 1.0, nonce=1)
+        self.gate = threading.Event()
+
+    def infer(self, raw, model=""):
+        if model == "slow":
+            assert self.gate.wait(20)
+        return super().infer(raw, model)
+
+
+class Hall:
+    """A reception with applications at socket pairs."""
+
+    def __init__(self, engine):
+        self.engine = engine
+        self.awake, wake = os.pipe()
+        self.reception = Reception(engine, Applications(engine), wake)
+        self.reception._costs["slow"] = 1.0  # as if it had taken a second so far
+
+    def enter(self):
+        near, far = socket.socketpair()
+        near.settimeout(20)
+        return near, Session(far)
+
+    def ask(self, guest, picture, model, deadline_s=0.0):
+        near, session = guest
+        deadline_us = int((time.monotonic() + deadline_s) * 1e6) if deadline_s else 0
+        request = InferRequest((Tensor("float32", picture.shape, picture.tobytes()),), deadline_us, model)
+        near.sendall(frame(encode_request(request)))
+        session.readable()
+        self.reception.hear(session)
+
+    def work(self):
+        for _ in self.reception.work():
+            pass
+
+    def wait_for_lane(self):
+        assert select.select([self.awake], [], [], 20)[0]
+        os.read(self.awake, 4096)
+        return self.reception.take_answered()
+
+
+def _answer(guest):
+    head = guest[0].recv(4, socket.MSG_WAITALL)
+    return decode_answer(guest[0].recv(struct.unpack("<I", head)[0], socket.MSG_WAITALL))
+
+
+@pytest.fixture
+def hall(tmp_path, agent_bundles):
+    path = tmp_path / "v1.bundle"
+    path.write_bytes(agent_bundles.v1.data)
+    engine = SlowModel()
+    planned = tuple(
+        PlannedModel(
+            primary=ModelRef(
+                path=str(path),
+                release=RunningRelease(name=name, version="1.0.0", bundle_sha256=agent_bundles.v1.sha256),
+            )
+        )
+        for name in ("quick", "slow")
+    )
+    assert isinstance(engine.serve(ServingPlan(number=1, models=planned)), Serving)
+    yield Hall(engine)
+    engine.gate.set()
+
+
+def test_a_quick_model_does_not_wait_for_a_slow_one(hall, digits_live):
+    one, other = hall.enter(), hall.enter()
+    hall.ask(one, digits_live[0][0], "slow")
+    hall.work()
+    hall.ask(other, digits_live[0][0], "quick", deadline_s=20.0)
+    hall.work()
+    assert _answer(other).status == "ok"
+    assert hall.reception.busy
+    hall.engine.gate.set()
+    while not hall.wait_for_lane():
+        pass
+    assert _answer(one).status == "ok"
+
+
+def test_a_request_that_cannot_be_answered_in_time_is_refused_at_once(hall, digits_live):
+    first, second, third = hall.enter(), hall.enter(), hall.enter()
+    hall.ask(first, digits_live[0][0], "slow")
+    hall.ask(second, digits_live[0][0], "slow", deadline_s=0.5)
+    assert _answer(second).status == "busy"
+    hall.ask(third, digits_live[0][0], "slow", deadline_s=-1.0)
+    assert _answer(third).status == "deadline"
+
+
+def test_requests_wait_while_a_cold_plan_is_loaded_and_are_answered_after_it(hall, digits_live):
+    plan = ServingPlan(number=2, swap="cold")
+    hall.engine.hold(plan)
+    guest = hall.enter()
+    hall.ask(guest, digits_live[0][0], "quick")
+    hall.work()
+    assert select.select([guest[0]], [], [], 0)[0] == []
+    assert hall.reception.wait_s() is None
+    hall.engine.switch(hall.engine.prepare(hall.engine._now.plan))
+    assert hall.reception.wait_s() == 0.0
+    hall.work()
+    assert _answer(guest).status == "ok"
