@@ -27,6 +27,7 @@ from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import ConflictError, UnreachableError
 from edgefleet.contracts.messages import Event, Message, State, decode_message
+from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 
 KILLS = 5
 
@@ -60,8 +61,9 @@ def sequences(folder):
 def worker_of(pid):
     """The inference worker's process id."""
     for child in children(pid):
-        if b"device_agent.worker.main" in Path(f"/proc/{child}/cmdline").read_bytes():
-            return child
+        with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
+            if b"device_agent.worker.main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
     return None
 
 
@@ -236,19 +238,26 @@ def test_kill_9_of_supervisor_worker_or_both_in_an_update_loses_no_message_and_n
     ids=["a crash", "a kill from outside"],
 )
 def test_a_candidate_whose_worker_crashes_twice_is_rolled_back_and_a_killed_one_is_not(
-    run_release, device_side, enrolled, agent_tools, agent_bundles, number, ended
+    run_release, device_side, enrolled, agent_tools, agent_bundles, tmp_path, number, ended
 ):
-    process, _, application = run_release(agent_bundles.v1)
-    policy = agent_tools.quick_policy(requests=10**6 if number == signal.SIGSEGV else 1500)
+    alone = tmp_path / "agent.toml"
+    alone.write_text("compare_share = 0.0\n")  # whatever the worker runs in the trial is the candidate
+    process, _, application = run_release(agent_bundles.v1, "--config", str(alone))
+    requests = 10**6 if number == signal.SIGSEGV else 1500
+    trial = TrialRule(requests=requests, minimum_s=0.0)
+    policy = DevicePolicy(shadow=ShadowRule(samples=0), trial=trial)
+    before = len(stories(enrolled))
     device_side.assign(device_side.release(agent_bundles.v5, policy))
     for deaths in (1, 2):
         agent_tools.wait_until(lambda: candidate_answers(application), "the candidate answers")
-        os.kill(worker_of(process.pid), number)
+        worker = worker_of(process.pid)
+        os.kill(worker, number)
         agent_tools.wait_until(
             lambda n=deaths: count(stories(enrolled), "worker-restarted") == n, "the death is noticed"
         )
+        agent_tools.wait_until(lambda dead=worker: worker_of(process.pid) not in (None, dead), "the next worker")
         application.answers.clear()
-    agent_tools.wait_until(lambda: ended in stories(enrolled)[-4:], "the end", 40.0)
+    agent_tools.wait_until(lambda: ended in stories(enrolled)[before:], "the end", 40.0)
     assert {answer.status for answer in application.stop()} == {"ok"}
     assert (agent_bundles.v5.sha256 in quarantined(enrolled)) == (number == signal.SIGSEGV)
 
