@@ -7,11 +7,12 @@ here decides about trust. All of it is bounded: bytes, and the time for all file
 """
 
 import hashlib
-import re
 import socket
 import ssl
-import time
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,25 +23,17 @@ from edgefleet.contracts.errors import EdgeFleetError, UnreachableError
 
 _LIMIT_S = 30.0
 _CONNECT_S = 10.0
-_HEAD_LIMIT_BYTES = 8 << 10
 _BODY_LIMIT_BYTES = 16 << 10
-_PIECE_BYTES = 16 << 10
 _OK, _NOT_FOUND = 200, 404
-_STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
-_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]{1,6}) *(?=\r\n)", re.IGNORECASE)
-_ENCODED = re.compile(rb"\r\n(transfer|content)-encoding:", re.IGNORECASE)
-
-
-class _UnusualAnswerError(Exception):
-    """The answer is not of the one form that is read here."""
+_PLAIN = {"Accept-Encoding": "identity"}
 
 
 class Glance:
     """Looks at files of one device's server over a connection of its own, which ends with the look."""
 
-    def __init__(self, folder: DataFolder, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: DataFolder, *, limit_s: float = _LIMIT_S) -> None:
         self._folder = folder
-        self._monotonic = monotonic
+        self._limit_s = limit_s
 
     def unchanged(self, watched: tuple[Watched, ...]) -> bool:
         """Tell whether all files are what they were; False where that cannot be told.
@@ -50,79 +43,53 @@ class Glance:
         """
         try:
             url = self._folder.read_identity().server_url.rstrip("/")
-            with self._connect(url) as end:
-                answers = _Answers(end, self._monotonic, self._monotonic() + _LIMIT_S)
-                return all(_is_same(answers.get(url, file.path), file.sha256) for file in watched)
+            base = urlsplit(url).path
+            with self._connect(url) as end, _ended_after(self._limit_s, end):
+                connection = HTTPConnection(urlsplit(url).netloc)
+                connection.sock, connection.auto_open = end, 0  # it would come back without TLS
+                return all(_is_same(connection, base + file.path, file.sha256) for file in watched)
         except UnreachableError:
             raise
-        except (OSError, ValueError, EdgeFleetError, _UnusualAnswerError):
+        except (OSError, ValueError, EdgeFleetError, HTTPException):
             return False
 
     def _connect(self, url: str) -> ssl.SSLSocket:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 443
         if parts.scheme != "https":
-            raise _UnusualAnswerError
+            raise ValueError(url)
         context = _context(self._folder.ca, self._folder.certificate, self._folder.key)
         end = _reach(url, host, port)
         end.settimeout(_CONNECT_S)  # for the whole handshake
         return context.wrap_socket(end, server_hostname=host)
 
 
-class _Answers:
-    """Requests and answers on one connection, until a moment on the clock."""
+@contextmanager
+def _ended_after(limit_s: float, end: ssl.SSLSocket) -> Iterator[None]:
+    """Hang up after a time, however slowly the other side speaks."""
 
-    def __init__(self, end: ssl.SSLSocket, monotonic: Callable[[], float], until: float) -> None:
-        self._end = end
-        self._monotonic = monotonic
-        self._until = until
-        self._read = bytearray()
+    def hang_up() -> None:
+        with suppress(OSError):
+            socket.socket.shutdown(end, socket.SHUT_RDWR)  # whoever reads sees the end
 
-    def get(self, url: str, path: str) -> tuple[int, bytes]:
-        """Return the status and the body of the answer to a GET request."""
-        parts = urlsplit(url + path)
-        lines = (f"GET {parts.path} HTTP/1.1", f"Host: {parts.netloc}", "Accept-Encoding: identity", "", "")
-        self._end.settimeout(self._left_s())
-        self._end.sendall("\r\n".join(lines).encode())
-        head = self._take_head()
-        status, length = _STATUS.match(head), _LENGTH.findall(head)
-        if status is None or len(length) != 1 or _ENCODED.search(head):
-            raise _UnusualAnswerError
-        return int(status[1]), self._take(int(length[0]))
-
-    def _take_head(self) -> bytes:
-        while (at := self._read.find(b"\r\n\r\n")) < 0:
-            self._more(_HEAD_LIMIT_BYTES)
-        return self._take(at + 4)
-
-    def _take(self, count: int) -> bytes:
-        while len(self._read) < count:
-            self._more(_BODY_LIMIT_BYTES)
-        taken = bytes(self._read[:count])
-        del self._read[:count]
-        return taken
-
-    def _more(self, limit_bytes: int) -> None:
-        if len(self._read) > limit_bytes:
-            raise _UnusualAnswerError
-        self._end.settimeout(self._left_s())
-        piece = self._end.recv(_PIECE_BYTES)
-        if not piece:
-            raise _UnusualAnswerError
-        self._read += piece
-
-    def _left_s(self) -> float:
-        left_s = self._until - self._monotonic()
-        if left_s <= 0.0:
-            raise TimeoutError
-        return left_s
+    timer = threading.Timer(limit_s, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
-def _is_same(answer: tuple[int, bytes], sha256: str | None) -> bool:
-    status, body = answer
+def _is_same(connection: HTTPConnection, path: str, sha256: str | None) -> bool:
+    connection.request("GET", path, headers=_PLAIN)
+    with closing(connection.getresponse()) as response:
+        if response.length is None or response.length > _BODY_LIMIT_BYTES:
+            return False
+        body = response.read()
     if sha256 is None:
-        return status == _NOT_FOUND
-    return status == _OK and hashlib.sha256(body).hexdigest() == sha256
+        return response.status == _NOT_FOUND
+    return response.status == _OK and hashlib.sha256(body).hexdigest() == sha256
 
 
 def _reach(url: str, host: str, port: int) -> socket.socket:
