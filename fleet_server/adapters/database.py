@@ -16,7 +16,7 @@ from sqlalchemy import event, inspect
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.errors import ConflictError, StorageError
 
 #: The newest migration; a start that finds it in place does not load Alembic.
 REVISION = "0003"
@@ -69,9 +69,20 @@ class Database:
                 yield connection
 
     def migrate(self) -> None:
-        """Bring the tables to this version of EdgeFleet."""
-        if self._revision() == REVISION:
+        """Bring the tables to this version of EdgeFleet.
+
+        Raises:
+            ConflictError: a newer version of EdgeFleet wrote them.
+        """
+        found = self._revision()
+        if found == REVISION:
             return
+        if found is not None and found > REVISION:
+            raise ConflictError(
+                f"the database '{self.path}' has the schema {found}, this version of EdgeFleet knows schemas "
+                f"up to {REVISION}; nothing was changed",
+                hint="start the version of EdgeFleet that wrote it, or restore a backup from before",
+            )
         from alembic import command
         from alembic.config import Config
 

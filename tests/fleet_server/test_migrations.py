@@ -11,7 +11,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from fleet_server.adapters.database import MIGRATIONS, Database
+from edgefleet.contracts.errors import ConflictError
+from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
 from fleet_server.adapters.schema import metadata
 
 ROWS = 3
@@ -81,4 +82,20 @@ def test_every_row_of_an_older_database_is_there_after_the_upgrade(
             assert len(connection.execute(sa.select(table)).all()) == (ROWS if table.name in before else 0), table.name
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    database.close()
+
+
+def test_a_database_of_a_newer_version_is_left_alone_and_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.db"
+    database = Database(path)
+    database.migrate()
+    newer = f"{int(REVISION) + 1:04}"
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (newer,))
+    with pytest.raises(ConflictError) as raised:
+        database.migrate()
+    assert raised.value.message == (
+        f"the database '{path}' has the schema {newer}, this version of EdgeFleet knows schemas up to {REVISION}; "
+        "nothing was changed"
+    )
     database.close()
