@@ -24,17 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.idle_agent import at_rest, first_answer_s
 from benchmarks.process_figures import alone_bytes, cpu_s, ended_children_cpu_s, memory, mib, pss_bytes, wakeups
 from benchmarks.record import ROOT, write
 from device_agent.caretaking import PERIOD_S as UPKEEP_S
-from device_agent.client import InferenceClient, RawTensor
 from device_agent.core.agreement import CHECK_ANYWAY_S
-from edgefleet.contracts.errors import UnreachableError
 from fleet_emulation.demo.run import example_folder
 from fleet_emulation.kills import worker_pid
-from fleet_emulation.listeners import with_descendants
-from fleet_emulation.live_stream import Frame, LiveStream
-from fleet_emulation.processes import Program
+from fleet_emulation.live_stream import LiveStream
 from fleet_emulation.rehearsal import Rehearsal, wait_until
 from fleet_emulation.testbed import Testbed
 
@@ -47,7 +44,6 @@ LIMITS = {
 }
 _IDLE_LIMIT_S = 60.0
 _UPKEEP_LIMIT_S = 180.0
-_ANSWER_LIMIT_S = 30.0
 #: Installed sizes by package, in the environment that runs this; files that several list are counted once.
 _SIZES = """
 import importlib.metadata, importlib.util, json, pathlib
@@ -71,7 +67,8 @@ def main() -> None:
             for application in rehearsal.applications:
                 application.stop()
             frame = next(iter(LiveStream(rehearsal.bed.examples / "digits.npz", seed=1)))
-            starts = [_first_answer_s(rehearsal.bed, frame, python) for _ in range(options.starts)]
+            face = [str(python.parent / "edgefleet-agent")]
+            starts = [first_answer_s(rehearsal.bed, frame, face) for _ in range(options.starts)]
             idle = _idle(rehearsal.bed, options.idle_s)
     figures = {
         "installed_mb": installed["device_wheel"]["mb"],
@@ -130,36 +127,12 @@ def _installed(python: Path) -> dict[str, Any]:
     return {"mb": round(total / 1e6, 1), "mib": mib(total), "mb_by_package": each}
 
 
-def _first_answer_s(bed: Testbed, frame: Frame, python: Path) -> float:
-    """Stop the agent, start it again as in the field, and return the seconds from its start to its first answer."""
-    agent = bed.agents[0]
-    agent.program.stop()
-    command = [str(python.parent / "edgefleet-agent"), "run", "--data", str(agent.folder)]
-    started = time.monotonic()
-    program = Program(agent.device, command, log=bed.logs / "restarted.log")
-    bed.agents[0] = type(agent)(agent.device, agent.folder, program, agent.socket)
-    while not _answered(agent.socket, frame):
-        if time.monotonic() - started > _ANSWER_LIMIT_S:
-            sys.exit(f"the agent did not answer: {program.last_words()}")
-        time.sleep(0.002)
-    return time.monotonic() - started
-
-
-def _answered(path: Path, frame: Frame) -> bool:
-    try:
-        with InferenceClient(path) as client:
-            answer = client.infer(RawTensor(frame.pixels.tobytes(), str(frame.pixels.dtype), frame.pixels.shape))
-    except UnreachableError:
-        return False
-    return answer.status == "ok"
-
-
 def _idle(bed: Testbed, idle_s: float) -> dict[str, Any]:
     """Wait until only supervisor and worker are there, and count what they take while nothing happens."""
     agent = bed.agents[0]
     supervisor = agent.program.pid
     worker = wait_until(lambda: worker_pid(agent), "the worker", limit_s=10.0)
-    pids = wait_until(lambda: _at_rest(supervisor, worker), "an idle agent", limit_s=_IDLE_LIMIT_S)
+    pids = wait_until(lambda: at_rest(supervisor, worker), "an idle agent", limit_s=_IDLE_LIMIT_S)
     check_s = ended_children_cpu_s(supervisor)
     wait_until(lambda: ended_children_cpu_s(supervisor) > check_s, "the first round of upkeep", limit_s=_UPKEEP_LIMIT_S)
     upkeep_s = ended_children_cpu_s(supervisor) - check_s
@@ -177,13 +150,6 @@ def _idle(bed: Testbed, idle_s: float) -> dict[str, Any]:
         "whole_check_cpu_s": round(check_s, 2),
         "upkeep_cpu_s": round(upkeep_s, 2),
     }
-
-
-def _at_rest(supervisor: int, worker: int) -> list[int]:
-    """Return the agent's processes once it has asked the server and nothing but supervisor and worker is there."""
-    pids = sorted(set(with_descendants([supervisor])))
-    asked = ended_children_cpu_s(supervisor) > 0.0
-    return pids if asked and pids == sorted([supervisor, worker]) else []
 
 
 def _over(seconds: float, count: Callable[[], float]) -> float:
