@@ -32,6 +32,7 @@ from device_agent.core.serving import (
     plan_for,
 )
 from device_agent.core.timers import Timers
+from device_agent.core.usefulness import Usefulness
 from device_agent.memory import SAVE_RETRY_S, Memory
 from device_agent.ports import Ports
 from device_agent.reporting import Reporter
@@ -81,6 +82,7 @@ class ReleaseLife:
         self._deadline: tuple[str, float] = ("", float("inf"))
         self._unproved: dict[str, str] = {}
         self._activations = 0
+        self._usefulness = Usefulness()
 
     @property
     def factory(self) -> RunningRelease | None:
@@ -178,7 +180,10 @@ class ReleaseLife:
         policy_seconds = (now - self._counted_at) * self._scale
         self._counted_at = now
         pairs, rss_bytes = collected.pairs, collected.rss_bytes
+        useless = self._usefulness.look(collected.models)
         self.decide(life.collected, collected.models, policy_seconds, pairs=pairs, rss_bytes=rss_bytes)
+        if useless is not None:
+            self.decide(life.useless, *useless)
 
     def _on_verified(self, verified: Verified) -> None:
         self.worker.answered(live=False)
@@ -292,6 +297,7 @@ class ReleaseLife:
             share=self._share,
             swap=self._swap,
         )
+        self._usefulness.forget()
         self.worker.serve(plan, candidate_live=with_candidate)
 
     def _verify(self) -> None:

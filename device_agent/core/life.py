@@ -28,7 +28,16 @@ from device_agent.core.trial import (
     judge_trial,
     paired,
 )
-from device_agent.core.way_back import BACK, blamed_release, go_back, leave_active, leave_candidate, previous_failed
+from device_agent.core.way_back import (
+    BACK,
+    allowed,
+    blamed_release,
+    factory_for,
+    go_back,
+    leave_active,
+    leave_candidate,
+    previous_failed,
+)
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 
 #: A baseline follows its model by halving what is older than so many answers.
@@ -234,6 +243,16 @@ def load_failed(record: DeviceRecord, situation: Situation, sha256: str, cause: 
     """A bundle of the plan did not load."""
     draft = Draft(record, situation)
     _useless(draft, sha256, cause, detail)
+    return draft.done()
+
+
+def useless(record: DeviceRecord, situation: Situation, sha256: str, cause: str, detail: str) -> Decision:
+    """A member of the good set fails most requests: go back, if something else is there to answer."""
+    draft = Draft(record, situation)
+    culprits = _members(record.active, sha256)
+    something_else = allowed(record.previous, record.recall) or factory_for(record, situation.factory)
+    if culprits and something_else and draft.status not in LIVE | BACK:
+        leave_active(draft, cause, detail, culprits)
     return draft.done()
 
 

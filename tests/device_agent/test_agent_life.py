@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.core.usefulness import LEAST_FAILED
 from edgefleet.contracts.messages import Telemetry
 
 
@@ -62,6 +63,40 @@ def test_a_model_that_answers_nan_in_its_trial_never_reaches_the_application_and
     for _ in range(20):
         device.agent.tick()
     assert device.stories().count(("update-refused", "quarantined")) == 1
+
+
+def test_a_committed_model_that_fails_most_requests_is_left_for_the_one_before(
+    device, device_side, agent_bundles, digits_live
+):
+    pictures, _ = digits_live
+    for made in (agent_bundles.v1, agent_bundles.v3):
+        device_side.assign(device_side.release(made))
+        device.until_running(made, pictures)
+    blank = np.zeros((1, 8, 8, 1), np.float32)
+    for picture in (*pictures[:LEAST_FAILED], *[blank] * (LEAST_FAILED - 1)):
+        device.ask(picture)
+    device.until(lambda: True, "rare failures are counted")
+    assert device.stories()[-1] == ("committed", "trial-passed")
+    device.until(lambda: ("rollback-verified", "non-finite") in device.stories(), "the way back", [blank])
+    assert device.stories()[-3:] == [
+        ("quarantined", "non-finite"),
+        ("rolled-back", "non-finite"),
+        ("rollback-verified", "non-finite"),
+    ]
+    assert device.ask(blank).release == "digits 1.0.0"
+
+
+def test_a_model_that_fails_most_requests_stays_where_nothing_else_could_answer(
+    device, device_side, agent_bundles, digits_live
+):
+    pictures, _ = digits_live
+    device_side.assign(device_side.release(agent_bundles.v3))
+    device.until_running(agent_bundles.v3, pictures)
+    for _ in range(2 * LEAST_FAILED):
+        device.ask(np.zeros((1, 8, 8, 1), np.float32))
+    device.until(lambda: True, "the failures are counted")
+    assert device.stories()[-1] == ("committed", "trial-passed")
+    assert device.ask(pictures[0]).release == "digits 3.0.0"
 
 
 def test_an_order_back_to_the_release_before_needs_no_download(device, device_side, agent_bundles, digits_live):
