@@ -205,7 +205,7 @@ def test_the_console_is_a_shell_behind_a_socket(pi: LinuxDevice) -> None:
         said = b""
         while b"\n42" not in said:
             said += console.recv(4096)
-    assert b"42" in pi.console.read_bytes()
+    wait_until(lambda: b"\n42" in pi.console.read_bytes(), "the answer in the log", limit_s=LIMIT_S)
 
 
 def test_the_agents_user_can_leave_the_network_there(pi: LinuxDevice) -> None:
