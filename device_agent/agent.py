@@ -16,7 +16,7 @@ from typing import Any
 from device_agent.capturing import Capturing
 from device_agent.caretaking import Caretaking
 from device_agent.core.identity import Identity
-from device_agent.core.lifecycle import PREPARING, LifecycleFaultError, Trigger, step
+from device_agent.core.lifecycle import PREPARING, READY, LifecycleFaultError, Trigger, step
 from device_agent.core.orders import Order, SignedSettings, decide
 from device_agent.core.record import DeviceRecord, Software, member_of
 from device_agent.core.recovery import recover
@@ -37,6 +37,7 @@ from device_agent.process_bounds import rss_bytes
 from device_agent.release_life import ReleaseLife
 from device_agent.reporting import Reporter
 from device_agent.settings import AgentSettings
+from device_agent.software_update import SoftwareUpdate
 from edgefleet.contracts.device_settings import read_remote_settings
 from edgefleet.contracts.errors import EdgeFleetError, TrustError
 from edgefleet.contracts.messages import SCHEMA, Capabilities, DeviceStatus, RunningRelease, State, Watermark
@@ -84,6 +85,8 @@ class Agent:
         )
         self._event = self._life.chronicle.event
         self._capturing = Capturing(ports, time_scale=time_scale)
+        #: The agent's own software: what runs, and following orders that name another.
+        self.software = SoftwareUpdate(ports, self.timers, self.memory, self._event, wake=lambda: self.wake())
         self._care = Caretaking(ports, self.timers, time_scale=time_scale, wake=lambda: self.wake())
 
     # ------------------------------------------------------------------ life of the agent
@@ -122,6 +125,7 @@ class Agent:
         self._guarded(self._installation_step)
         self._guarded(self._follow_order)
         self._guarded(self._installation_step)
+        self._guarded(self._follow_software)
         self._take_reports()
         self._guarded(self._take_care)
         self._reporter.announce(self.state(connected=True))
@@ -158,7 +162,10 @@ class Agent:
             also_running=tuple(member.release for member in answering[1:]),
             candidate=first_release(changed(record.trying or record.candidate, record.active)),
             previous=first_release(record.active if in_trial else record.previous),
-            quarantined=tuple(dict.fromkeys(entry.bundle_sha256 for entry in record.quarantine)),
+            quarantined=tuple(
+                dict.fromkeys((*(entry.bundle_sha256 for entry in record.quarantine), *self.software.bad))
+            ),
+            software=self.software.release,
             changed_at=record.changed_at,
         )
 
@@ -215,6 +222,7 @@ class Agent:
         if order.counter > self.record.counter:
             self.memory.update(counter=order.counter, reported=())
             self._installation.forget_failures()
+            self.software.forget_failures()
         if any(entry.bundle_sha256 in order.lift for entry in self.record.quarantine):
             self.memory.lift(order.lift)
         if order.recall != self.record.recall:
@@ -263,8 +271,14 @@ class Agent:
             self.memory.move("order-withdrawn", candidate=(), progress={})
         elif action == "withdraw":
             self._life.superseded()
-        elif action == "install" and self._installation.may_start(self._mono()):
+        elif action == "install" and self._installation.may_start(self._mono()) and not self.software.busy:
             self._install(order)
+
+    def _follow_software(self) -> None:
+        """Turn to the agent's own software when the order's models are settled and nothing is under way."""
+        order = self.polling.order
+        settled = order is not None and decide(self.status, self.record, order, self._software) != "install"
+        self.software.step(order, free=settled and self.status in READY)
 
     def _install(self, order: Order) -> None:
         for member in changed(order.members, self.record.active):

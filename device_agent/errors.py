@@ -4,6 +4,8 @@
 EdgeFleetError
 ├── NotAllowedError
 │   └── RenewalRefusedError    with the server's code as its cause
+├── RefusedError
+│   └── SoftwareRefusedError   with the cause that the event carries
 ├── TrustError
 │   ├── TrustRefusedError      with the cause that the event carries
 │   └── CorruptDownloadError
@@ -12,7 +14,7 @@ EdgeFleetError
 """
 
 from device_agent.core.recall import Recall
-from edgefleet.contracts.errors import NotAllowedError, StorageError, TrustError
+from edgefleet.contracts.errors import NotAllowedError, RefusedError, StorageError, TrustError
 
 
 class TrustRefusedError(TrustError):
@@ -25,6 +27,14 @@ class TrustRefusedError(TrustError):
         super().__init__(message, hint=hint)
         self.cause = cause
         self.recall: Recall | None = None
+
+
+class SoftwareRefusedError(RefusedError):
+    """Software that was ordered cannot run here; ``cause`` is the event's kebab-case word."""
+
+    def __init__(self, cause: str, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.cause = cause
 
 
 class RenewalRefusedError(NotAllowedError):

@@ -116,6 +116,7 @@ def _run_with(
     from device_agent.adapters.background import BackgroundExecutor
     from device_agent.adapters.inbox import Inbox
     from device_agent.adapters.mqtt_pump import MqttPump
+    from device_agent.adapters.own_software import OwnSoftware
     from device_agent.adapters.repositories_process import RepositoriesProcess
     from device_agent.adapters.upkeep_process import UpkeepProcess
     from device_agent.wiring import assemble
@@ -132,6 +133,7 @@ def _run_with(
             executor=BackgroundExecutor(_BACKGROUND_THREADS),
             pump=pump,
             upkeep=UpkeepProcess(folder),
+            software=OwnSoftware(folder.root, os.environ),
             time_scale=options.time_scale,
         )
         manager = ServiceManager(os.environ, pid=os.getpid())
@@ -139,8 +141,10 @@ def _run_with(
         inbox = Inbox(folder.root)
         loop = _Loop(agent, manager, health, inbox, silence_s=settings.watchdog_s, reap=repositories.reap)
         inference.watch(loop.watch_worker)
-        _tell_of_launch(agent, health)
+        happened = health.happened()
+        _tell_of_launch(agent, happened, health.running)
         agent.start()
+        agent.software.started(happened)
         ready()
         manager.ready()
         loop.run()
@@ -152,11 +156,11 @@ def _run_with(
         pump.stop()
 
 
-def _tell_of_launch(agent: "Agent", health: OwnHealth) -> None:
+def _tell_of_launch(agent: "Agent", happened: str, running: str) -> None:
     """Store what the launcher did at this start as an event; sent with those of the agent's own start."""
-    if not (happened := health.happened()):
+    if not happened:
         return
-    event = Event(kind="agent-started", cause=happened, detail=f"wheel set {health.running or 'of the system'}")
+    event = Event(kind="agent-started", cause=happened, detail=f"wheel set {running or 'of the system'}")
     with suppress(StorageError):  # what the launcher did stands in its record, too
         agent.ports.outbox.append(event, created_at=agent.ports.clock.wall())
 
@@ -207,8 +211,8 @@ class _Loop:
         self._heartbeat.worker(time.monotonic(), present=channel is not None)
 
     def run(self) -> None:
-        """Tick until a signal says stop."""
-        while self._running:
+        """Tick until a signal says stop, or other software of the agent's own is due."""
+        while self._running and not self._agent.software.restart_due:
             wait_s = self._agent.tick()
             self._reap()
             self._look_at_inbox()
@@ -231,7 +235,8 @@ class _Loop:
         if self._heartbeat.beats(now):
             self._manager.alive()
         heard = self._agent.polling.order is not None
-        self._health.step(now, hung=self._heartbeat.hung(now), heard_from_server=heard)
+        if self._health.step(now, hung=self._heartbeat.hung(now), heard_from_server=heard):
+            self._agent.software.proved()
         self._manager.status(_headline(self._agent))
 
     def _drain(self) -> None:

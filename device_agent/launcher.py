@@ -25,6 +25,7 @@ from typing import NamedTuple, NoReturn
 from device_agent.core.software_trial import SYSTEM, SoftwareRecord, Start, at_start
 
 COMPLETE = ".complete"
+HEALTHY, STOPPED = "healthy", "stopped"
 #: How long one on trial may take until it reports health: to come up, to serve, and to hear from the server.
 TRIAL_S = 600
 #: What the agent is told of how it was started.
@@ -82,6 +83,14 @@ def read_record(folder: Path) -> SoftwareRecord:
     return SoftwareRecord()
 
 
+def read_report(path: Path) -> str | None:
+    """Return which set reported so, None if none did."""
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return None
+
+
 def write_record(folder: Path, record: SoftwareRecord) -> None:
     """Remember durably.
 
@@ -115,22 +124,14 @@ def _decide(folder: Path) -> Start:
     if not (folder / "record.json").exists():  # a device that never had an update remembers nothing, and writes nothing
         return Start(SoftwareRecord(), SYSTEM)
     present = frozenset(path.parent.name for path in folder.glob(f"sets/*/{COMPLETE}"))
-    healthy, stopped = _report(folder / "healthy"), _report(folder / "stopped")
+    healthy, stopped = read_report(folder / HEALTHY), read_report(folder / STOPPED)
     start = at_start(read_record(folder), healthy=healthy, stopped=stopped, present=present)
     write_record(folder, start.record)
-    for report in ("healthy", "stopped"):
+    for report in (HEALTHY, STOPPED):
         (folder / report).unlink(missing_ok=True)
     if start.happened:
         write(folder / "happened", start.happened)
     return start
-
-
-def _report(path: Path) -> str | None:
-    """Return which set reported so, None if none did."""
-    try:
-        return path.read_text().strip()
-    except (OSError, ValueError):
-        return None
 
 
 def _data_folder(arguments: Sequence[str]) -> str | None:

@@ -11,6 +11,8 @@ from device_agent.core.orders import Order, TargetFile
 from device_agent.core.record import DeviceRecord
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict, ModelRef, Report, ServingPlan
 from device_agent.core.silence import Exertion
+from device_agent.core.software_orders import Here
+from device_agent.core.software_trial import SoftwareRecord
 from device_agent.core.upkeep import UpkeepResult
 from edgefleet.contracts.capture import CapturedInput
 from edgefleet.contracts.messages import (
@@ -227,6 +229,36 @@ class Holds(Protocol):
         """Return why an application holds updates off at a time (Unix seconds); empty where none does."""
 
 
+class OwnSoftware(Protocol):
+    """The agent's own software: what runs, what is due at the next start, and installing another set."""
+
+    @property
+    def record(self) -> SoftwareRecord:
+        """What the launcher will decide by."""
+
+    @property
+    def here(self) -> Here:
+        """What runs, and on what."""
+
+    def release_of(self, sha256: str) -> RunningRelease | None:
+        """Return what a set that lies here is; None where there is none, or nobody noted it."""
+
+    def install(self, archive: Path, sha256: str) -> None:
+        """Verify, unpack and try a set, and let it be the one that starts next.
+
+        Raises:
+            SoftwareRefusedError: it is no set for this device, or does not run here.
+            StorageError, ConflictError: not now.
+        """
+
+    def choose(self, sha256: str) -> None:
+        """Let a set that lies here whole be the one that starts next.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+
+
 class Captures(Protocol):
     """Inputs of which a model was unsure, kept for the server."""
 
@@ -257,7 +289,10 @@ class Upkeep(Protocol):
 
 @dataclass(frozen=True)
 class Ports:
-    """Everything that an agent needs; without ``upkeep`` nobody looks after its identity, as in a simulation."""
+    """Everything that an agent needs.
+
+    Without ``upkeep`` nobody looks after its identity, and without ``software`` no other is taken, as in a simulation.
+    """
 
     clock: Clock
     state: StateStore
@@ -273,3 +308,4 @@ class Ports:
     boot_id: str
     upkeep: Upkeep | None = None
     captures: Captures | None = None
+    software: OwnSoftware | None = None

@@ -21,7 +21,7 @@ from device_agent.adapters.trust_memory_file import known_time
 from device_agent.agent import Agent
 from device_agent.core.identity import Identity
 from device_agent.core.serving import ModelRef
-from device_agent.ports import Admission, Clock, Inference, Messenger, Ports, Repositories, Upkeep
+from device_agent.ports import Admission, Clock, Inference, Messenger, OwnSoftware, Ports, Repositories, Upkeep
 from device_agent.settings import AgentSettings
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
@@ -57,6 +57,7 @@ def assemble(
     pump: "MqttPump | None" = None,
     messenger: Messenger | None = None,
     upkeep: Upkeep | None = None,
+    software: OwnSoftware | None = None,
     time_scale: float = 1.0,
     clock: Clock | None = None,
     random_share: Callable[[], float] = random.random,
@@ -65,7 +66,7 @@ def assemble(
 
     ``inference``, ``repositories``, ``admission``, ``executor`` and ``pump`` may be shared or in-process ones; without
     a pump the device has no broker, unless a ``messenger`` stands in for one; without ``upkeep`` its certificate is not
-    renewed.
+    renewed, and without ``software`` it takes no other of its own.
 
     Raises:
         FileMissingError: the folder holds no enrolled device.
@@ -95,6 +96,7 @@ def assemble(
         boot_id=boot_id(),
         captures=_captures(folder, settings),
         upkeep=upkeep,
+        software=software,
     )
     agent = Agent(
         identity,

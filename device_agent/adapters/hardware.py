@@ -29,6 +29,8 @@ _NODES = (
 _PCI_CLASSES = ("0x1200", "0x0b40", "0x0302")
 #: USB sticks, as vendor and product: Coral (before and after its firmware came), Movidius.
 _USB = ("1a6e:089a", "18d1:9302", "03e7:2485", "03e7:f63b")
+#: What this agent's orders may list beside bundles; servers of before this was said list none of it.
+ORDER_KINDS = ("software",)
 _FEATURES_LIMIT, _ACCELERATORS_LIMIT = 256, 64
 
 
@@ -50,6 +52,7 @@ def hardware_facts(root: Path = Path("/")) -> HardwareFacts:
         accelerators=tuple(sorted({*_nodes(root), *_pci(root), *_usb(root)})[:_ACCELERATORS_LIMIT]),
         runtimes=runtimes,
         agent_version=__version__,
+        order_kinds=ORDER_KINDS,
     )
 
 

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, read_record, write
+from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, STOPPED, read_record, write
 
 _LOG = logging.getLogger("edgefleet.agent")
 #: What comes up and stays up for so long is no crash loop.
@@ -29,20 +29,21 @@ class OwnHealth:
         self._well_at = now + settled_s
         self._reported = False
 
-    def step(self, now: float, *, hung: bool, heard_from_server: bool) -> None:
-        """Report when all is well."""
+    def step(self, now: float, *, hung: bool, heard_from_server: bool) -> bool:
+        """Report when all is well; tell whether that was just now."""
         if self._reported or self._folder is None or hung or now < self._well_at:
-            return
+            return False
         if self._on_trial and not heard_from_server:
-            return
-        self._reported = self._say("healthy")
+            return False
+        self._reported = self._say(HEALTHY)
         if self._reported:
             signal.alarm(0)  # the launcher's, which would end a start that hangs
+        return self._reported
 
     def stopped(self) -> None:
         """Report a clean stop, which counts against nobody."""
         if self._folder is not None:
-            self._say("stopped")
+            self._say(STOPPED)
 
     def happened(self) -> str:
         """Return what the launcher did at this start, once; empty where that was nothing."""

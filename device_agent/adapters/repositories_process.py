@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ class RepositoriesProcess:
         arguments = (str(linger_s), str(reserve_bytes), str(folder.root))
         self._checks = _Child("the check of the repositories", arguments)
         self._fetches = _Child("the download", arguments)
+        self._fetching = threading.Lock()
         self._check_limit_s = check_limit_s
         self._wall = wall
         self._monotonic = monotonic
@@ -103,7 +105,8 @@ class RepositoriesProcess:
             UnreachableError: the server does not answer.
             EdgeFleetError: the child died, or the download was cancelled; it is resumed the next time.
         """
-        answer = self._fetches.ask(FetchBundle(target=target), lambda: "was cancelled" if cancelled() else "")
+        with self._fetching:  # one that was cancelled may still be on its way out
+            answer = self._fetches.ask(FetchBundle(target=target), lambda: "was cancelled" if cancelled() else "")
         assert isinstance(answer, Fetched)  # noqa: S101  the child's only other answers are errors
         return Path(answer.path)
 

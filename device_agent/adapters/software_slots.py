@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's own software as content-addressed folders: unpacked from wheel sets, tried once here, then put on trial.
 
-A set lies in ``software/sets/<sha256>/``; its mark ``.complete`` is written last, so that what a power cut left half
-done is nothing. Which set starts is the launcher's decision (:mod:`device_agent.launcher`).
+A set lies in ``software/sets/<sha256>/``; its mark ``.complete`` comes when all else is on the disk, and goes before
+anything else does, so that what a power cut left half done is nothing. Which set starts is the launcher's decision
+(:mod:`device_agent.launcher`).
 """
 
 import io
@@ -17,16 +18,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from device_agent.adapters.durable import sync_file, sync_folder
-from device_agent.core.software_trial import SoftwareRecord, on_trial
+from device_agent.adapters.durable import sync_file, sync_folder, write_durably
+from device_agent.adapters.local_socket import lock
+from device_agent.adapters.own_software import RELEASE
+from device_agent.core.software_orders import misfit
+from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
 from device_agent.errors import storage_failed
-from device_agent.launcher import COMPLETE, read_record, write_record
-from edgefleet.contracts.canonical import sha256_file
-from edgefleet.contracts.decoding import decode_json
-from edgefleet.contracts.errors import BundleError, IncompatibleError, ModelFailedError
-from edgefleet.contracts.software import WHEEL_SET_FACTS, WHEEL_SET_LIMIT_BYTES, WHEEL_SET_VERSION, WheelSet
+from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
+from edgefleet.contracts.canonical import canonical_json, sha256_file
+from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError
+from edgefleet.contracts.messages import RunningRelease
+from edgefleet.contracts.software import WHEEL_SET_LIMIT_BYTES, WheelSet
+from edgefleet.contracts.wheel_set import read_facts, read_wheel
 
-_FACTS_LIMIT_BYTES = 1 << 20
 _CHECK_S = 120.0
 _COMPILE_S = 600.0
 _HINT = "publish a wheel set that was built by scripts/build_wheel_set.py"
@@ -53,6 +57,7 @@ class SoftwareSlots:
             BundleError: the file has another hash, or is no wheel set.
             IncompatibleError: it is for another machine or Python.
             ModelFailedError: its agent cannot be imported here, or cannot read this device's state.
+            ConflictError: another installation is under way.
             StorageError: it cannot be written.
         """
         found = sha256_file(archive)
@@ -67,25 +72,48 @@ class SoftwareSlots:
             raise storage_failed(f"unpack '{archive.name}'", error) from error
 
     def _install(self, members: tarfile.TarFile, source: str, sha256: str) -> WheelSet:
-        facts = _facts(members, source)
-        _check_fit(facts)
-        folder = self._unpack(members, facts, sha256)
-        self._try_here(folder, facts)
-        (folder / COMPLETE).touch()
-        _sync_tree(folder)
-        write_record(self._folder, on_trial(self.record, sha256))
-        self._keep_named()
+        facts = read_facts(members, source)
+        if why := misfit(facts.machine, facts.python, machine=platform.machine(), python=platform.python_version()):
+            raise IncompatibleError(
+                f"{facts.name} {facts.version} is for {why}", hint="publish a wheel set for each kind of device"
+            )
+        held = self._lock()
+        try:
+            self._put(members, facts, sha256)
+        finally:
+            os.close(held)
         return facts
 
-    def _unpack(self, members: tarfile.TarFile, facts: WheelSet, sha256: str) -> Path:
+    def _lock(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock(self._folder / "lock")
+        except ConflictError as error:
+            raise ConflictError(
+                "another installation of software is under way", hint="wait until it is done"
+            ) from error
+
+    def _put(self, members: tarfile.TarFile, facts: WheelSet, sha256: str) -> None:
+        """Unpack a set unless it lies there whole, and put it on trial."""
         folder = self._folder / "sets" / sha256
+        if not (folder / COMPLETE).exists():
+            self._unpack(members, facts, folder)
+            self._try_here(folder, facts)
+            release = RunningRelease(name=facts.name, version=facts.version, bundle_sha256=sha256)
+            write_durably(folder / RELEASE, canonical_json(release))
+            _sync_tree(folder)
+            (folder / COMPLETE).touch()
+            sync_folder(folder)
+        before = proved(self.record, read_report(self._folder / HEALTHY))
+        after = on_trial(before, sha256)
+        write_record(self._folder, after)
+        self._keep({before.active, before.trial, after.trial})  # what was on trial may be what runs just now
+
+    def _unpack(self, members: tarfile.TarFile, facts: WheelSet, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for wheel in facts.wheels:
-            data = _read(members, wheel.name, wheel.size_bytes)
-            _check_wheel(data, wheel.name, wheel.sha256)
-            _unzip(data, wheel.name, folder)
-        return folder
+            _unzip(read_wheel(members, wheel), wheel.name, folder)
 
     def _try_here(self, folder: Path, facts: WheelSet) -> None:
         """Import its parts and let it read this device's state, in a process of its own."""
@@ -108,54 +136,13 @@ class SoftwareSlots:
         with suppress(subprocess.TimeoutExpired):  # it only makes starts faster
             subprocess.run(compiling, capture_output=True, timeout=_COMPILE_S, check=False)
 
-    def _keep_named(self) -> None:
-        """Delete the sets that the record does not name."""
-        record = self.record
+    def _keep(self, named: set[str]) -> None:
+        """Delete the other sets."""
         for folder in (self._folder / "sets").iterdir():
-            if folder.name not in (record.active, record.trial):
+            if folder.name not in named:
+                (folder / COMPLETE).unlink(missing_ok=True)
+                sync_folder(folder)
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _facts(members: tarfile.TarFile, source: str) -> WheelSet:
-    first = members.next()
-    if first is None or first.name != WHEEL_SET_FACTS or first.size > _FACTS_LIMIT_BYTES:
-        raise BundleError(f"'{source}' is no wheel set: its first member is not {WHEEL_SET_FACTS}", hint=_HINT)
-    facts = decode_json(_member(members, first), WheelSet, source=f"{source}: {WHEEL_SET_FACTS}", error=BundleError)
-    if facts.format_version != WHEEL_SET_VERSION:
-        raise BundleError(f"'{source}' has format {facts.format_version}, expected {WHEEL_SET_VERSION}", hint=_HINT)
-    return facts
-
-
-def _check_fit(facts: WheelSet) -> None:
-    here = {"machine": platform.machine(), "python": f"{sys.version_info[0]}.{sys.version_info[1]}"}
-    for field, expected in here.items():
-        got = getattr(facts, field)
-        if got not in ("any", expected):
-            raise IncompatibleError(
-                f"{facts.name} {facts.version} is for the {field} '{got}', this device has '{expected}'",
-                hint="publish a wheel set for each kind of device",
-            )
-
-
-def _read(members: tarfile.TarFile, name: str, size_bytes: int) -> bytes:
-    member = members.next()
-    if member is None or member.name != name or not member.isreg() or member.size != size_bytes:
-        raise BundleError(f"the wheel set has no wheel '{name}' where it should be", hint=_HINT)
-    return _member(members, member)
-
-
-def _member(members: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = members.extractfile(member)
-    if stream is None:
-        raise BundleError(f"'{member.name}' is no file", hint=_HINT)
-    return stream.read()
-
-
-def _check_wheel(data: bytes, name: str, sha256: str) -> None:
-    import hashlib  # loads OpenSSL, which an idle agent without TLS does without
-
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise BundleError(f"the wheel '{name}' has another SHA-256 than the set says", hint=_HINT)
 
 
 def _unzip(data: bytes, name: str, folder: Path) -> None:

@@ -7,7 +7,7 @@
    of each role say beside their targets (floors and recalls), and remember it.
 4. Find each target in the image repository, through its delegations: length and hashes must equal the director's.
 5. A bundle must be listed under its own name, be for this profile, one a name, and neither recalled nor below its
-   floor; besides bundles there may be one file of settings.
+   floor; besides bundles there may be one file of settings, and one wheel set of the agent's own software.
 
 Everything else is refused with a cause. python-tuf's client is used as it is. A recall reaches the device even when the
 order itself is refused.
@@ -44,11 +44,12 @@ from device_agent.core.agreement import Agreement, Watched
 from device_agent.core.clock_judgement import ahead, behind, believed, next_bound
 from device_agent.core.identity import Identity
 from device_agent.core.ordered_targets import Listed, Sorted, check_assignment, refused, sort_listed
-from device_agent.core.orders import Notice, Order, SignedSettings, Wanted
+from device_agent.core.orders import Notice, Order, SignedSettings
 from device_agent.core.trust_memory import TOP_LEVEL, Say, TrustMemory, below_floor, learned, older, recall_of
 from device_agent.errors import TrustRefusedError, storage_failed
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import EdgeFleetError, TrustError, UnreachableError
+from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.tuf_custom import (
     DIRECTOR_REPOSITORY,
     IMAGE_REPOSITORY,
@@ -141,14 +142,14 @@ class TufTrust:
             image.refresh()
             found = _find_all(image, list(listed.targets.values()))
             ordered = sort_listed([_listed(target) for target in found], self._identity)
-            self._look(image, {wanted.release.name for wanted in ordered.wanted}, assignment.standing)
-            self._check_allowed(ordered.wanted)
+            self._look(image, {release.name for release in _releases(ordered)}, assignment.standing)
+            self._check_allowed(ordered)
             self._check_fit(found)
             settings = self._settings(image, found, ordered)
             asked += [image] if listed.targets else []
         self._note_time(director.first_expiry())
         self.agreement = self._agreement(asked)
-        return self._order(assignment, ordered.wanted, settings)
+        return self._order(assignment, ordered, settings)
 
     def _look(self, image: VerifiedRepository, names: set[str], standing: int) -> None:
         """Learn what each role that may speak of our models says of them, and remember it before anything else."""
@@ -176,12 +177,15 @@ class TufTrust:
             )
         )
 
-    def _check_allowed(self, wanted: tuple[Wanted, ...]) -> None:
+    def _check_allowed(self, ordered: Sorted) -> None:
         recall = recall_of(self._memory)
-        for one in wanted:
-            if why := recall.forbids(one.release):
+        if ordered.wanted and recall.stopped:
+            raise refused("recalled", recall.forbids(ordered.wanted[0].release))
+        recall = msgspec.structs.replace(recall, stopped=False)  # software is no model, and may be the remedy
+        for release in _releases(ordered):
+            if why := recall.forbids(release):
                 raise refused("recalled", why)
-            if why := below_floor(self._memory, one.release):
+            if why := below_floor(self._memory, release):
                 raise refused("below-floor", why)
 
     def _check_fit(self, found: list[TufTarget]) -> None:
@@ -204,15 +208,16 @@ class TufTrust:
             raise refused("settings-invalid", f"'{listed.path}' is not UTF-8 text") from error
         return SignedSettings(listed.custom.name, listed.sha256, text)
 
-    def _order(self, assignment: Assignment, wanted: tuple[Wanted, ...], settings: SignedSettings | None) -> Order:
+    def _order(self, assignment: Assignment, ordered: Sorted, settings: SignedSettings | None) -> Order:
         slow = behind(self._clock(), self._memory.bound)
         return Order(
             assignment.counter,
-            wanted,
+            ordered.wanted,
             recall=recall_of(self._memory),
             lift=assignment.lift,
             settings=settings,
             notices=(Notice("clock-behind", slow),) if slow else (),
+            software=ordered.software,
         )
 
     def _agreement(self, verified: list[VerifiedRepository]) -> Agreement:
@@ -313,6 +318,11 @@ def _find_all(image: VerifiedRepository, listed: list[TufTarget]) -> list[TufTar
             raise refused("mismatch", f"director and image repository differ in length or hashes of '{ordered.path}'")
         agreed.append(found)
     return agreed
+
+
+def _releases(ordered: Sorted) -> tuple[RunningRelease, ...]:
+    software = (ordered.software.release,) if ordered.software is not None else ()
+    return (*(one.release for one in ordered.wanted), *software)
 
 
 def _listed(target: TufTarget) -> Listed:

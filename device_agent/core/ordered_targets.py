@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a verified order this device takes: made out to it, bundles under their own names, at most one a name."""
+"""What of a verified order this device takes: made out to it, files under their own names, one bundle a name."""
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from device_agent.core.identity import Identity
-from device_agent.core.orders import TargetFile, Wanted
+from device_agent.core.orders import SignedSoftware, TargetFile, Wanted
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.names import bundle_target_path
-from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SettingsCustom, TargetCustom
+from edgefleet.contracts.software import SOFTWARE_NAME, software_target_path
+from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SettingsCustom, SoftwareCustom, TargetCustom
 
 SETTINGS_LIMIT_BYTES = 64 << 10
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -28,10 +29,11 @@ class Listed(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """The bundles of an order, sorted by name, and its settings."""
+    """The bundles of an order, sorted by name, its settings and its software."""
 
     wanted: tuple[Wanted, ...] = ()
     settings: Listed | None = None
+    software: SignedSoftware | None = None
 
 
 def refused(cause: str, message: str) -> TrustRefusedError:
@@ -58,25 +60,33 @@ def check_assignment(assignment: Assignment, identity: Identity, seen_counter: i
 
 
 def sort_listed(listed: Sequence[Listed], identity: Identity) -> Sorted:
-    """Tell bundles and settings apart, and check each.
+    """Tell bundles, settings and software apart, and check each.
 
     Raises:
-        TrustRefusedError: as :func:`_wanted`; or ``assignment-ambiguous`` for two bundles of one name, or two settings.
+        TrustRefusedError: as :func:`_wanted`; or ``assignment-ambiguous`` for two bundles of one name, or two files of
+            settings or software.
     """
     bundles: dict[str, Wanted] = {}
-    settings: Listed | None = None
+    settings: list[Listed] = []
+    software: list[SignedSoftware] = []
     for target in listed:
         if isinstance(target.custom, SettingsCustom):
-            if settings is not None:
-                raise refused("assignment-ambiguous", "the director lists two files of settings, expected one")
-            settings = _settings(target)
-            continue
-        wanted = _wanted(target, identity)
-        name = wanted.release.name
-        if name in bundles:
-            raise refused("assignment-ambiguous", f"the director lists two bundles of '{name}', expected one")
-        bundles[name] = wanted
-    return Sorted(tuple(bundles[name] for name in sorted(bundles)), settings)
+            settings.append(_settings(target))
+        elif isinstance(target.custom, SoftwareCustom):
+            software.append(_software(target, target.custom))
+        else:
+            wanted = _wanted(target, identity)
+            if bundles.setdefault(wanted.release.name, wanted) != wanted:
+                raise _ambiguous(f"bundles of '{wanted.release.name}'")
+    for found, what in ((settings, "files of settings"), (software, "wheel sets")):
+        if len(found) > 1:
+            raise _ambiguous(what)
+    wanted_now = tuple(bundles[name] for name in sorted(bundles))
+    return Sorted(wanted_now, settings[0] if settings else None, software[0] if software else None)
+
+
+def _ambiguous(what: str) -> TrustRefusedError:
+    return refused("assignment-ambiguous", f"the director lists two {what}, expected one")
 
 
 def hashed_path(path: str, sha256: str) -> str:
@@ -100,15 +110,34 @@ def _wanted(target: Listed, identity: Identity) -> Wanted:
     expected = bundle_target_path(release.name, release.version, release.profile)
     if target.path != expected:  # else a name could be signed for by those who may not
         raise refused("wrong-path", f"'{target.path}' is signed as '{release.name}', expected '{expected}'")
-    if target.size_bytes > BUNDLE_LIMIT_BYTES:
-        raise refused("too-large", f"'{target.path}' has {target.size_bytes} bytes, the limit is {BUNDLE_LIMIT_BYTES}")
-    sha256 = _sha256(target)
+    file = _file(target)
     return Wanted(
-        release=RunningRelease(name=release.name, version=release.version, bundle_sha256=sha256),
-        target=TargetFile(hashed_path(target.path, sha256), sha256, target.size_bytes),
+        release=RunningRelease(name=release.name, version=release.version, bundle_sha256=file.sha256),
+        target=file,
         policy=release.device_policy,
         compat_hash=release.compat_hash,
     )
+
+
+def _software(target: Listed, custom: SoftwareCustom) -> SignedSoftware:
+    """Refuse a wheel set under any other name than software's, for which only its own approvers may sign.
+
+    Raises:
+        TrustRefusedError: with the cause ``wrong-path``, ``mismatch`` or ``too-large``.
+    """
+    expected = software_target_path(custom.version, custom.machine, custom.python)
+    if (custom.name, target.path) != (SOFTWARE_NAME, expected):
+        raise refused("wrong-path", f"'{target.path}' is signed as software '{custom.name}', expected '{expected}'")
+    file = _file(target)
+    release = RunningRelease(name=custom.name, version=custom.version, bundle_sha256=file.sha256)
+    return SignedSoftware(release, file, custom.machine, custom.python)
+
+
+def _file(target: Listed) -> TargetFile:
+    if target.size_bytes > BUNDLE_LIMIT_BYTES:
+        raise refused("too-large", f"'{target.path}' has {target.size_bytes} bytes, the limit is {BUNDLE_LIMIT_BYTES}")
+    sha256 = _sha256(target)
+    return TargetFile(hashed_path(target.path, sha256), sha256, target.size_bytes)
 
 
 def _settings(target: Listed) -> Listed:

@@ -36,6 +36,15 @@ class SignedSettings(NamedTuple):
     text: str
 
 
+class SignedSoftware(NamedTuple):
+    """A wheel set of the agent's own software that both repositories list, and what it is for (``any`` fits all)."""
+
+    release: RunningRelease
+    target: TargetFile
+    machine: str
+    python: str
+
+
 class Notice(NamedTuple):
     """Something that a check noticed and that refuses nothing, for an event of its own kind."""
 
@@ -48,7 +57,8 @@ class Order(NamedTuple):
     """An order that both repositories agree on: the whole set that shall run; an empty one says nothing new.
 
     ``recall`` is what the threshold-signed metadata forbid; ``lift`` names bundles whose quarantine ends;
-    ``settings`` is a signed file of settings; ``notices`` are what the check saw beside.
+    ``settings`` is a signed file of settings, ``software`` what the agent itself shall be; ``notices`` are what the
+    check saw beside.
     """
 
     counter: int
@@ -57,6 +67,7 @@ class Order(NamedTuple):
     lift: tuple[str, ...] = ()
     settings: SignedSettings | None = None
     notices: tuple[Notice, ...] = ()
+    software: SignedSoftware | None = None
 
     @property
     def members(self) -> ReleaseSet:

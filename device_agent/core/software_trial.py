@@ -48,10 +48,15 @@ def at_start(record: SoftwareRecord, *, healthy: str | None, stopped: str | None
     ``healthy`` and ``stopped`` name what reported so at the last run (None: nobody did); ``present`` are the sets that
     lie there whole.
     """
-    if record.trial and healthy == record.trial:
-        return _start_active(SoftwareRecord(active=record.trial, bad=record.bad), present, "software-committed")
+    if (committed := proved(record, healthy)) != record:
+        return _start_active(committed, present, "software-committed")
     record = _settled(record, healthy=healthy, stopped=stopped)
     return _start_trial(record, present) if record.trial else _start_active(record, present, "")
+
+
+def proved(record: SoftwareRecord, healthy: str | None) -> SoftwareRecord:
+    """Return the record in which one on trial that reported health is the active one, as the next start will see it."""
+    return SoftwareRecord(active=record.trial, bad=record.bad) if record.trial and healthy == record.trial else record
 
 
 def on_trial(record: SoftwareRecord, sha256: str) -> SoftwareRecord:

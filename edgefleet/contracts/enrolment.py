@@ -33,7 +33,8 @@ class HardwareFacts(Grows, frozen=True, kw_only=True):
 
     The first six are as old as enrolment, and only they may go into an :class:`EnrolmentRequest`, which servers of
     before refuse with any other. ``runtime`` names the first of ``runtimes``. ``accelerators`` are device nodes and
-    PCI and USB ids (``node:apex_0``, ``pci:1ac1:089a``, ``usb:1a6e:089a``).
+    PCI and USB ids (``node:apex_0``, ``pci:1ac1:089a``, ``usb:1a6e:089a``). ``order_kinds`` says what the
+    agent's orders may list beside bundles.
     """
 
     architecture: str
@@ -49,6 +50,7 @@ class HardwareFacts(Grows, frozen=True, kw_only=True):
     accelerators: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
     agent_version: str = ""
+    order_kinds: tuple[str, ...] = ()
 
     def first(self) -> "HardwareFacts":
         """Return the facts that every server takes."""

@@ -139,6 +139,10 @@ EventKind = Literal[
     "input-changed",
     "accelerator-lost",
     "settings-changed",
+    "software-found",
+    "software-refused",
+    "software-committed",
+    "software-rolled-back",
 ]
 
 
@@ -179,7 +183,8 @@ class State(Told, frozen=True, kw_only=True):
     """A device's retained state; the last will is the same with ``connected`` false.
 
     ``evicted`` counts messages that the outbox had to let go since it was made. Of several models that answer,
-    ``running`` is the first by name, and ``also_running`` are the others.
+    ``running`` is the first by name, and ``also_running`` are the others. ``software`` is the wheel set of the agent's
+    own software, where one runs that was found good.
     """
 
     v: SchemaNumber
@@ -196,6 +201,7 @@ class State(Told, frozen=True, kw_only=True):
     changed_at: float = 0.0
     evicted: Annotated[Natural, SINCE_2] = 0
     also_running: Annotated[tuple[RunningRelease, ...], SINCE_2] = ()
+    software: Annotated[RunningRelease | None, SINCE_2] = None
 
 
 class Hint(Told, frozen=True, kw_only=True):

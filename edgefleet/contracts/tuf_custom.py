@@ -15,6 +15,7 @@ from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.names import Name, Sha256, Version
 from edgefleet.contracts.policy import DevicePolicy
+from edgefleet.contracts.software import Machine, PythonVersion
 
 CUSTOM_KEY = "edgefleet"
 IMAGE_REPOSITORY = "image"
@@ -42,6 +43,20 @@ class SettingsCustom(Fact, frozen=True, kw_only=True, tag="settings", tag_field=
     """Marks a target as settings for devices: a small TOML file that the director may order."""
 
     name: Name
+
+
+class SoftwareCustom(Fact, frozen=True, kw_only=True, tag="software", tag_field="kind"):
+    """Facts about a wheel set of the agent's own software, signed by its approvers.
+
+    A director lists one only for agents that say that their orders may: older ones refuse an order that they cannot
+    read (:attr:`edgefleet.contracts.enrolment.HardwareFacts.order_kinds`).
+    """
+
+    name: Name
+    version: Version
+    machine: Machine
+    python: PythonVersion
+    policy_sha256: Sha256
 
 
 class RecallOrder(Fact, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +102,7 @@ class Assignment(Fact, frozen=True, kw_only=True, omit_defaults=True):
     standing: Natural = 0
 
 
-TargetCustom = ReleaseCustom | AcceptanceCustom | SettingsCustom
+TargetCustom = ReleaseCustom | AcceptanceCustom | SettingsCustom | SoftwareCustom
 
 
 def to_custom(value: TargetCustom | Assignment | Standing) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import hashlib
 import http.server
+import importlib.util
 import ipaddress
 import itertools
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +45,7 @@ from tuf.api.metadata import (
 from device_agent.adapters.https import ServerConnection
 from device_agent.adapters.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
+from device_agent.core.ordered_targets import hashed_path
 from device_agent.errors import TrustRefusedError
 from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings
@@ -55,12 +58,14 @@ from edgefleet.contracts.enrolment import BrokerAddress, EnrolmentAnswer, Enrolm
 from edgefleet.contracts.messages import Event
 from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
-from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, Standing, to_custom
+from edgefleet.contracts.software import SOFTWARE_NAME, software_target_path
+from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SoftwareCustom, Standing, to_custom
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
 TENANT, DEVICE, PROFILE = "acme", "dev-1", "linux-x86_64"
 COMPAT = "c" * 64
-DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+ROOT = Path(__file__).parents[2]
+DIGITS = ROOT / "examples" / "digits"
 
 
 @dataclass
@@ -183,7 +188,7 @@ class Repository:
     version: int = 0
     standing: Standing | None = None
     top_standing: Standing | None = None
-    paths: tuple[str, ...] = ("digits/*/*", "figures/*/*", "settings/*/*")
+    paths: tuple[str, ...] = ("digits/*/*", "figures/*/*", "settings/*/*", "edgefleet-agent/*/*")
 
     def __post_init__(self) -> None:
         roles = ("root", "targets", "snapshot", "timestamp")
@@ -306,6 +311,18 @@ class DeviceSide:
         self.releases[made.path] = target
         self.bundles[f"{made.path.rpartition('/')[0]}/{made.sha256}.{made.path.rpartition('/')[2]}"] = made.data
         self.image.publish(self.releases, **facts)
+        return target
+
+    def release_software(self, file: Path, version: str = "1.0.0", **facts: object) -> TargetFile:
+        """Approve a wheel set of the agent's own software; ``facts`` are its custom's."""
+        values = {"name": SOFTWARE_NAME, "machine": "any", "python": "any", "policy_sha256": "2" * 64} | facts
+        custom = SoftwareCustom(version=version, **values)
+        path = software_target_path(custom.version, custom.machine, custom.python)
+        target = TargetFile.from_data(path, file.read_bytes(), ["sha256"])
+        target.unrecognized_fields["custom"] = to_custom(custom)
+        self.releases[path] = target
+        self.bundles[hashed_path(path, target.hashes["sha256"])] = file.read_bytes()
+        self.image.publish(self.releases)
         return target
 
     def assign(
@@ -499,6 +516,54 @@ def wait_until(condition, what: str, timeout_s: float = 20.0):
     return value
 
 
+#: What a tiny agent does when it runs: it says who it is, and reports as it is told to.
+TINY = """
+import os, signal, sys
+from pathlib import Path
+if sys.argv[1] == "status":
+    sys.exit({status})
+folder = Path(os.environ["EDGEFLEET_SOFTWARE_FOLDER"])
+print("{name}", flush=True)
+if not folder.exists():
+    sys.exit(0)
+if "{does}" == "serves":
+    (folder / "healthy").write_text(os.environ["EDGEFLEET_SOFTWARE"])
+    signal.alarm(0)
+elif "{does}" == "hangs":
+    signal.pause()
+elif "{does}" == "stops":
+    (folder / "stopped").write_text(os.environ["EDGEFLEET_SOFTWARE"])
+elif "{does}" == "crashes":
+    sys.exit(1)
+"""
+
+
+def _script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny_files(name, does="serves", status=0):
+    """The files of an agent that can be started and does one thing."""
+    empty = ("__init__", "cli", "field", "worker/__init__", "worker/main", "repositories/__init__", "repositories/main")
+    files = {f"device_agent/{module}.py": "" for module in empty}
+    return {**files, "device_agent/__main__.py": TINY.format(name=name, does=does, status=status)}
+
+
+def wheel_set(folder, files, *, name="tiny", version="1.0.0", machine="any", python="any"):
+    """A wheel set with one wheel of these files; its path and SHA-256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    out = folder / f"{name}.wheels"
+    _script("build_wheel_set").write_wheel_set([wheel], out, name=name, version=version, machine=machine, python=python)
+    return out, hashlib.sha256(out.read_bytes()).hexdigest()
+
+
 @pytest.fixture
 def device_side(tmp_path):
     """A server's device side, running; its assignment is empty."""
@@ -534,6 +599,8 @@ def agent_tools():
         TENANT=TENANT,
         PROFILE=PROFILE,
         COMPAT=COMPAT,
+        tiny_files=tiny_files,
+        wheel_set=wheel_set,
     )
 
 
@@ -568,6 +635,7 @@ class TickedDevice:
         self.settings = AgentSettings(poll_s=0.05, telemetry_s=1000.0, compare_share=1.0, reserve_bytes=0, **settings)
         self.executor = ThreadPoolExecutor(2)
         self.admission = InProcessAdmission(busy=lambda: False)
+        self.software = None
         self.start()
 
     def start(self):
@@ -580,6 +648,7 @@ class TickedDevice:
             repositories=InProcessRepositories(self.folder, reserve_bytes=self.settings.reserve_bytes),
             admission=self.admission,
             executor=self.executor,
+            software=self.software,
             random_share=lambda: 0.0,
         )
         self.agent.start()

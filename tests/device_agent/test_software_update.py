@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,27 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 A, B = "a" * 64, "b" * 64
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
-#: What a tiny agent does when it runs: it says who it is, and reports as it is told to.
-TINY = """
-import os, signal, sys
-from pathlib import Path
-if sys.argv[1] == "status":
-    sys.exit({status})
-folder = Path(os.environ["EDGEFLEET_SOFTWARE_FOLDER"])
-print("{name}", flush=True)
-if not folder.exists():
-    sys.exit(0)
-if "{does}" == "serves":
-    (folder / "healthy").write_text(os.environ["EDGEFLEET_SOFTWARE"])
-    signal.alarm(0)
-elif "{does}" == "hangs":
-    signal.pause()
-elif "{does}" == "stops":
-    (folder / "stopped").write_text(os.environ["EDGEFLEET_SOFTWARE"])
-elif "{does}" == "crashes":
-    sys.exit(1)
-"""
-
 
 def script(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
@@ -57,33 +35,15 @@ def script(name):
     return module
 
 
-def tiny_files(name, does="serves", status=0):
-    """The files of an agent that can be started and does one thing."""
-    empty = ("__init__", "cli", "field", "worker/__init__", "worker/main", "repositories/__init__", "repositories/main")
-    files = {f"device_agent/{module}.py": "" for module in empty}
-    return {**files, "device_agent/__main__.py": TINY.format(name=name, does=does, status=status)}
-
-
-def wheel_set(folder, files, *, name="tiny", machine="any", python="any"):
-    """A wheel set with one wheel of these files; its path and SHA-256."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / f"{name}-1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    out = folder / f"{name}.wheels"
-    script("build_wheel_set").write_wheel_set([wheel], out, name=name, version="1.0.0", machine=machine, python=python)
-    return out, hashlib.sha256(out.read_bytes()).hexdigest()
-
-
 class Device:
     """A data folder, and the system's own tiny agent with the real launcher."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, tools):
         self.data = folder / "data"
+        self.tools = tools
         self.library = folder / "library"
         self.folder = folder
-        for path, text in tiny_files("system").items():
+        for path, text in tools.tiny_files("system").items():
             (self.library / path).parent.mkdir(parents=True, exist_ok=True)
             (self.library / path).write_text(text)
         for module in ("launcher", "core/__init__", "core/software_trial"):
@@ -93,7 +53,7 @@ class Device:
         self.slots = SoftwareSlots(self.data)
 
     def install(self, name, does="serves", status=0):
-        path, sha256 = wheel_set(self.folder / name, tiny_files(name, does, status), name=name)
+        path, sha256 = self.tools.wheel_set(self.folder / name, self.tools.tiny_files(name, does, status), name=name)
         self.slots.install(path, sha256)
         return sha256
 
@@ -110,8 +70,8 @@ class Device:
 
 
 @pytest.fixture(name="device")
-def _device(tmp_path):
-    return Device(tmp_path)
+def _device(tmp_path, agent_tools):
+    return Device(tmp_path, agent_tools)
 
 
 def test_a_device_that_never_had_an_update_starts_the_systems_own_and_writes_nothing(device):
@@ -187,15 +147,17 @@ def test_a_record_that_cannot_be_read_is_the_systems_own(device, text):
         ("imports", ModelFailedError, None),
     ],
 )
-def test_what_is_not_for_this_device_or_does_not_run_here_never_starts(tmp_path, enrolled, change, error, message):
+def test_what_is_not_for_this_device_or_does_not_run_here_never_starts(
+    tmp_path, enrolled, agent_tools, change, error, message
+):
     import platform
 
-    files = tiny_files("tiny", status=int(change == "status"))
+    files = agent_tools.tiny_files("tiny", status=int(change == "status"))
     if change == "outside":
         files["../x.py"] = ""
     if change == "imports":
         del files["device_agent/field.py"]
-    path, sha256 = wheel_set(
+    path, sha256 = agent_tools.wheel_set(
         tmp_path / "set",
         files,
         machine="pdp11" if change == "machine" else platform.machine(),

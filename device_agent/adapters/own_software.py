@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's own software as the running agent sees it: what runs, what is due, and installing another set.
+
+A set is unpacked and tried by a child, the same command that a person would give: the supervisor's memory and its
+imports stay as they are.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from device_agent.core.software_orders import Here
+from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
+from device_agent.errors import SoftwareRefusedError, storage_failed
+from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, read_record, read_report, write_record
+from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError
+from edgefleet.contracts.messages import RunningRelease
+
+#: What a set is, beside its unpacked wheels: a file of the agent's own, so that its name is none of a package.
+RELEASE = ".release.json"
+#: Unpacking, trying and compiling a set; what takes longer on any board hangs.
+INSTALL_LIMIT_S = 1800.0
+_CHILD = (
+    "import sys; from device_agent.process_bounds import be_first_to_go, die_with_parent; "
+    "die_with_parent(int(sys.argv.pop(1))); be_first_to_go(); from device_agent.cli import main; sys.exit(main())"
+)
+#: Errors that say nothing of the set: it is tried again.
+_PASSING: tuple[type[EdgeFleetError], ...] = (StorageError, ConflictError)
+
+
+class OwnSoftware:
+    """The port ``OwnSoftware`` of the process that the launcher started, or that nobody did."""
+
+    def __init__(self, data: Path, environment: Mapping[str, str]) -> None:
+        self._data = data
+        self._folder = data / "software"
+        self._launcher = FOLDER_VARIABLE in environment
+        self._running = environment.get(SET_VARIABLE, "")
+
+    @property
+    def record(self) -> SoftwareRecord:
+        """What the launcher will decide by."""
+        return read_record(self._folder)
+
+    @property
+    def here(self) -> Here:
+        """What runs, and on what."""
+        trial = bool(self._running) and self.record.trial == self._running and self._healthy != self._running
+        python = ".".join(map(str, sys.version_info[:3]))
+        return Here(self._running, trial, self._launcher, os.uname().machine, python)
+
+    def release_of(self, sha256: str) -> RunningRelease | None:
+        """Return what a set that lies here is; None where there is none, or nobody noted it."""
+        try:
+            return msgspec.json.decode((self._folder / "sets" / sha256 / RELEASE).read_bytes(), type=RunningRelease)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def install(self, archive: Path, sha256: str) -> None:
+        """Verify, unpack and try a set, and let it be the one that starts next; the archive goes where that is decided.
+
+        Raises:
+            SoftwareRefusedError: it is no set for this device, or does not run here.
+            StorageError: there is no room.
+            ConflictError: a person installs one just now.
+        """
+        words = ["software", "install", str(archive), "--sha256", sha256, "--data", str(self._data), "--json"]
+        command = [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *words]
+        try:
+            ran = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=INSTALL_LIMIT_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise _refused("deadline", f"its installation took longer than {INSTALL_LIMIT_S:g} s") from error
+        failure = _failure(ran) if ran.returncode else None
+        if not isinstance(failure, _PASSING):
+            archive.unlink(missing_ok=True)
+        if failure is not None:
+            raise failure
+
+    def choose(self, sha256: str) -> None:
+        """Let a set that lies here whole be the one that starts next.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+        try:
+            write_record(self._folder, on_trial(proved(self.record, self._healthy), sha256))
+        except OSError as error:
+            raise storage_failed("choose the software that starts next", error) from error
+
+    @property
+    def _healthy(self) -> str | None:
+        return read_report(self._folder / HEALTHY)
+
+
+def _failure(ran: subprocess.CompletedProcess[bytes]) -> EdgeFleetError:
+    """Return what the child said was wrong."""
+    try:
+        said = json.loads(ran.stdout)["error"]
+        code, message, hint = said["code"], said["message"], said["hint"]
+    except (ValueError, KeyError, TypeError):
+        told = ran.stderr.decode(errors="replace").strip()[-300:] or f"status {ran.returncode}"
+        return _refused("installation-failed", f"its installation ended: {told}")
+    kind = next((kind for kind in _PASSING if kind.code == code), None)
+    return kind(message, hint=hint) if kind is not None else SoftwareRefusedError(code, message, hint=hint)
+
+
+def _refused(cause: str, message: str) -> SoftwareRefusedError:
+    return SoftwareRefusedError(cause, message, hint="what runs goes on; see the agent's log")
