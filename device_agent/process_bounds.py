@@ -15,6 +15,7 @@ _PR_SET_PDEATHSIG = 1
 _MADV_DONTNEED = 4
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
+_TO_DIE_S = 5
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -34,15 +35,28 @@ def leave_network() -> bool:
 
 
 def limit_resources(*, cpu_s: int, open_files: int, memory_bytes: int) -> None:
-    """Bound this process: processor seconds, private memory, open files, no core dump, no file written."""
+    """Bound this process: processor seconds, private memory, open files, no core dump, no file written.
+
+    Processor seconds end in SIGXCPU, which says what for, unlike the SIGKILL that follows.
+    """
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + _TO_DIE_S))
     for kind, limit in (
-        (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_DATA, memory_bytes),
         (resource.RLIMIT_NOFILE, open_files),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
         resource.setrlimit(kind, (limit, limit))
+
+
+def leave_no_core() -> None:
+    """Let no core dump be made of this process, which holds what applications sent, and whose end must not wait for it.
+
+    One byte is what stops it even where the system takes core dumps through a pipe (core(5)).
+    """
+    highest = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = min(highest, 1) if highest >= 0 else 1  # below zero: without limit
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def half_of_memory_bytes() -> int:

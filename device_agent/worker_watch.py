@@ -56,7 +56,12 @@ class WorkerWatch:
         return self._timers.is_set("restart")
 
     def serve(self, plan: ServingPlan, *, candidate_live: bool) -> None:
-        """Ask for a plan; a worker that does not answer to it in time is ended."""
+        """Ask for a plan; a worker that does not answer to it in time is ended.
+
+        Where none runs, other models than those that it ran are no reason to wait: a way back begins at once.
+        """
+        if self.restarting and plan.models != self.plan.models:
+            self._timers.set("restart", self._clock.monotonic())
         self.plan = plan
         self.candidate_live = candidate_live
         self._inference.serve(plan)

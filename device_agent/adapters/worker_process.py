@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inference worker as a child process.
+"""The inference worker as a child process, and beside it a spare one while a candidate may end the first.
 
 The supervisor keeps the listening socket, so connections queue while a worker restarts. Workers are started from the
 thread that calls :meth:`WorkerProcess.start`, which must live as long as the agent: the kernel ties a worker's life
 to it.
+
+A worker takes a third of a second to start. A plan with a candidate that is swapped in ``resident`` therefore starts a
+second one, which loads the runtime, shuts itself in, and waits: :meth:`WorkerProcess.start` takes it where it is there.
+It has no model, hears no application, and ends when a plan without a candidate is sent. Boards with ``cold`` swaps have
+no memory to spare.
 """
 
 import contextlib
@@ -17,7 +22,7 @@ import sys
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -35,6 +40,19 @@ _STOP_S = 5.0
 #: The worker writes which bundle it loads or runs into memory that outlives it, and behind it whether it does so now.
 _MARK_BYTES = 65
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class _Launched(NamedTuple):
+    """A worker's process, and the supervisor's end of its control channel."""
+
+    child: subprocess.Popen[bytes]
+    channel: socket.socket
+
+    def end(self) -> None:
+        """End it, whatever it is at."""
+        self.child.kill()
+        self.child.wait()
+        self.channel.close()
 
 
 class WorkerProcess:
@@ -60,6 +78,7 @@ class WorkerProcess:
         self._capture = capture
         self._accelerator = msgspec.json.encode(accelerator).decode() if accelerator else ""
         self._child: subprocess.Popen[bytes] | None = None
+        self._spare: _Launched | None = None
         self._channel: ControlChannel | None = None
         self._killed_for: Died | None = None
         self._late: list[Report] = []
@@ -79,33 +98,58 @@ class WorkerProcess:
         """The worker's process id, None while none runs."""
         return self._child.pid if self._child else None
 
+    @property
+    def spare_pid(self) -> int | None:
+        """The process id of the spare worker, None while there is none."""
+        return self._spare.child.pid if self._spare else None
+
     def start(self) -> None:
-        """Start a worker if none runs."""
+        """Start a worker if none runs; the spare one, if there is one."""
         if self._child is not None:
             return
+        self._drop_dead_spare()
+        os.pwrite(self._mark, bytes(_MARK_BYTES), 0)
+        (self._child, channel), self._spare = self._spare or self._launch(), None
+        if self._group is not None:  # not earlier: where memory runs out, the kernel ends all that is in there
+            self._group.take_in(self._child.pid)
+        channel.setblocking(False)
+        self._killed_for = None
+        self._channel = ControlChannel(channel)
+        self._on_channel(channel)
+
+    def _launch(self) -> _Launched:
         mine, its = socket.socketpair()
         passed = (self._listener.fileno(), its.fileno(), self._mark)
         arguments = [str(number) for number in (*passed, os.getpid(), self._threads)]
         arguments.append(self._accelerator)
-        os.pwrite(self._mark, bytes(_MARK_BYTES), 0)
         with its:
-            self._child = subprocess.Popen(
+            child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "device_agent.worker.main", *arguments, *self._readable],
                 pass_fds=passed,
                 env=os.environ | ONE_THREAD,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )
-        if self._group is not None:
-            self._group.take_in(self._child.pid)
-        mine.setblocking(False)
-        self._killed_for = None
-        self._channel = ControlChannel(mine)
-        self._on_channel(mine)
+        return _Launched(child, mine)
 
     def serve(self, plan: ServingPlan) -> None:
         """Ask for a plan to be put in force."""
         self._send(msgspec.structs.replace(plan, capture=self._capture))
+        if self._channel is None:
+            return  # it is sent again to the next worker, which may be the spare one
+        if plan.tries and plan.swap == "resident":
+            self._spare = self._spare or self._launch()
+        else:
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
+
+    def _drop_dead_spare(self) -> None:
+        if self._spare is not None and self._spare.child.poll() is not None:
+            self._drop_spare()
 
     def verify(self, model: ModelRef) -> None:
         """Ask for a verification by fresh inferences."""
@@ -117,6 +161,7 @@ class WorkerProcess:
 
     def reports(self) -> list[Report]:
         """Return the reports since the last call; the end of the worker is the last of them."""
+        self._drop_dead_spare()
         collected, self._late = self._late, []
         if self._channel is None:
             return collected
@@ -145,6 +190,7 @@ class WorkerProcess:
 
     def stop(self) -> None:
         """Let the worker hand over its last counts and end, and end it if it does not."""
+        self._drop_spare()
         if self._child is None:
             return
         self._send(Collect())

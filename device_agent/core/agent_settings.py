@@ -65,8 +65,8 @@ class AgentSettings(Fact, frozen=True, kw_only=True):
     swap: Annotated[
         Literal["resident", "cold"],
         Meta(
-            description="Whether a new model is loaded beside the one that it replaces, or requests wait because the "
-            "board has room for one only"
+            description="Whether a new model is loaded beside the one that it replaces, and a spare worker waits while "
+            "it is tried, or requests wait because the board has room for one only"
         ),
     ] = "resident"
     outbox_bytes: Annotated[

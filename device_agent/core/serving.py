@@ -55,6 +55,11 @@ class ServingPlan(Fact, frozen=True, kw_only=True, tag="serve"):
     swap: Literal["resident", "cold"] = "resident"
     capture: CapturePlan | None = None
 
+    @property
+    def tries(self) -> bool:
+        """Tell whether a candidate is among the models."""
+        return any(planned.role == "trial" or planned.companion_role == "shadow" for planned in self.models)
+
 
 def plan_for(
     number: int,

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that loads and verifies models, one command at a time."""
+"""The thread that loads the runtime, and then loads and verifies models, one command at a time."""
 
 import ctypes
 import gc
 import os
 import queue
 import threading
+from contextlib import suppress
 from typing import NamedTuple
 
 from device_agent.core.serving import Report, ServingPlan, Verify
 from device_agent.worker.engine import Engine, verify
 from device_agent.worker.places import Prepared, serving
+from edgefleet.contracts.errors import MissingExtraError
+from edgefleet.runtimes.litert import installed_library
 
 
 class Outcome(NamedTuple):
@@ -45,6 +48,8 @@ class Loader:
         return outcomes
 
     def _run(self) -> None:
+        with suppress(MissingExtraError):  # told where a model is to be loaded
+            _ = installed_library().interpreter
         while True:
             self._done.put(self._carried_out(self._given.get()))
             os.write(self._wake, b"\0")

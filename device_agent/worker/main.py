@@ -24,7 +24,7 @@ import msgspec
 from device_agent.control_channel import ControlChannel
 from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
-from device_agent.process_bounds import die_with_parent, let_go_of_start_up_code, rss_bytes
+from device_agent.process_bounds import die_with_parent, leave_no_core, let_go_of_start_up_code, rss_bytes
 from device_agent.sandbox.confinement import confine
 from device_agent.worker.accelerator import Accelerator
 from device_agent.worker.applications import Applications
@@ -190,6 +190,7 @@ def main(arguments: list[str]) -> int:
     readable = [*arguments[6:], *([given.library] if given else [])]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent_pid)
+    leave_no_core()
     sys.setswitchinterval(_SWITCH_S)
     mark = memoryview(mmap.mmap(mark_fd, mmap.PAGESIZE))
     for sentence in confine(readable, devices=given.devices if given else ()).missing:

@@ -87,12 +87,13 @@ class HostileSite:
         self.director = Repository(f"/director/{DEVICE}/metadata/", delegated=False)
         self.other = Repository(f"/director/{OTHER_DEVICE}/metadata/", delegated=False)
         self.other.signers = self.director.signers
-        self.targets = {target.path: target for target in map(_target, bundles)}
+        self.targets = {target.path: target for target in (_target(bundle, _POLICY) for bundle in bundles)}
         self.content = {_file_path(bundle): bundle.path.read_bytes() for bundle in bundles}
         #: States that were served once, oldest first: replays come from here. The last one is in force.
         self.history = [self._state(version, bundles[version % 2]) for version in (1, 2, 3, 4)]
-        self.history.append(self._state(5, bundles[0]))
-        self.others = self._order(self.other, 5, bundles[1], OTHER_DEVICE)
+        self._version = 5
+        self.history.append(self._state(self._version, bundles[0]))
+        self.others = self._order(self.other, self._version, bundles[1], OTHER_DEVICE)
         self.good: Files = self.history[-1]
         self.mutated: Mapping[str, bytes] = {}
         self._authority = ec.generate_private_key(ec.SECP256R1())
@@ -124,6 +125,14 @@ class HostileSite:
             if path in files:
                 return files[path]
         return None
+
+    def order(self, bundle: Bundle, policy: DevicePolicy = _POLICY) -> None:
+        """Release one bundle in the place of those before, and order it."""
+        target = _target(bundle, policy)
+        self.targets = {target.path: target}
+        self.content = {_file_path(bundle): bundle.path.read_bytes()}
+        self._version += 1
+        self.good = self._state(self._version, bundle)
 
     def enrol(self, folder: DataFolder) -> None:
         """Give a device what enrolment gives it."""
@@ -227,7 +236,7 @@ def _file_path(bundle: Bundle) -> str:
     return f"/image/targets/{folder}/{bundle.sha256}.{name}"
 
 
-def _target(bundle: Bundle) -> TargetFile:
+def _target(bundle: Bundle, policy: DevicePolicy) -> TargetFile:
     manifest = bundle.manifest
     custom = ReleaseCustom(
         name=manifest.name,
@@ -235,7 +244,7 @@ def _target(bundle: Bundle) -> TargetFile:
         profile=manifest.profile.id,
         compat_hash=manifest.profile.compat_hash,
         policy_sha256="0" * 64,
-        device_policy=_POLICY,
+        device_policy=policy,
     )
     fields = {"custom": to_custom(custom)}
     return TargetFile(bundle.size_bytes, {"sha256": bundle.sha256}, _target_path(bundle), fields)
