@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of emulated boards (``pytest.mark.boards``) are skipped where boards cannot be built or booted."""
+"""Tests of emulated boards (``pytest.mark.boards``) are skipped where boards cannot be built or booted.
+
+No example of a property test has a time limit, and no test fails because examples are made slowly: a busy machine is
+not what is tested. A failing example is printed with what repeats it.
+"""
 
 import io
 import shutil
@@ -9,6 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("unhurried")
 
 #: What builds and boots boards, and the Debian package that brings each program.
 _PROGRAMS = {
