@@ -18,6 +18,9 @@ from device_agent.worker.reception import Reception
 from device_agent.worker.sessions import Session
 from edgefleet.contracts.messages import RunningRelease
 
+#: Ends a test that fails.
+LIMIT_S = 120.0
+
 
 class SlowModel(Engine):
     """An engine whose model `slow` answers when the test lets it."""
@@ -28,7 +31,7 @@ class SlowModel(Engine):
 
     def infer(self, raw, model=""):
         if model == "slow":
-            assert self.gate.wait(20)
+            assert self.gate.wait(LIMIT_S)
         return super().infer(raw, model)
 
 
@@ -39,11 +42,11 @@ class Hall:
         self.engine = engine
         self.awake, wake = os.pipe()
         self.reception = Reception(engine, Applications(engine), wake)
-        self.reception._costs["slow"] = 1.0  # as if it had taken a second so far
+        self.reception._costs["slow"] = 1000.0  # as if it had taken so many seconds so far
 
     def enter(self):
         near, far = socket.socketpair()
-        near.settimeout(20)
+        near.settimeout(LIMIT_S)
         return near, Session(far)
 
     def ask(self, guest, picture, model, deadline_s=0.0):
@@ -59,7 +62,7 @@ class Hall:
             pass
 
     def wait_for_lane(self):
-        assert select.select([self.awake], [], [], 20)[0]
+        assert select.select([self.awake], [], [], LIMIT_S)[0]
         os.read(self.awake, 4096)
         return self.reception.take_answered()
 
@@ -92,7 +95,7 @@ def test_a_quick_model_does_not_wait_for_a_slow_one(hall, digits_live):
     one, other = hall.enter(), hall.enter()
     hall.ask(one, digits_live[0][0], "slow")
     hall.work()
-    hall.ask(other, digits_live[0][0], "quick", deadline_s=20.0)
+    hall.ask(other, digits_live[0][0], "quick", deadline_s=LIMIT_S)
     hall.work()
     assert _answer(other).status == "ok"
     assert hall.reception.busy
@@ -105,7 +108,7 @@ def test_a_quick_model_does_not_wait_for_a_slow_one(hall, digits_live):
 def test_a_request_that_cannot_be_answered_in_time_is_refused_at_once(hall, digits_live):
     first, second, third = hall.enter(), hall.enter(), hall.enter()
     hall.ask(first, digits_live[0][0], "slow")
-    hall.ask(second, digits_live[0][0], "slow", deadline_s=0.5)
+    hall.ask(second, digits_live[0][0], "slow", deadline_s=500.0)
     assert _answer(second).status == "busy"
     hall.ask(third, digits_live[0][0], "slow", deadline_s=-1.0)
     assert _answer(third).status == "deadline"
