@@ -46,12 +46,16 @@ def children():
 
 def test_a_child_answers_many_checks_and_goes_when_none_comes(start, device_side, agent_tools):
     device_side.assign(None)
-    repositories = start(linger_s=0.5)
-    repositories.check(0)
+    patient = start()
+    patient.check(0)
     (child,) = children()
     counter = device_side.assign(None)  # else a look would be enough
-    assert repositories.check(0).counter == counter
+    assert patient.check(0).counter == counter
     assert list(children()) == [child]
+    patient.close()
+    repositories = start(linger_s=0.5)
+    device_side.assign(None)
+    repositories.check(0)
 
     def gone():
         repositories.reap()
