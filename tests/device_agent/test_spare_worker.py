@@ -82,7 +82,7 @@ def test_the_spare_worker_of_a_trial_takes_the_place_of_the_worker_that_died(ben
     bench.process.start()
     assert (bench.process.pid, bench.process.spare_pid) == (spare, None)
     bench.serve(candidate=False)
-    with InferenceClient(bench.path) as client:
+    with InferenceClient(bench.path, timeout_s=bench.tools.limit_s) as client:
         assert client.infer(digits_live[0][:1]).release == "digits 1.0.0"
 
 
@@ -106,6 +106,7 @@ def test_where_the_spare_worker_has_ended_too_another_one_is_started(bench):
     bench.serve(candidate=True)
     spare = bench.process.spare_pid
     os.kill(spare, signal.SIGKILL)
+    bench.tools.wait_until(lambda: not _runs(spare), "the spare worker's end")
     bench.kill()
     bench.process.start()
     assert bench.process.pid != spare
