@@ -24,14 +24,14 @@ int main(int count, char **arguments) {
   ef_client *client;
   FILE *pictures;
   if (count != 4 || (pictures = fopen(arguments[3], "rb")) == NULL) return 2;
-  client = ef_open(arguments[1], 20000);
+  client = ef_open(arguments[1], 120000);
   if (client == NULL) return 2;
   if (strcmp(arguments[2], "1") == 0) ef_share(client, 65536, 65536);
   ef_declare(client, "{\"application\": \"c\", \"interface\": {\"labels\": [\"x\"]}, \"model\": \"another\"}", &answer);
   print(&answer);
   while (fread(picture, sizeof picture, 1, pictures) == 1) {
     uint64_t number;
-    ef_infer(client, NULL, &input, 1, 20000, &answer);
+    ef_infer(client, NULL, &input, 1, 120000, &answer);
     print(&answer);
     number = answer.request_id;
     ef_feedback(client, number, answer.label, &answer);

@@ -66,6 +66,8 @@ TENANT, DEVICE, PROFILE = "acme", "dev-1", "linux-x86_64"
 COMPAT = "c" * 64
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
+#: Ends a test that fails; a machine that does much else needs half of it for the start of a process.
+LIMIT_S = 120.0
 
 
 @dataclass
@@ -399,7 +401,7 @@ class DeviceSide:
         for connection in list(self.connections):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join(10)
+        self._thread.join(LIMIT_S)
 
     def start_again(self) -> None:
         """Listen again on the port of before."""
@@ -506,7 +508,7 @@ def quick_policy(**changes: object) -> DevicePolicy:
     return DevicePolicy(shadow=ShadowRule(samples=5), trial=TrialRule(**trial))
 
 
-def wait_until(condition, what: str, timeout_s: float = 20.0):
+def wait_until(condition, what: str, timeout_s: float = LIMIT_S):
     """Wait until ``condition`` gives something true, and return it; the deadline only ends a failing test."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -514,6 +516,25 @@ def wait_until(condition, what: str, timeout_s: float = 20.0):
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         threading.Event().wait(0.01)
     return value
+
+
+def workers_of(pid: int) -> list[int]:
+    """Process ids of an agent's inference workers, the one at work first; behind it may be a spare one that waits.
+
+    ``/proc/PID/task/PID/children`` would be shorter, and leaves one out when another one ends meanwhile (proc(5)).
+    """
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            facts = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(facts[1]) == pid and b"device_agent.worker.main" in (entry / "cmdline").read_bytes():
+                found.append((int(facts[19]), int(entry.name)))
+    return [number for _, number in sorted(found)]
+
+
+def worker_of(pid: int) -> int:
+    """Wait for the worker that is at work for an agent, and return its process id."""
+    return wait_until(lambda: workers_of(pid), "a worker")[0]
 
 
 #: What a tiny agent does when it runs: it says who it is, and reports as it is told to.
@@ -592,6 +613,9 @@ def agent_tools():
     return SimpleNamespace(
         quick_policy=quick_policy,
         wait_until=wait_until,
+        limit_s=LIMIT_S,
+        workers_of=workers_of,
+        worker_of=worker_of,
         make_bundle=make_bundle,
         model_file=model_file,
         Repository=Repository,

@@ -60,7 +60,7 @@ def main(folder, bundle, pictures):
     served = report(worker, channels, Serving, LoadFailed)
     answers = []
     if isinstance(served, Serving):
-        with InferenceClient(Path(folder) / "worker.sock") as client:
+        with InferenceClient(Path(folder) / "worker.sock", timeout_s=_LIMIT_S) as client:
             answers = [client.infer(picture).top_class for picture in np.load(pictures)]
     worker.verify(ref)
     verified = report(worker, channels, Verified)

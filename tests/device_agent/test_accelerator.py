@@ -58,7 +58,7 @@ class Board:
         return self.tools.wait_until(found, "the worker's report")
 
     def answers(self, pictures):
-        with InferenceClient(self.socket) as client:
+        with InferenceClient(self.socket, timeout_s=self.tools.limit_s) as client:
             return [client.infer(picture) for picture in pictures]
 
     def lost(self):

@@ -56,7 +56,7 @@ def test_the_c_client_answers_as_the_python_one_and_survives_a_killed_worker(
     path, process, start = serving
     pictures = digits_live[0][:4]
     (tmp_path / "pictures.bin").write_bytes(pictures.tobytes())
-    with InferenceClient(path, shared_memory=False) as client:
+    with InferenceClient(path, timeout_s=agent_tools.limit_s, shared_memory=False) as client:
         expected = [client.infer(picture) for picture in pictures]
     with subprocess.Popen(
         [program, path, shared, tmp_path / "pictures.bin"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -77,4 +77,4 @@ def test_the_c_client_answers_as_the_python_one_and_survives_a_killed_worker(
         assert child.stdout.readline().startswith("2|-1||0.0000|digits 1.0.0|a sample of input")
         assert child.stdout.readline().startswith("-2|-1||0.0000||an input has another dtype or rank")
         assert child.stdout.readline() == "1|-1||0.0000||no model 'no-such' is installed, there is 'digits'|\n"
-        assert child.wait(20) == 0
+        assert child.wait(agent_tools.limit_s) == 0

@@ -160,7 +160,7 @@ def test_a_running_agent_captures_what_it_was_unsure_of_if_both_settings_say_so(
     _, ready = agent_process("--config", config)
     pictures, _ = digits_live
     captures = CaptureFolder(enrolled.captures)
-    with InferenceClient(ready["socket"]) as client:
+    with InferenceClient(ready["socket"], timeout_s=agent_tools.limit_s) as client:
         noise = np.full_like(pictures[:1], 7.0)
 
         def asked():

@@ -204,7 +204,7 @@ def answering(enrolled, device_side):
     yield serve
     listener.close()
     for thread in threads:
-        thread.join(10.0)
+        thread.join(120.0)
     device_side.start_again()
 
 

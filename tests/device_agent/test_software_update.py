@@ -61,7 +61,7 @@ class Device:
         """Start as the service manager does; returns who ran and how it ended."""
         command = [sys.executable, str(self.library / "device_agent" / "launcher.py"), "run", "--data", str(self.data)]
         given = {**os.environ, "PYTHONPATH": str(self.library), "PYTHONSAFEPATH": "1", **environment}
-        ran = subprocess.run(command, capture_output=True, text=True, env=given, timeout=60)
+        ran = subprocess.run(command, capture_output=True, text=True, env=given, timeout=300)
         return ran.stdout.strip(), ran.returncode
 
     def happened(self):
@@ -321,6 +321,6 @@ def test_the_real_agent_updates_itself_and_reports_health_to_its_launcher(tmp_pa
         assert f"PYTHONPATH={enrolled.root}/software/sets/{sha256}" in maps
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(agent_tools.limit_s)
         process.stdout.close()
     assert (enrolled.root / "software" / "stopped").read_text() == sha256
