@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from edgefleet.contracts.enrolment import HardwareFacts
+from edgefleet.contracts.software import ORDER_KIND
 from edgefleet.version import __version__
 
 _RUNTIMES = ("ai-edge-litert", "tflite-runtime")
@@ -30,7 +31,7 @@ _PCI_CLASSES = ("0x1200", "0x0b40", "0x0302")
 #: USB sticks, as vendor and product: Coral (before and after its firmware came), Movidius.
 _USB = ("1a6e:089a", "18d1:9302", "03e7:2485", "03e7:f63b")
 #: What this agent's orders may list beside bundles; servers of before this was said list none of it.
-ORDER_KINDS = ("software",)
+ORDER_KINDS = (ORDER_KIND,)
 _FEATURES_LIMIT, _ACCELERATORS_LIMIT = 256, 64
 
 

@@ -14,10 +14,11 @@ from device_agent.adapters.inbox import FolderConnection, Inbox
 from device_agent.adapters.state_file import read_record
 from device_agent.adapters.trust import TufTrust
 from device_agent.core.identity import Identity
-from device_agent.core.orders import Order, Wanted
+from device_agent.core.orders import Order, TargetFile
 from device_agent.errors import CorruptDownloadError, storage_failed
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import RefusedError, UnreachableError
+from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.update_file import UpdateFile, open_update
 
 
@@ -39,7 +40,10 @@ def import_update(folder: DataFolder, path: Path, *, reserve_bytes: int) -> Orde
     try:
         order = _verified(folder, identity, unpacked)
         for wanted in order.wanted:
-            _check_bundle(folder, unpacked, wanted)
+            _check_file(unpacked, wanted.target, wanted.release, there=folder.slots / f"{wanted.target.sha256}.bundle")
+        if (software := order.software) is not None:
+            there = folder.root / "software" / "sets" / software.target.sha256
+            _check_file(unpacked, software.target, software.release, there=there)
         inbox.accept()
     finally:
         inbox.drop_unpacked()
@@ -72,18 +76,18 @@ def _verified(folder: DataFolder, identity: Identity, unpacked: Path) -> Order:
         raise storage_failed("check the update", error) from error
 
 
-def _check_bundle(folder: DataFolder, unpacked: Path, wanted: Wanted) -> None:
-    file = unpacked / "targets" / wanted.target.sha256
+def _check_file(unpacked: Path, target: TargetFile, release: RunningRelease, *, there: Path) -> None:
+    """Refuse an update whose file of a release is missing or another; what is ``there`` already need not come."""
+    file = unpacked / "targets" / target.sha256
     if not file.is_file():
-        if (folder.slots / f"{wanted.target.sha256}.bundle").is_file():
+        if there.exists():
             return
         raise RefusedError(
-            f"the update file lacks the bundle of {wanted.release.name} {wanted.release.version}",
+            f"the update file lacks the bundle of {release.name} {release.version}",
             hint="export it again from the server",
         )
-    if file.stat().st_size != wanted.target.size_bytes or sha256_file(file) != wanted.target.sha256:
+    if file.stat().st_size != target.size_bytes or sha256_file(file) != target.sha256:
         raise CorruptDownloadError(
-            f"the bundle of {wanted.release.name} {wanted.release.version} has another length or SHA-256 than both "
-            "repositories say",
+            f"the bundle of {release.name} {release.version} has another length or SHA-256 than both repositories say",
             hint="copy the file to the stick again, and check the stick",
         )

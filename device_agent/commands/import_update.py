@@ -24,7 +24,8 @@ def _import(options: argparse.Namespace) -> None:
     folder = DataFolder(options.data.resolve())
     reserve_bytes = read_settings(options.config).reserve_bytes
     order = import_update(folder, options.file, reserve_bytes=reserve_bytes)
-    releases = [f"{one.release.name} {one.release.version}" for one in order.wanted]
+    ordered = [one.release for one in order.wanted] + ([order.software.release] if order.software else [])
+    releases = [f"{release.name} {release.version}" for release in ordered]
     running = _is_running(folder.lock)
     document = {"counter": order.counter, "releases": releases, "agent_running": running}
     when = "the running agent takes it up now" if running else "it is taken up when the agent starts"

@@ -15,6 +15,7 @@ from edgefleet.contracts.enrolment import Grows, HardwareFacts
 from edgefleet.contracts.errors import TrustError
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.profile import Profile, compat_hash
+from edgefleet.contracts.software import ANY, ORDER_KIND, WheelSet
 
 NEEDS_KEY = "edgefleet-needs"
 #: The package that brings each runtime to a Linux board.
@@ -41,7 +42,8 @@ _ACCELERATOR_SIGNS: dict[str, tuple[str, ...]] = {
 class Needs(Grows, frozen=True, kw_only=True):
     """What a bundle needs of its board; an absent one is not needed, or not known.
 
-    ``runtime`` is the package that runs it, ``runtime_minimum`` its oldest release that does so right.
+    ``runtime`` is the package that runs it, ``runtime_minimum`` its oldest release that does so right. ``python`` is as
+    ``3.11``; ``order_kind`` is what an agent's orders must be able to list.
     """
 
     architecture: str = ""
@@ -50,6 +52,14 @@ class Needs(Grows, frozen=True, kw_only=True):
     accelerator: str = ""
     runtime: str = ""
     runtime_minimum: str = ""
+    python: str = ""
+    order_kind: str = ""
+
+
+def software_needs(facts: WheelSet) -> Needs:
+    """Return what a wheel set needs of its device, and of the agent that is to take it."""
+    machine, python = (value if value != ANY else "" for value in (facts.machine, facts.python))
+    return Needs(architecture=machine, python=python, order_kind=ORDER_KIND)
 
 
 def needs_of(manifest: Manifest, profile: Profile | None) -> Needs:
@@ -96,6 +106,10 @@ def misfits(needs: Needs, facts: HardwareFacts) -> tuple[str, ...]:
         found.append(f"memory_bytes is {facts.memory_bytes}, needed {needs.memory_bytes}")
     if needs.accelerator and not _has_accelerator(facts, needs.accelerator):
         found.append(f"accelerators are {', '.join(facts.accelerators) or 'none'}, needed {needs.accelerator}")
+    if needs.python and facts.python and needs.python != _minor(facts.python):
+        found.append(f"python is {_minor(facts.python)}, needed {needs.python}")
+    if needs.order_kind and needs.order_kind not in facts.order_kinds:
+        found.append(f"order_kinds lack {needs.order_kind}: its agent takes none by order")
     return (*found, *_runtime_misfit(needs, facts))
 
 
@@ -117,6 +131,10 @@ def read_needs(custom: object) -> Needs:
         return msgspec.convert(custom[NEEDS_KEY], Needs)
     except msgspec.ValidationError as error:
         raise TrustError(f"the target's needs are malformed: {error}", hint="update the agent") from error
+
+
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
 
 
 def _has_feature(facts: HardwareFacts, name: str) -> bool:

@@ -20,6 +20,8 @@ WHEEL_SET_FACTS = "set.json"
 WHEEL_SET_LIMIT_BYTES = 1 << 30
 #: The product that all software of agents is released as.
 SOFTWARE_NAME = "edgefleet-agent"
+#: What agents that take it by order say of that.
+ORDER_KIND = "software"
 #: What fits every machine, or every Python.
 ANY = "any"
 WheelName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]{1,200}\.whl\Z")]
@@ -50,6 +52,11 @@ class WheelSet(Fact, frozen=True, kw_only=True):
 def software_platform(machine: str, python: str) -> str:
     """Return what a set is for in one word, such as ``x86_64.python-3.11``; no profile has such a name."""
     return f"{machine}.python-{python}"
+
+
+def is_platform(text: str) -> bool:
+    """Tell whether a text is such a word."""
+    return ".python-" in text
 
 
 def software_target_path(version: str, machine: str, python: str) -> str:

@@ -41,6 +41,8 @@ def open_wheel_set(path: Path) -> WheelSetFile:
         FileMissingError: there is no such file.
         BundleError: it is no wheel set, or a wheel is not what the set says.
     """
+    if not path.is_file():  # opening a FIFO would wait for ever
+        raise FileMissingError(f"there is no wheel set '{path}'", hint="check the path")
     try:
         with tarfile.open(path, "r:") as members:
             facts = read_facts(members, path.name)

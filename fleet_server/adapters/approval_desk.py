@@ -22,9 +22,9 @@ from fleet_server.core.delegation import (
     ReleaseTarget,
     acceptance_target,
     add_release,
-    bundle_target,
     check_expiry,
     describe_differences,
+    file_target,
     production_role,
     read_targets,
     release_targets,
@@ -103,12 +103,12 @@ class ApprovalDesk:
             self._publish_approved(name, version, data)
 
     def _publish_approved(self, name: str, version: str, data: bytes) -> None:
-        for bundle in self._releases.bundles(name, version):
-            target = bundle_target(
-                bundle.manifest, bundle.sha256, bundle.size_bytes, self._releases.pinned_policy(name, version)
-            )
-            self._images.add_file(bundle.path, target.path, target.sha256)
-            self._add_acceptance(bundle)
+        policy = self._releases.pinned_policy(name, version)
+        for file in self._releases.files(name, version):
+            target = file_target(file, policy)
+            self._images.add_file(file.path, target.path, target.sha256)
+            if isinstance(file, Bundle):
+                self._add_acceptance(file)
 
         def mark(connection: Connection) -> None:
             _mark_approved(connection, name, version, self._clock())
@@ -136,8 +136,8 @@ class ApprovalDesk:
             )
 
     def _targets(self, name: str, version: str) -> list[ReleaseTarget]:
-        bundles, policy = self._releases.bundles(name, version), self._releases.pinned_policy(name, version)
-        return release_targets(bundles, policy, installed_profile)
+        files, policy = self._releases.files(name, version), self._releases.pinned_policy(name, version)
+        return release_targets(files, policy, installed_profile)
 
 
 def _count_approvals(top: Targets, role: str, proposed: Metadata[Targets]) -> tuple[int, int]:

@@ -19,7 +19,6 @@ from urllib.parse import unquote, urlsplit
 
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, RepositoryError
 
-from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, NotFoundError, StorageError, TrustError, UnreachableError
 from edgefleet.contracts.names import bundle_target_path
@@ -28,8 +27,10 @@ from fleet_server.adapters.api_client import ApiClient, segment
 from fleet_server.adapters.home import Home
 from fleet_server.adapters.installed_profiles import installed_profile
 from fleet_server.adapters.private_files import write_file
+from fleet_server.adapters.release_files import open_release_file
 from fleet_server.core.delegation import (
     APPROVAL_LIFETIME,
+    ReleaseFile,
     add_release,
     check_same_but_expiry,
     describe_differences,
@@ -37,7 +38,7 @@ from fleet_server.core.delegation import (
     read_targets,
     release_targets,
 )
-from fleet_server.core.release_rules import check_release
+from fleet_server.core.release_rules import check_files
 from fleet_server.core.tuf_types import FetcherInterface, Metadata, Root, Signer, Snapshot, Targets, Updater
 
 _ROOT = "image-root.json"
@@ -84,8 +85,8 @@ def prepare_approval(client: ApiClient, home: Home, name: str, version: str) -> 
     release = f"releases/{segment(name)}/{segment(version)}"
     base = _verified_base(client, home, name, version)
     with tempfile.TemporaryDirectory(prefix="edgefleet-") as folder:
-        bundles, policy = _fetch_release(client, Path(folder), name, version)
-        targets = release_targets(bundles, policy, installed_profile)
+        files, policy = _fetch_release(client, Path(folder), name, version)
+        targets = release_targets(files, policy, installed_profile)
     expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
     own = Metadata(add_release(base, targets, expires=expires))
     changes = describe_differences(base if base is not None else Targets(), own.signed)
@@ -156,16 +157,16 @@ def _verified_base(client: ApiClient, home: Home, name: str, version: str) -> Ta
     return read_targets((folder / f"{role}.json").read_bytes(), "the verified metadata").signed
 
 
-def _fetch_release(client: ApiClient, folder: Path, name: str, version: str) -> tuple[list[Bundle], PinnedPolicy]:
+def _fetch_release(client: ApiClient, folder: Path, name: str, version: str) -> tuple[list[ReleaseFile], PinnedPolicy]:
     """Download and verify a release, and check that it is the one that was asked for."""
     record = client.get(f"releases/{name}/{version}")
     policy_bytes = client.get_bytes(f"/api/v1/releases/{name}/{version}/policy") or b""
     policy = read_policy(policy_bytes, source="the release's policy")
-    bundles = []
+    files: list[ReleaseFile] = []
     for described in record["bundles"]:
         path = folder / f"{described['sha256']}.bundle"
         client.download_bundle(described["sha256"], path)
-        bundles.append(open_bundle(path))
-    if check_release([bundle.manifest for bundle in bundles], policy.policy) != (name, version):
+        files.append(open_release_file(path))
+    if check_files(files, policy.policy) != (name, version):
         raise TrustError(f"the server's bundles are not of {name} {version}", hint="do not sign; look at the server")
-    return bundles, policy
+    return files, policy

@@ -15,9 +15,11 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.enrolment import CheckIn, CheckInAnswer, HardwareFacts
+from edgefleet.contracts.software import ORDER_KIND
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.device_certificates import identity_row, set_identity
+from fleet_server.adapters.order_store import withdraw_software
 from fleet_server.core.instance_chain import InstanceChain, present
 
 _CODE_DIGITS = 32
@@ -67,6 +69,8 @@ class CheckIns:
             {"device": device, "facts": msgspec.json.encode(facts).decode()},
         )
         set_identity(connection, device, facts_at=self._clock())
+        if ORDER_KIND not in facts.order_kinds:  # an older agent took over: it refuses whole orders that name software
+            withdraw_software(connection, device, self._clock())
 
     def _note_clone(self, connection: Connection, device: str, number: int, head: int, *, told: bool) -> None:
         """Keep that two devices share an identity; the log hears of it once."""

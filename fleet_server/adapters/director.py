@@ -165,7 +165,10 @@ def _read_current(database: Database, device: str) -> _Current:
     return _Current(
         row["profile"],
         row["counter"],
-        tuple(bundle_target_path(name, one.version, row["profile"]) for name, one in sorted(ordered.items())),
+        tuple(
+            one.target_path or bundle_target_path(name, one.version, row["profile"])
+            for name, one in sorted(ordered.items())
+        ),
         row["signed_counter"],
         row["signed_at"] or 0.0,
         files,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which devices a release cannot run on, by what they observed of themselves."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import msgspec
@@ -8,6 +9,10 @@ from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.fit import Needs, misfits
+from edgefleet.contracts.software import ANY, is_platform
+
+#: Of a device that never said what it is; a model may be tried there, software not.
+UNKNOWN = ("it has not said what it is",)
 
 
 def needs_by_profile(connection: Connection, name: str, version: str) -> dict[str, str | None]:
@@ -17,11 +22,29 @@ def needs_by_profile(connection: Connection, name: str, version: str) -> dict[st
 
 
 def unfit_devices(connection: Connection, name: str, version: str) -> dict[str, tuple[str, ...]]:
-    """Return each enrolled device whose profile has a bundle that cannot run on it, and why not."""
+    """Return each enrolled device that the release has a file for which cannot run on it, and why not.
+
+    Software has files for machines, not for profiles: of several that do not fit, the one that comes nearest is named.
+    """
     needs = needs_by_profile(connection, name, version)
     rows = connection.exec_driver_sql("SELECT name, profile, facts FROM device WHERE enrolled_at IS NOT NULL")
-    found = {row.name: why_not(needs.get(row.profile), row.facts) for row in rows}
+    found = {row.name: _misfits(needs, row.profile, row.facts) for row in rows}
     return {device: why for device, why in found.items() if why}
+
+
+def file_for(needs: Mapping[str, str | None], profile: str, facts: str | None) -> str | None:
+    """Return which of a release's files a device can run, by the profile or platform that it is for; None: none."""
+    if profile in needs:
+        return None if why_not(needs[profile], facts) else profile
+    platforms = sorted(filter(is_platform, needs), key=lambda platform: (ANY in platform, platform))
+    return next((platform for platform in platforms if facts and not why_not(needs[platform], facts)), None)
+
+
+def _misfits(needs: Mapping[str, str | None], profile: str, facts: str | None) -> tuple[str, ...]:
+    if profile in needs:
+        return why_not(needs[profile], facts)
+    found = [why_not(needed, facts) or UNKNOWN for platform, needed in needs.items() if is_platform(platform)]
+    return () if file_for(needs, profile, facts) else min(found, key=len, default=())
 
 
 @lru_cache(maxsize=4096)

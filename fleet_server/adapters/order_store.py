@@ -14,6 +14,7 @@ from sqlalchemy import insert
 from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.contracts.software import SOFTWARE_NAME
 from fleet_server.adapters.schema import assignment
 
 
@@ -25,11 +26,12 @@ class Hinted:
     counter: int
 
 
-class OrderedRelease(msgspec.Struct, frozen=True):
-    """The version of a product that a device is to run."""
+class OrderedRelease(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The version of a product that a device is to run; software says where its file lies, for its device's machine."""
 
     version: str
     bundle_sha256: str
+    target_path: str = ""
 
 
 #: What a device is to run, by product.
@@ -39,6 +41,7 @@ OrderedSet: TypeAlias = dict[str, OrderedRelease]
 class _Reported(msgspec.Struct):
     running: RunningRelease | None = None
     also_running: tuple[RunningRelease, ...] = ()
+    software: RunningRelease | None = None
 
 
 def read_members(members: str | None, name: str | None, version: str | None, bundle_sha256: str | None) -> OrderedSet:
@@ -104,16 +107,31 @@ def release_before(connection: Connection, device: str, name: str) -> OrderedRel
         (sha256, name),
     ).first()
     if row is not None:
-        return OrderedRelease(row.version, row.sha256)
+        return ordered_release(connection, name, row.version, row.sha256)
     return newest_order(connection, device)[1].get(name)
 
 
+def ordered_release(connection: Connection, name: str, version: str, sha256: str) -> OrderedRelease:
+    """Return a release as an order names it."""
+    if name != SOFTWARE_NAME:
+        return OrderedRelease(version, sha256)
+    sql = "SELECT target_path FROM release_bundle WHERE name = ? AND version = ? AND sha256 = ?"
+    path = connection.exec_driver_sql(sql, (name, version, sha256)).scalar()
+    return OrderedRelease(version, sha256, path or "")
+
+
+def withdraw_software(connection: Connection, device: str, now: float) -> None:
+    """Order no software any more from a device whose agent cannot read such an order, if it has one."""
+    if SOFTWARE_NAME in newest_order(connection, device)[1]:
+        insert_order(connection, device, SOFTWARE_NAME, None, rollout_id="", purpose="withdrawn", now=now)
+
+
 def running_of(body: str | None, name: str) -> str | None:
-    """Return the hash of the bundle of a product that a device runs, by its reported state."""
+    """Return the hash of the file of a product that a device runs, by its reported state."""
     if body is None:
         return None
     state = msgspec.json.decode(body, type=_Reported)
-    running = (state.running, *state.also_running)
+    running = (state.running, *state.also_running, state.software)
     return next((release.bundle_sha256 for release in running if release is not None and release.name == name), None)
 
 

@@ -13,21 +13,19 @@ from anyio import open_file, to_thread
 from sqlalchemy import Select, delete, insert, select
 from sqlalchemy.engine import Connection, Row
 
-from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES, Bundle, open_bundle
+from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
 from edgefleet.contracts.errors import BundleError, ConflictError, NotFoundError, StorageError
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
+from edgefleet.contracts.software import SOFTWARE_NAME
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.installed_profiles import installed_profile
+from fleet_server.adapters.release_files import open_release_file
 from fleet_server.adapters.schema import release, release_bundle
-from fleet_server.core.delegation import (
-    bundle_target,
-    production_role,
-    read_targets,
-)
-from fleet_server.core.release_rules import check_release
+from fleet_server.core.delegation import ReleaseFile, file_target, production_role, read_targets
+from fleet_server.core.release_rules import check_files
 from fleet_server.core.tuf_types import Targets
 
 
@@ -39,11 +37,11 @@ class Draft:
     version: str
     policy_bytes: bytes
     policy: PinnedPolicy
-    bundles: tuple[Bundle, ...]
+    files: tuple[ReleaseFile, ...]
 
 
 class BundleRecord(Fact, frozen=True, kw_only=True):
-    """One bundle of a release."""
+    """One bundle of a release; of software, one wheel set, whose ``profile`` is its machine and Python."""
 
     profile: str
     sha256: str
@@ -66,7 +64,7 @@ class ReleaseRecord(Fact, frozen=True, kw_only=True):
 
 
 class ReleaseStore:
-    """Takes bundles and policies in, and carries a release to its publication."""
+    """Takes bundles, wheel sets and policies in, and carries a release to its publication."""
 
     def __init__(
         self, database: Database, images: ImageRepository, staging_dir: Path, clock: Callable[[], float]
@@ -89,17 +87,17 @@ class ReleaseStore:
         """Return where a file waits before it is published."""
         return self._staging_dir / file_name
 
-    async def receive_bundle(self, sha256: str, pieces: AsyncIterator[bytes]) -> Bundle:
-        """Stream an upload to disk, verify it as a bundle, and keep it under its hash.
+    async def receive_bundle(self, sha256: str, pieces: AsyncIterator[bytes]) -> ReleaseFile:
+        """Stream an upload to disk, verify it as a bundle or a wheel set, and keep it under its hash.
 
         Raises:
-            BundleError: it is too large, no bundle, or not the file that was announced.
+            BundleError: it is too large, neither of them, or not the file that was announced.
             StorageError: the disk is full.
         """
         temporary = self._staging_dir / f".{sha256}.{os.urandom(4).hex()}.part"
         try:
             await _write_pieces(temporary, pieces)
-            bundle = await to_thread.run_sync(open_bundle, temporary)
+            bundle = await to_thread.run_sync(open_release_file, temporary)
             if bundle.sha256 != sha256:
                 raise BundleError(
                     f"the upload has SHA-256 {bundle.sha256}, expected {sha256}", hint="upload the file again"
@@ -123,20 +121,20 @@ class ReleaseStore:
             ConflictError: the release exists with another content.
         """
         policy = read_policy(policy_bytes, source="the policy")
-        bundles = [self._uploaded(sha256) for sha256 in bundle_hashes]
-        name, version = check_release([bundle.manifest for bundle in bundles], policy.policy)
+        files = [self._uploaded(sha256) for sha256 in bundle_hashes]
+        name, version = check_files(files, policy.policy)
         with self.changing, self._database.write() as connection:
             known = connection.execute(_one(name, version)).first()
             if known is not None and known.state == "approved":
                 raise ConflictError(f"release {name} {version} is approved already", hint="publish under a new version")
-            _store_draft(connection, Draft(name, version, policy_bytes, policy, tuple(bundles)), self._clock())
+            _store_draft(connection, Draft(name, version, policy_bytes, policy, tuple(files)), self._clock())
             append_audit(
                 connection,
                 at=self._clock(),
                 actor=actor,
                 action="release-published",
                 subject=f"{name} {version}",
-                detail=f"{len(bundles)} bundles, policy {policy.sha256}",
+                detail=f"{len(files)} {'wheel sets' if name == SOFTWARE_NAME else 'bundles'}, policy {policy.sha256}",
             )
         return name, version
 
@@ -149,21 +147,21 @@ class ReleaseStore:
         """Return a release's policy file."""
         return bytes(self._row(name, version).policy)
 
-    def bundles(self, name: str, version: str) -> list[Bundle]:
-        """Return a release's bundles, verified again."""
+    def files(self, name: str, version: str) -> list[ReleaseFile]:
+        """Return a release's bundles or wheel sets, verified again."""
         with self._database.read() as connection:
             rows = _bundle_rows(connection, name, version)
-        return [open_bundle(self.bundle_path(row.sha256)) for row in rows]
+        return [open_release_file(self.bundle_path(row.sha256)) for row in rows]
 
     def pinned_policy(self, name: str, version: str) -> PinnedPolicy:
         """Return a release's policy and its hash."""
         return read_policy(self.policy(name, version), source="the release's policy")
 
-    def _uploaded(self, sha256: str) -> Bundle:
+    def _uploaded(self, sha256: str) -> ReleaseFile:
         path = self.bundle_path(sha256)
         if not path.exists():
             raise NotFoundError(f"no bundle with SHA-256 {sha256} was uploaded", hint="upload it first")
-        return open_bundle(path)
+        return open_release_file(path)
 
     def _row(self, name: str, version: str) -> Row[Any]:
         with self._database.read() as connection:
@@ -237,12 +235,11 @@ def _store_draft(connection: Connection, draft: Draft, now: float) -> None:
             state="draft", policy=draft.policy_bytes, policy_sha256=draft.policy.sha256, created_at=now, **key
         )
     )
-    for bundle in draft.bundles:
-        target = bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, draft.policy, installed_profile)
-        profile = bundle.manifest.profile.id
+    for file in draft.files:
+        target = file_target(file, draft.policy, installed_profile)
         needs = msgspec.json.encode(target.needs).decode()
         row = {"needs": needs, "sha256": target.sha256, "size_bytes": target.size_bytes, "target_path": target.path}
-        connection.execute(insert(release_bundle).values(profile=profile, **row, **key))
+        connection.execute(insert(release_bundle).values(profile=target.kind_of_device, **row, **key))
 
 
 def _one(name: str, version: str) -> Select[Any]:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, IncompatibleError, PolicyError
 from edgefleet.contracts.policy import read_policy
+from edgefleet.contracts.software import SOFTWARE_NAME
 from fleet_server.adapters.audit_log import append_audit
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.fitness import unfit_devices
@@ -179,7 +180,7 @@ def _check_none_active(active: list[Rollout]) -> None:
 def _covered(connection: Connection, name: str, version: str) -> list[str]:
     bundles = bundles_by_profile(connection, name, version)
     devices = enrolled_devices(connection)
-    covered = [device for device, profile in devices.items() if profile in bundles]
+    covered = [device for device, profile in devices.items() if name == SOFTWARE_NAME or profile in bundles]
     if devices and not covered:
         raise IncompatibleError(
             f"release {name} {version} is for {', '.join(sorted(bundles))}, and no enrolled device has such a profile",
@@ -190,7 +191,9 @@ def _covered(connection: Connection, name: str, version: str) -> list[str]:
     if covered and not fitting:
         raise IncompatibleError(
             f"release {name} {version} cannot run on any device; {covered[0]}: {'; '.join(unfit[covered[0]])}",
-            hint="convert for a profile that is true of the boards, or correct the boards",
+            hint="convert for a profile that is true of the boards, or correct the boards"
+            if name != SOFTWARE_NAME
+            else "publish a wheel set for the fleet's machines, and update older agents as they were installed",
         )
     return fitting
 

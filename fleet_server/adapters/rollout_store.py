@@ -11,12 +11,13 @@ from sqlalchemy.engine import Connection, Row
 
 from edgefleet.contracts.errors import NotFoundError
 from edgefleet.contracts.policy import read_policy
-from fleet_server.adapters.fitness import needs_by_profile, why_not
+from edgefleet.contracts.software import SOFTWARE_NAME
+from fleet_server.adapters.fitness import file_for, needs_by_profile
 from fleet_server.adapters.order_store import (
     Hinted,
-    OrderedRelease,
     insert_order,
     newest_order,
+    ordered_release,
     read_members,
     release_before,
     running_of,
@@ -26,7 +27,10 @@ from fleet_server.core.gate import NOTHING, Figures, Verdict
 from fleet_server.core.rollout import DeviceEvidence, Rollout, RolloutState, Step
 
 #: Events that say: this device did not take the release, or went back from it.
-FAILURE_KINDS = ("update-refused", "admission-refused", "rolled-back", "quarantined", "safe-mode")
+FAILURE_KINDS = (
+    *("update-refused", "admission-refused", "rolled-back", "quarantined", "safe-mode"),
+    *("software-refused", "software-rolled-back"),
+)
 ACTIVE_STATES: tuple[RolloutState, ...] = ("running", "paused")
 
 
@@ -98,14 +102,13 @@ def enrolled_devices(connection: Connection) -> dict[str, str]:
 
 def read_evidence(connection: Connection, value: Rollout) -> list[DeviceEvidence]:
     """Return what is known of each device that the rollout covers."""
-    bundles = bundles_by_profile(connection, value.name, value.version)
-    hashes = set(bundles.values())
+    hashes = set(bundles_by_profile(connection, value.name, value.version).values())
     rows = {row.device: row for row in connection.exec_driver_sql(_DEVICES, (value.id,))}
     needs = needs_by_profile(connection, value.name, value.version)
     covered = {
         name: row
         for name, row in rows.items()
-        if row.profile in bundles and (row.given_counter is not None or not why_not(needs[row.profile], row.facts))
+        if row.given_counter is not None or file_for(needs, row.profile, row.facts) is not None
     }
     reports = _Reports(_failures(connection, value), *_figures(connection, value, hashes))
     return [_device_evidence(value, row, hashes, reports) for row in covered.values()]
@@ -127,6 +130,8 @@ def write_step(connection: Connection, before: Rollout, step: Step, now: float) 
 def find_newcomers(connection: Connection) -> list[tuple[Rollout, str]]:
     """Return each enrolled device that has had no order at all, with each product's newest completed rollout that
     covers it.
+
+    Software comes to such devices with its next rollout: what machine they are is not known before they check in.
     """
     rows = connection.exec_driver_sql(
         "SELECT name, profile, facts FROM device WHERE enrolled_at IS NOT NULL "
@@ -134,12 +139,12 @@ def find_newcomers(connection: Connection) -> list[tuple[Rollout, str]]:
     ).fetchall()
     newest: dict[str, Rollout] = {}
     for completed in list_rollouts(connection, ("completed",)) if rows else []:
-        newest.setdefault(completed.name, completed)
+        if completed.name != SOFTWARE_NAME:
+            newest.setdefault(completed.name, completed)
     found = []
     for value in newest.values():
         needs = needs_by_profile(connection, value.name, value.version)
-        fitting = [row for row in rows if row.profile in needs and not why_not(needs[row.profile], row.facts)]
-        found += [(value, row.name) for row in fitting]
+        found += [(value, row.name) for row in rows if file_for(needs, row.profile, row.facts) is not None]
     return found
 
 
@@ -174,7 +179,9 @@ def _device_evidence(value: Rollout, row: Row[Any], hashes: set[str], reports: _
     running = running_of(row.body, value.name)
     runs_it = running in hashes
     given = row.given_counter is not None
-    settled = given and runs_it and row.status in ("idle", "committed") and row.candidate_sha256 is None
+    software = value.name == SOFTWARE_NAME
+    at_rest = software or (row.status in ("idle", "committed") and row.candidate_sha256 is None)
+    settled = given and runs_it and at_rest
     quarantined = row.body is not None and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
     ran_before = row.previous_sha256 if given else running
     had_previous = ran_before is not None and ran_before not in hashes
@@ -185,6 +192,7 @@ def _device_evidence(value: Rollout, row: Row[Any], hashes: set[str], reports: _
         had_previous=had_previous,
         failed=given and (quarantined or (row.device in reports.failures and not settled)),
         settled=settled,
+        works=software and settled,
         back=_is_back(value, row, may_run_it=not runs_it or not had_previous),
         candidate=reports.candidate.get(row.device, NOTHING),
         before=reports.before.get(row.device, NOTHING),
@@ -261,9 +269,11 @@ def _figures(connection: Connection, value: Rollout, hashes: set[str]) -> tuple[
 
 def _assign(connection: Connection, value: Rollout, device: str, now: float) -> Hinted:
     bundles = bundles_by_profile(connection, value.name, value.version)
-    profile = connection.exec_driver_sql("SELECT profile FROM device WHERE name = ?", (device,)).scalar_one()
+    row = connection.exec_driver_sql("SELECT profile, facts FROM device WHERE name = ?", (device,)).one()
+    needs = needs_by_profile(connection, value.name, value.version)
     previous = release_before(connection, device, value.name)
-    ordered = OrderedRelease(value.version, bundles[profile])
+    sha256 = bundles[file_for(needs, row.profile, row.facts) or row.profile]
+    ordered = ordered_release(connection, value.name, value.version, sha256)
     counter = insert_order(connection, device, value.name, ordered, rollout_id=value.id, purpose="rollout", now=now)
     connection.execute(
         insert(rollout_device).values(
@@ -289,7 +299,9 @@ def _revert(connection: Connection, value: Rollout, device: str, now: float) -> 
     if newest is None or newest.version != value.version:
         return None
     # An older server may have written that the device ran another product before: that one stays as it is now.
-    back = OrderedRelease(given.previous_version, given.previous_sha256) if given.previous_name == value.name else None
+    back = None
+    if given.previous_name == value.name:
+        back = ordered_release(connection, value.name, given.previous_version, given.previous_sha256)
     counter = insert_order(connection, device, value.name, back, rollout_id=value.id, purpose="revert", now=now)
     connection.execute(
         update(rollout_device)

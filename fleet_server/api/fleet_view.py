@@ -3,6 +3,7 @@
 
 from sqlalchemy.engine import Connection
 
+from edgefleet.contracts.software import SOFTWARE_NAME
 from fleet_server.adapters.device_register import list_devices
 from fleet_server.adapters.fitness import unfit_devices
 from fleet_server.adapters.rollout_store import (
@@ -56,7 +57,9 @@ def rollout_status(connection: Connection, rollout_id: str) -> RolloutStatus:
         failed=sum(device.failed for device in evidence),
         offline=sum(not device.online for device in evidence),
         held_out=sum(device.device in holdout and not device.assigned for device in evidence),
-        not_covered=tuple(name for name, profile in devices.items() if profile not in bundles),
+        not_covered=tuple(
+            name for name, profile in devices.items() if profile not in bundles and value.name != SOFTWARE_NAME
+        ),
         unfit=unfit_devices(connection, value.name, value.version),
         verdict=last_verdict(connection, rollout_id),
         devices=tuple(_rollout_device(device, waves, holdout) for device in evidence),

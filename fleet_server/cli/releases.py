@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edgefleet releases``: upload bundles, approve them with a key of your own, and see what is approved."""
+"""``edgefleet releases``: upload models and software, approve them with a key of your own, see what is approved."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,34 +11,50 @@ from edgefleet.cli.options import JsonOption
 from edgefleet.cli.output import emit, progress
 from fleet_server.cli.options import HomeOption, PassphraseOption, ask_passphrase
 
+if TYPE_CHECKING:
+    from edgefleet.contracts.bundle import Bundle
+
 app = typer.Typer(help="Publish and approve releases.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(help="The product's name.")]
 VersionArgument = Annotated[str, typer.Argument(help="The release's version.")]
 
 
+class Kind(StrEnum):
+    """What a release is of."""
+
+    MODEL = "model"
+    SOFTWARE = "software"
+
+
 @app.command(epilog="Example: edgefleet releases publish doorbell-1.2.0-*.bundle --policy policy.toml")
 def publish(
-    bundles: Annotated[list[Path], typer.Argument(help="One bundle for each profile, all of one name and version.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="One bundle for each profile, or one wheel set for each machine, all of one version."),
+    ],
     policy: Annotated[Path, typer.Option("--policy", help="The policy file (TOML).")],
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="'software': wheel sets of the agents' own software.")
+    ] = Kind.MODEL,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a release: its bundles and its policy. Nothing is signed; 'releases approve' does that."""
-    from edgefleet.contracts.bundle import open_bundle
+    """Upload a release: its files and its policy. Nothing is signed; 'releases approve' does that."""
     from edgefleet.contracts.files import read_file
     from edgefleet.contracts.policy import read_policy
+    from edgefleet.contracts.wheel_set import open_wheel_set
     from fleet_server.adapters.api_client import ApiClient
     from fleet_server.adapters.home import Home
-    from fleet_server.core.release_rules import check_release
+    from fleet_server.core.release_rules import check_files
 
     policy_bytes = read_file(policy, "the policy")
-    opened = [open_bundle(path) for path in bundles]
-    check_release([bundle.manifest for bundle in opened], read_policy(policy_bytes, source=str(policy)).policy)
+    opened = [open_wheel_set(path) if kind is Kind.SOFTWARE else _open_bundle(path) for path in files]
+    check_files(opened, read_policy(policy_bytes, source=str(policy)).policy)
     with (
         ApiClient(Home(home).login()) as client,
-        progress("uploading", sum(bundle.size_bytes for bundle in opened)) as advance,
+        progress("uploading", sum(file.size_bytes for file in opened)) as advance,
     ):
-        hashes = [client.upload_bundle(bundle.path, advance) for bundle in opened]
+        hashes = [client.upload_bundle(file.path, advance) for file in opened]
         made = client.post("releases", {"bundles": hashes, "policy": policy_bytes.decode()})
     emit(made, as_json=as_json, human=lambda: f"published as a draft:\n{_describe(made)}")
 
@@ -115,6 +132,16 @@ def export(
     document = {"devices": devices, "output": str(output), "expires_days": expires, "bytes": output.stat().st_size}
     human = f"update of {', '.join(devices)} written to {output}; it can be taken in for {expires:g} days"
     emit(document, as_json=as_json, human=human)
+
+
+def _open_bundle(path: Path) -> "Bundle":
+    from edgefleet.contracts.bundle import open_bundle
+    from edgefleet.contracts.errors import BundleError
+    from edgefleet.contracts.wheel_set import is_wheel_set
+
+    if path.is_file() and is_wheel_set(path):
+        raise BundleError(f"'{path.name}' is a wheel set, expected a bundle", hint="publish it with --kind software")
+    return open_bundle(path)
 
 
 def _approval_text(name: str, version: str, changes: list[str], earlier: int) -> str:

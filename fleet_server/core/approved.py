@@ -11,22 +11,23 @@ from typing import Any
 from tuf.api.exceptions import RepositoryError
 
 from edgefleet.contracts.errors import TrustError
-from edgefleet.contracts.tuf_custom import ReleaseCustom, read_target_custom
+from edgefleet.contracts.software import SOFTWARE_NAME, software_target_path
+from edgefleet.contracts.tuf_custom import ReleaseCustom, SoftwareCustom, read_target_custom
 from fleet_server.core.delegation import read_targets
 from fleet_server.core.tuf_types import Metadata, Root, TargetFile, Targets
 
 
 @dataclass(frozen=True)
 class ApprovedTarget:
-    """One bundle that a threshold of approvers has signed."""
+    """One bundle, or wheel set, that a threshold of approvers has signed."""
 
     file: TargetFile
-    release: ReleaseCustom
+    release: ReleaseCustom | SoftwareCustom
 
 
 @dataclass(frozen=True)
 class ApprovedSet:
-    """The verified targets metadata by role (``targets`` included), and all bundles in it by target path."""
+    """The verified targets metadata by role (``targets`` included), and all bundles and wheel sets in it by path."""
 
     roles: Mapping[str, Metadata[Targets]]
     bundles: Mapping[str, ApprovedTarget]
@@ -61,7 +62,7 @@ def _verify(delegator: Root | Targets, role: str, metadata: Metadata[Any]) -> No
 
 
 def _bundles(top: Targets, role: str, signed: Targets) -> list[ApprovedTarget]:
-    """Return the bundles that the delegation of this role covers; others are as good as unsigned."""
+    """Return the bundles and wheel sets that the delegation of this role covers; others are as good as unsigned."""
     delegations = top.delegations
     assert delegations is not None  # noqa: S101 - verify_delegate found the role
     assert delegations.roles is not None  # noqa: S101
@@ -69,6 +70,14 @@ def _bundles(top: Targets, role: str, signed: Targets) -> list[ApprovedTarget]:
     found = []
     for path, file in signed.targets.items():
         custom = read_target_custom(file.custom)
-        if isinstance(custom, ReleaseCustom) and delegation.is_delegated_path(path):
+        if not delegation.is_delegated_path(path):
+            continue
+        if isinstance(custom, ReleaseCustom) or (isinstance(custom, SoftwareCustom) and _is_own_path(path, custom)):
             found.append(ApprovedTarget(file, custom))
     return found
+
+
+def _is_own_path(path: str, custom: SoftwareCustom) -> bool:
+    """Tell whether a wheel set lies where only the approvers of software may sign."""
+    expected = software_target_path(custom.version, custom.machine, custom.python)
+    return (custom.name, path) == (SOFTWARE_NAME, expected)

@@ -10,18 +10,22 @@ from datetime import datetime, timedelta
 
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import TrustError
-from edgefleet.contracts.fit import Needs, needs_custom, needs_of
+from edgefleet.contracts.fit import Needs, needs_custom, needs_of, software_needs
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.names import acceptance_target_path, bundle_target_path
 from edgefleet.contracts.policy import PinnedPolicy
 from edgefleet.contracts.profile import Profile
-from edgefleet.contracts.tuf_custom import AcceptanceCustom, ReleaseCustom, to_custom
+from edgefleet.contracts.software import software_platform, software_target_path
+from edgefleet.contracts.tuf_custom import AcceptanceCustom, ReleaseCustom, SoftwareCustom, to_custom
+from edgefleet.contracts.wheel_set import WheelSetFile
 from fleet_server.core.tuf_types import Metadata, TargetFile, Targets
 
 APPROVAL_LIFETIME = timedelta(days=365)
 _EXPIRY_TOLERANCE = timedelta(days=31)
 NO_NEEDS = Needs()
 Profiles = Callable[[str], Profile | None]
+#: What a release is made of: bundles, or wheel sets of the agents' own software.
+ReleaseFile = Bundle | WheelSetFile
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,15 @@ class ReleaseTarget:
     path: str
     sha256: str
     size_bytes: int
-    custom: ReleaseCustom | AcceptanceCustom
+    custom: ReleaseCustom | AcceptanceCustom | SoftwareCustom
     needs: Needs = NO_NEEDS
+
+    @property
+    def kind_of_device(self) -> str:
+        """The profile, or for software the platform, that it is for; a release has one file for each."""
+        if isinstance(self.custom, SoftwareCustom):
+            return software_platform(self.custom.machine, self.custom.python)
+        return self.custom.profile if isinstance(self.custom, ReleaseCustom) else ""
 
 
 def production_role(product: str) -> str:
@@ -61,6 +72,27 @@ def bundle_target(
     return ReleaseTarget(path, sha256, size_bytes, custom, needs)
 
 
+def software_target(file: WheelSetFile, policy: PinnedPolicy) -> ReleaseTarget:
+    """Return the target of one verified wheel set under one policy."""
+    facts = file.facts
+    custom = SoftwareCustom(
+        name=facts.name,
+        version=facts.version,
+        machine=facts.machine,
+        python=facts.python,
+        policy_sha256=policy.sha256,
+    )
+    path = software_target_path(facts.version, facts.machine, facts.python)
+    return ReleaseTarget(path, file.sha256, file.size_bytes, custom, software_needs(facts))
+
+
+def file_target(file: ReleaseFile, policy: PinnedPolicy, profiles: Profiles = no_profile) -> ReleaseTarget:
+    """Return the target of one of a release's files."""
+    if isinstance(file, WheelSetFile):
+        return software_target(file, policy)
+    return bundle_target(file.manifest, file.sha256, file.size_bytes, policy, profiles)
+
+
 def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
     """Return the target of the acceptance examples that a bundle carries a copy of, or None."""
     if manifest.acceptance is None:
@@ -72,10 +104,11 @@ def acceptance_target(manifest: Manifest) -> ReleaseTarget | None:
 
 
 def release_targets(
-    bundles: Sequence[Bundle], policy: PinnedPolicy, profiles: Profiles = no_profile
+    files: Sequence[ReleaseFile], policy: PinnedPolicy, profiles: Profiles = no_profile
 ) -> list[ReleaseTarget]:
-    """Return all targets of a release, sorted by path: each profile's bundle, and its acceptance examples once."""
-    found = [bundle_target(bundle.manifest, bundle.sha256, bundle.size_bytes, policy, profiles) for bundle in bundles]
+    """Return all targets of a release, sorted by path: its files, and a model's acceptance examples once."""
+    found = [file_target(file, policy, profiles) for file in files]
+    bundles = [file for file in files if isinstance(file, Bundle)]
     found += [target for bundle in bundles if (target := acceptance_target(bundle.manifest)) is not None]
     return [target for _, target in sorted({target.path: target for target in found}.items())]
 
@@ -84,12 +117,12 @@ def add_release(base: Targets | None, targets: Sequence[ReleaseTarget], *, expir
     """Return ``base`` (None: the first ever) plus the targets of one release, with the next version.
 
     Raises:
-        TrustError: a bundle with that path is in the base already, or acceptance examples changed under one name.
+        TrustError: a file with that path is in the base already, or acceptance examples changed under one name.
     """
     known = dict(base.targets) if base is not None else {}
     for target in targets:
         new = _target_file(target)
-        if target.path in known and (known[target.path] != new or isinstance(target.custom, ReleaseCustom)):
+        if target.path in known and (known[target.path] != new or not isinstance(target.custom, AcceptanceCustom)):
             raise TrustError(
                 f"the image repository has '{target.path}' already", hint="publish the change under a new version"
             )
@@ -156,9 +189,11 @@ def read_targets(data: bytes, what: str) -> Metadata[Targets]:
 
 
 def _target_file(target: ReleaseTarget) -> TargetFile:
+    """Return what is signed of a target; what software needs stands in its own facts already."""
+    needs = NO_NEEDS if isinstance(target.custom, SoftwareCustom) else target.needs
     return TargetFile(
         length=target.size_bytes,
         hashes={"sha256": target.sha256},
         path=target.path,
-        unrecognized_fields={"custom": to_custom(target.custom) | needs_custom(target.needs)},
+        unrecognized_fields={"custom": to_custom(target.custom) | needs_custom(needs)},
     )

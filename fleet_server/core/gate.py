@@ -51,10 +51,10 @@ class WaveEvidence:
     """All that the gate looks at.
 
     ``assigned`` devices have the release by this rollout; ``failed`` of them refused it or rolled it back;
-    ``exposed`` of them reported requests answered by it. ``wave`` sums their figures for the new release since the
-    wave began; ``others`` sums, over the same time, those of devices that do not have it. ``had_previous`` counts
-    assigned devices that ran something before; ``remaining`` counts devices still on a release before.
-    ``unreadable`` devices reported figures that cannot be true.
+    ``exposed`` of them reported requests answered by it, or (of software) that it works. ``wave`` sums their figures
+    for the new release since the wave began; ``others`` sums, over the same time, those of devices that do not have it.
+    ``had_previous`` counts assigned devices that ran something before; ``remaining`` counts devices still on a release
+    before. ``unreadable`` devices reported figures that cannot be true.
     """
 
     assigned: tuple[str, ...]
@@ -202,9 +202,7 @@ def _minimum(name: str, seen: float, needed: float, text: str) -> Finding:
 
 def _minimum_devices(rule: GateRule, evidence: WaveEvidence) -> Finding:
     needed = max(1, min(rule.minimum_devices, len(evidence.assigned)))
-    return _minimum(
-        "minimum-devices", len(evidence.exposed), needed, "{:.0f} of {:.0f} devices answered requests with it"
-    )
+    return _minimum("minimum-devices", len(evidence.exposed), needed, "{:.0f} of {:.0f} devices have shown it at work")
 
 
 def _settled(evidence: WaveEvidence) -> Finding:

@@ -1,11 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which bundles make a release, under which policy."""
+"""Which bundles, or wheel sets of the agents' own software, make a release, under which policy."""
 
 from collections.abc import Sequence
 
+from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import BundleError, PolicyError
 from edgefleet.contracts.manifest import Manifest
 from edgefleet.contracts.policy import Policy
+from edgefleet.contracts.software import SOFTWARE_NAME, WheelSet, software_platform
+from edgefleet.contracts.wheel_set import WheelSetFile
+from fleet_server.core.delegation import ReleaseFile
+
+
+def check_files(files: Sequence[ReleaseFile], policy: Policy) -> tuple[str, str]:
+    """Return the name and version of the release that these files make.
+
+    Raises:
+        BundleError, PolicyError: as :func:`check_release` or :func:`check_software`; or models and software are mixed.
+    """
+    software = [file.facts for file in files if isinstance(file, WheelSetFile)]
+    manifests = [file.manifest for file in files if isinstance(file, Bundle)]
+    if software and manifests:
+        raise BundleError("a release is of models or of software, got both", hint="publish each by itself")
+    return check_software(software, policy) if software else check_release(manifests, policy)
+
+
+def check_software(sets: Sequence[WheelSet], policy: Policy) -> tuple[str, str]:
+    """Return the name and version of the release that these wheel sets make.
+
+    Raises:
+        BundleError: one has another name than software has, they differ in version, or two are for one platform.
+        PolicyError: the policy's gate waits for what software never shows.
+    """
+    stranger = next((facts.name for facts in sets if facts.name != SOFTWARE_NAME), None)
+    if stranger is not None:
+        raise BundleError(
+            f"the wheel set is named '{stranger}', expected '{SOFTWARE_NAME}'",
+            hint="build it with that name: agents take software under no other",
+        )
+    versions = sorted({facts.version for facts in sets})
+    if len(versions) > 1:
+        raise BundleError(
+            f"the wheel sets are of several versions: {', '.join(versions)}", hint="publish each version by itself"
+        )
+    platforms = [software_platform(facts.machine, facts.python) for facts in sets]
+    twice = sorted({platform for platform in platforms if platforms.count(platform) > 1})
+    if twice:
+        raise BundleError(f"two wheel sets are for '{twice[0]}'", hint="a release has one wheel set a platform")
+    gate = policy.rollout.gate
+    for field in ("minimum_requests", "minimum_labels", "minimum_compared"):
+        if getattr(gate, field):
+            raise PolicyError(
+                f"the policy's gate waits for {field} = {getattr(gate, field)}, and software answers no requests",
+                hint="publish software with a policy whose gate judges devices alone",
+            )
+    return SOFTWARE_NAME, versions[0]
 
 
 def check_release(manifests: Sequence[Manifest], policy: Policy) -> tuple[str, str]:
@@ -23,6 +72,8 @@ def check_release(manifests: Sequence[Manifest], policy: Policy) -> tuple[str, s
         raise BundleError(
             f"the bundles are of several releases: {', '.join(names)}", hint="publish each release by itself"
         )
+    if manifests[0].name == SOFTWARE_NAME:
+        raise BundleError(f"a model cannot be named '{SOFTWARE_NAME}'", hint="that is the agents' own software")
     profiles = [manifest.profile.id for manifest in manifests]
     twice = sorted({profile for profile in profiles if profiles.count(profile) > 1})
     if twice:

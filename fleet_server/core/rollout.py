@@ -49,6 +49,7 @@ class DeviceEvidence:
 
     ``assigned``: it has the release by this rollout. ``failed``: it refused the release or rolled it back, and does
     not run it. ``settled``: it runs and has committed it. ``back``: after a halt, it no longer runs it.
+    ``works``: it has shown that it works although it answers no requests, as software does.
     ``candidate`` are its figures of the new release since the wave began, ``before`` those of any other release.
     """
 
@@ -58,6 +59,7 @@ class DeviceEvidence:
     had_previous: bool = False
     failed: bool = False
     settled: bool = False
+    works: bool = False
     back: bool = False
     candidate: Figures = NOTHING
     before: Figures = NOTHING
@@ -145,7 +147,7 @@ def _wave_evidence(rollout: Rollout, evidence: Sequence[DeviceEvidence], elapsed
         assigned=tuple(device.device for device in assigned),
         unreadable=tuple(d.device for d in evidence if not (d.candidate.readable() and d.before.readable())),
         failed=tuple(device.device for device in assigned if device.failed),
-        exposed=tuple(device.device for device in assigned if device.candidate.requests > 0),
+        exposed=tuple(device.device for device in assigned if device.candidate.requests > 0 or device.works),
         unsettled=tuple(d.device for d in assigned if d.online and not (d.settled or d.failed)),
         wave=sum((device.candidate for device in assigned), NOTHING),
         others=sum((device.before for device in others), NOTHING),

@@ -6,8 +6,9 @@ The rules:
 1. A snapshot lists only metadata that a threshold of people signed, and never an older version than before.
 2. A version that was signed once is signed again only with the same content (so a crash changes nothing).
 3. A device's counter never falls, and one counter never means two orders.
-4. A device is sent only to bundles in the approved set, one of each product, made for its profile, within a rollout
-   that was opened, and only while no more devices have the release than the waves of its signed policy allow by now.
+4. A device is sent only to bundles (and software) in the approved set, one of each product, made for its profile,
+   within a rollout that was opened, and only while no more devices have the release than the waves of its signed policy
+   allow by now.
 5. Certificates are issued as :mod:`fleet_server.signer.certificate_rules` says.
 6. For a decommissioned device nothing is signed any more.
 """
@@ -22,7 +23,7 @@ from tuf.api.exceptions import RepositoryError
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, PolicyError, RefusedError, TrustError
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
-from edgefleet.contracts.tuf_custom import Assignment, to_custom
+from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SoftwareCustom, to_custom
 from fleet_server.adapters.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate, issue_device
 from fleet_server.adapters.private_files import write_file
 from fleet_server.adapters.renewal_proof import read_proof
@@ -234,7 +235,8 @@ class SignerService:
         target = self._approved.bundles.get(path) if self._approved else None
         if target is None:
             raise TrustError(f"'{path}' is not in the approved set", hint="approve the release first")
-        if target.release.profile != request.profile or self._profiles.get(request.device) != request.profile:
+        profile = target.release.profile if isinstance(target.release, ReleaseCustom) else request.profile
+        if profile != request.profile or self._profiles.get(request.device) != request.profile:
             raise TrustError(f"'{path}' is not for the profile of device '{request.device}'", hint=_HINT)
         if (request.device, path) not in self._ever:
             self._check_wave(target)
@@ -246,9 +248,11 @@ class SignerService:
         if opened is None:
             raise PolicyError(f"no rollout of {release[0]} {release[1]} was opened", hint="create a rollout")
         policy = self._read_opened(opened)
-        paths = {t.file.path for t in self._bundles() if (t.release.name, t.release.version) == release}
-        profiles = {t.release.profile for t in self._bundles() if t.file.path in paths}
-        covered = sum(profile in profiles for profile in self._profiles.values())
+        files = [t for t in self._bundles() if (t.release.name, t.release.version) == release]
+        paths = {t.file.path for t in files}
+        profiles = {t.release.profile for t in files if isinstance(t.release, ReleaseCustom)}
+        software = isinstance(target.release, SoftwareCustom)  # what machines devices are is not known here
+        covered = sum(software or profile in profiles for profile in self._profiles.values())
         elapsed_s = (self._clock() - opened.at) * self._time_scale
         cap = cap_at(policy.policy.rollout.waves, covered=covered, elapsed_s=elapsed_s)
         have = sum(not paths.isdisjoint(order.paths) for order in self._orders.values())

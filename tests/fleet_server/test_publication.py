@@ -118,7 +118,7 @@ def propose(site: Site, tmp_path: Path, make_bundle: Any, policy_text: str) -> b
     sha256 = sha256_file(staged)
     staged.rename(site.releases.bundle_path(sha256))
     site.releases.publish([sha256], policy_text.encode(), "ada")
-    targets = release_targets(site.releases.bundles("digits", "1.0.0"), site.releases.pinned_policy("digits", "1.0.0"))
+    targets = release_targets(site.releases.files("digits", "1.0.0"), site.releases.pinned_policy("digits", "1.0.0"))
     expires = datetime.now(UTC).replace(microsecond=0) + APPROVAL_LIFETIME
     metadata = Metadata(add_release(None, targets, expires=expires))
     for key in keys:
