@@ -17,34 +17,57 @@ from edgefleet.contracts.messages import (
 )
 
 Role = Literal["active", "trial", "shadow"]
+Refusal = Literal["non-finite", "failed"]
+#: What answered is told apart by: the bundle's hash and the role.
+Key = tuple[str, Role]
+#: The request's number (0: nobody asked), the top class, the confidence, and the seconds that it took.
+Note = tuple[int, int, float, float]
 #: Answers that are noted before they are sorted into bins.
 NOTES = 1024
+_CLASS_DIGITS = 9
 
 
 class ModelCounts:
-    """The counts of one model in one role since the last time they were taken."""
+    """One model in one role: what feedback needs to know of it, and its counts since they were last taken."""
 
-    def __init__(self, release: RunningRelease, role: Role) -> None:
-        self._release = release
-        self._role = role
-        #: What was answered and is not sorted yet: top class, confidence, seconds.
-        self.notes: list[tuple[int, float, float]] = []
+    def __init__(self, release: RunningRelease, role: Role, labels: tuple[str, ...], classes: int) -> None:
+        self.release = release
+        self.role = role
+        self.key: Key = release.bundle_sha256, role
+        #: What was answered and is not sorted yet.
+        self.notes: list[Note] = []
+        self._read = 0
+        self._labels = labels
+        self._classes = classes
         self._start()
 
     def _start(self) -> None:
         self.failed = self.non_finite = self.compared = self.disagreed = 0
         self._latency: Counter[int] = Counter()
         self._confidence: Counter[int] = Counter()
-        self._classes: Counter[int] = Counter()
+        self._classes_given: Counter[int] = Counter()
         self._labelled: Counter[tuple[int, int]] = Counter()
 
-    def answered(self, top: int, confidence: float, seconds: float) -> None:
-        """Count a finite answer."""
-        self.notes.append((top, confidence, seconds))
-        if len(self.notes) >= NOTES:
-            self.sort()
+    @property
+    def silent(self) -> bool:
+        """Tell whether there is nothing to tell."""
+        refused_or_compared = self.failed or self.non_finite or self.compared
+        return not (self.notes or self._classes_given or self._labelled or refused_or_compared)
 
-    def refused(self, kind: Literal["non-finite", "failed"]) -> None:
+    def class_number(self, label: str) -> int | None:
+        """Return the class that a label names, by its name or its number; None for no class of the model."""
+        if label in self._labels:
+            return self._labels.index(label)
+        if not (label.isascii() and label.isdigit() and len(label) <= _CLASS_DIGITS):
+            return None
+        return int(label) if int(label) < (len(self._labels) or self._classes) else None
+
+    def unread(self) -> list[Note]:
+        """Return the notes that were not read yet, once."""
+        start, self._read = self._read, len(self.notes)
+        return self.notes[start : self._read]
+
+    def refused(self, kind: Refusal) -> None:
         """Count a request that the model did not answer with finite numbers."""
         if kind == "failed":
             self.failed += 1
@@ -64,31 +87,32 @@ class ModelCounts:
         """Return the counts as the contract's window, and start again."""
         self.sort()
         window = ModelWindow(
-            release=self._release,
-            role=self._role,
-            requests=self._classes.total() + self.failed + self.non_finite,
+            release=self.release,
+            role=self.role,
+            requests=self._classes_given.total() + self.failed + self.non_finite,
             failed=self.failed,
             non_finite=self.non_finite,
             compared=self.compared,
             disagreed=self.disagreed,
             latency=sparse(self._latency),
             confidence=sparse(self._confidence),
-            classes=sparse(self._classes),
+            classes=sparse(self._classes_given),
             labelled=confusion(self._labelled),
         )
         self._start()
         return window
 
     def sort(self) -> None:
-        """Sort what was noted into bins: latencies by octaves of microseconds, confidences evenly over [0, 1]."""
-        count = len(self.notes)
+        """Sort what was noted and read into bins: latencies by octaves of microseconds, confidences over [0, 1]."""
+        count, self._read = self._read, 0
         if not count:
             return
-        tops, confidences, seconds = np.array(self.notes[:count]).T
+        _, *columns = zip(*self.notes[:count], strict=True)
+        tops, confidences, seconds = (np.array(column) for column in columns)
         octaves = LATENCY_BINS_PER_OCTAVE * np.log2(np.maximum(seconds * 1e6, 1.0))
         _add(self._latency, np.minimum(octaves.astype(int), LATENCY_BINS - 1))
         _add(self._confidence, np.clip((confidences * CONFIDENCE_BINS).astype(int), 0, CONFIDENCE_BINS - 1))
-        _add(self._classes, tops.astype(int))
+        _add(self._classes_given, tops.astype(int))
         del self.notes[:count]  # an answer may have been noted meanwhile
 
 

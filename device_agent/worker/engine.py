@@ -9,14 +9,12 @@ A plan is put in force in two steps: :meth:`Engine.prepare` loads and warms what
 import itertools
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import numpy.typing as npt
 
-from device_agent.core.ledger import parted
 from device_agent.core.serving import (
     Collected,
     LoadFailed,
@@ -27,22 +25,20 @@ from device_agent.core.serving import (
     ServingPlan,
 )
 from device_agent.worker.accelerator import Accelerator
-from device_agent.worker.counts import NOTES, ModelCounts, Role
+from device_agent.worker.counts import NOTES, ModelCounts, Refusal
 from device_agent.worker.mark import AT_WORK, Mark, new_mark, write_mark
-from device_agent.worker.pair_counts import PairCounts
-from device_agent.worker.places import Comparison, Origin, Place, Prepared, origin_of, refs_of, serving
+from device_agent.worker.places import Comparison, Place, Prepared, refs_of, serving
 from device_agent.worker.places import Reply as Reply
 from device_agent.worker.residents import Resident, load
 from device_agent.worker.residents import open_slot as open_slot
 from device_agent.worker.residents import verify as verify
+from device_agent.worker.tally import Tally
 from device_agent.worker.unsure import UnsureInputs
 from edgefleet.contracts.errors import EdgeFleetError, SampleError
-from edgefleet.contracts.messages import ModelWindow, RunningRelease
+from edgefleet.contracts.messages import RunningRelease
 
 Array = npt.NDArray[Any]
 _LOG = logging.getLogger("edgefleet.worker")
-#: Answers that feedback can still refer to: a power of two.
-REMEMBERED_ANSWERS = 4096
 _made = tuple.__new__
 
 
@@ -73,12 +69,8 @@ class Engine:
         self._only: Place | None = None
         self._before = self._now.plan
         self.holding: frozenset[str] = frozenset()
-        self._counts: dict[tuple[str, Role], ModelCounts] = {}
-        self._pairs = PairCounts()
-        self._given: list[tuple[int, Origin, int] | None] = [None] * REMEMBERED_ANSWERS
+        self._tally = Tally()
         self._ids = itertools.count(((nonce & 0xFFFFFFFF) << 32) + 1)
-        self._faults: deque[ModelFaulted] = deque()
-        self._faulted: set[str] = set()
         self._later = threading.local()
         self.unsure = UnsureInputs(random)
 
@@ -101,8 +93,8 @@ class Engine:
                         number=plan.number, bundle_sha256=sha256, cause=error.code, detail=error.message[:1000]
                     )
             assert loaded[0] is not None  # noqa: S101  a plan names a primary
-            origin = origin_of(loaded[0], planned.role)
-            places[planned.primary.release.name] = Place(planned, loaded[0], loaded[1], origin)
+            counts = self._tally.of(loaded[0], planned.role)
+            places[planned.primary.release.name] = Place(planned, loaded[0], loaded[1], counts)
         return Prepared(plan, places)
 
     def switch(self, prepared: Prepared) -> Serving:
@@ -111,7 +103,7 @@ class Engine:
             self._now = prepared
             self._only = next(iter(prepared.places.values())) if len(prepared.places) == 1 else None
             self.holding = frozenset()
-            self._faulted.clear()
+            self._tally.put_in_force(place.counts for place in prepared.places.values())
         return serving(prepared)
 
     @property
@@ -170,7 +162,7 @@ class Engine:
         place = self._now.places.get(model) if model else self._only
         if place is None:
             return self._no_place(model)
-        return self._answer(place, place.primary, place.origin, raw)
+        return self._answer(place, place.primary, place.counts, raw)
 
     def infer_safely(self, raw: Sequence[Array], model: str) -> Reply:
         """Answer as :meth:`infer` does; what one application sends must not end the worker of all."""
@@ -199,19 +191,7 @@ class Engine:
 
     def feedback(self, request_id: int, label: str) -> Reply:
         """Count what an earlier answer should have been; ``label`` is a class number or a label's name."""
-        with self._lock:
-            at = request_id % REMEMBERED_ANSWERS
-            given = self._given[at]
-            if given is None or given[0] != request_id:
-                return Reply("unknown-request", detail=f"the request {request_id} is not known, or too long ago")
-            _, origin, predicted = given
-            actual = origin.class_number(label)
-            if actual is None:
-                return Reply("bad-input", detail=f"'{label[:100]}' is no class of the model")
-            self._given[at] = None
-            self._count(origin).labelled(actual, predicted)
-            self._pairs.labelled(request_id, actual)
-            return Reply("ok", request_id, predicted)
+        return self._tally.feedback(request_id, label)
 
     def at_work(self, model: str) -> str:
         """Return the bundle that runs for a name just now; empty where none does."""
@@ -230,24 +210,11 @@ class Engine:
 
     def collect(self) -> Collected:
         """Hand over all counts since the last time."""
-        with self._lock:
-            self._faulted.clear()
-            pairs = self._pairs.take()
-            windows = {key: counts.take() for key, counts in self._counts.items()}
-            for key, window in windows.items():
-                if window == ModelWindow(release=window.release, role=window.role):  # it was silent all the time
-                    del self._counts[key]
-        counted = (window for key, window in windows.items() if key in self._counts)
-        return Collected(models=tuple(part for window in counted for part in parted(window)), pairs=pairs)
+        return self._tally.collect()
 
     def take_faults(self) -> list[ModelFaulted]:
         """Return candidates' faults since the last call, one a candidate and collection."""
-        if not self._faults:
-            return []
-        with self._lock:
-            faults = list(self._faults)
-            self._faults.clear()
-            return faults
+        return self._tally.take_faults()
 
     def _names(self) -> set[str]:
         return set(self._now.places) | self.holding
@@ -280,112 +247,76 @@ class Engine:
         self._marked = resident
         write_mark(self._mark, resident.sha256)
 
-    def _answer(self, place: Place, resident: Resident, origin: Origin, raw: Sequence[Array]) -> Reply:
+    def _answer(self, place: Place, resident: Resident, counts: ModelCounts, raw: Sequence[Array]) -> Reply:
         started = perf_counter()
         if resident is not self._marked:
             self._use(resident)
         mark = self._mark
         mark[AT_WORK] = 1
         try:
-            outputs = resident.run(resident.prepare(raw))
+            tensors, answer = resident.ask(raw)
         except SampleError as error:
             return Reply("bad-input", release=resident.name, detail=error.message)
         except EdgeFleetError as error:
-            return self._without_answer(place, resident, origin, raw, "failed", error.message)
+            return self._without_answer(place, resident, counts, raw, "failed", error.message)
         finally:
             mark[AT_WORK] = 0
-        answer = resident.read(outputs)
         top, confidence, finite = answer
         if not finite:
             detail = "the model answered with NaN or infinity"
-            return self._without_answer(place, resident, origin, raw, "non-finite", detail)
-        notes = (self._counts.get(origin.key) or self._count(origin)).notes
+            return self._without_answer(place, resident, counts, raw, "non-finite", detail)
+        number = next(self._ids)
+        notes = counts.notes
         seconds = perf_counter() - started
-        notes.append((top, confidence, seconds))
+        notes.append((number, top, confidence, seconds))
         if confidence < self.unsure.below:
             self.unsure.offer(resident.release, raw, confidence)
-        number = next(self._ids)
-        self._given[number % REMEMBERED_ANSWERS] = (number, origin, top)
-        if place.companion is not None or len(notes) >= NOTES:
-            self._look_closer(place, resident, origin, Comparison(place, raw, outputs, answer, number, seconds))
-        labels = origin.labels
+        if len(notes) >= NOTES or place.companion is not None:
+            self._look_closer(counts, resident, Comparison(place, raw, tensors, answer, number, seconds))
+        labels = resident.labels
         label = labels[top] if top < len(labels) else ""
-        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", outputs, resident))
+        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", tensors, resident))
 
-    def _look_closer(self, place: Place, resident: Resident, origin: Origin, given: Comparison) -> None:
+    def _look_closer(self, counts: ModelCounts, resident: Resident, given: Comparison) -> None:
         """Sort what was counted, and keep a drawn input for the companion."""
-        with self._lock:
-            counts = self._count(origin)
-            if len(counts.notes) >= NOTES:
-                counts.sort()
+        self._tally.settle(counts)
+        place = given.place
         if place.companion is not None and resident is place.primary and self._random() < place.planned.share:
-            self._later.comparison = given
+            # its memory may be the next request's as soon as this one is answered
+            self._later.comparison = given._replace(raw=[array.copy() for array in given.raw])
 
     def _without_answer(
-        self,
-        place: Place,
-        resident: Resident,
-        origin: Origin,
-        raw: Sequence[Array],
-        kind: Literal["non-finite", "failed"],
-        detail: str,
+        self, place: Place, resident: Resident, counts: ModelCounts, raw: Sequence[Array], kind: Refusal, detail: str
     ) -> Reply:
-        with self._lock:
-            self._count(origin).refused(kind)
-            if origin.role == "trial":
-                self._report(resident, kind, detail)
+        self._tally.refused(counts, kind, detail, fault=counts.role == "trial")
         fallback = place.fallback
         if fallback is not None and resident is not fallback:
-            return self._answer(place, fallback, origin_of(fallback, "active"), raw)
+            return self._answer(place, fallback, self._tally.of(fallback, "active"), raw)
         return Reply("failed", release=resident.name, detail=detail)
 
     def _compare(self, pending: Comparison, companion: Resident) -> None:
         """Run the companion on a live input. The candidate's window takes the count, whichever of both it is."""
-        place = pending.place
-        shadow = origin_of(companion, "shadow") if place.planned.companion_role == "shadow" else None
+        place, tally = pending.place, self._tally
+        shadow = tally.of(companion, "shadow") if place.planned.companion_role == "shadow" else None
         started = perf_counter()
         self._use(companion)
         self._mark[AT_WORK] = 1
         try:
-            outputs = companion.run(companion.prepare(pending.raw))
+            tensors, answer = companion.ask(pending.raw)
         except EdgeFleetError as error:
             if shadow:
-                self._fault_in_shadow(companion, shadow, "failed", error.message)
+                tally.refused(shadow, "failed", error.message, fault=True)
             return
         finally:
             self._mark[AT_WORK] = 0
-        answer = companion.read(outputs)
         if not answer.finite:
             if shadow:
-                self._fault_in_shadow(companion, shadow, "non-finite", "the model answered with NaN or infinity")
+                tally.refused(shadow, "non-finite", "the model answered with NaN or infinity", fault=True)
             return
-        seconds = perf_counter() - started
-        disagreed = pending.disagrees(companion, outputs, answer)
-        with self._lock:
-            counts = self._count(shadow or place.origin)
-            if shadow:
-                counts.answered(answer.top, answer.confidence, seconds)
-            counts.paired(disagreed=disagreed)
-            mine, its = (pending.answer, pending.seconds), (answer, seconds)
-            if shadow:
-                self._pairs.add(pending.number, companion, its, mine)
-            elif place.role == "trial":
-                self._pairs.add(pending.number, place.primary, mine, its)
-
-    def _fault_in_shadow(
-        self, companion: Resident, origin: Origin, kind: Literal["non-finite", "failed"], detail: str
-    ) -> None:
-        with self._lock:
-            self._count(origin).refused(kind)
-            self._report(companion, kind, detail)
-
-    def _count(self, origin: Origin) -> ModelCounts:
-        counts = self._counts.get(origin.key)
-        if counts is None:
-            counts = self._counts[origin.key] = ModelCounts(origin.release, origin.role)
-        return counts
-
-    def _report(self, resident: Resident, kind: Literal["non-finite", "failed"], detail: str) -> None:
-        if resident.sha256 not in self._faulted:
-            self._faulted.add(resident.sha256)
-            self._faults.append(ModelFaulted(bundle_sha256=resident.sha256, kind=kind, detail=detail[:1000]))
+        its, mine = (answer, perf_counter() - started), (pending.answer, pending.seconds)
+        tally.compared(shadow or place.counts, disagreed=pending.disagrees(companion, tensors, answer))
+        if shadow:
+            tally.shadowed(shadow, its)
+            tally.paired(pending.number, companion, its, mine)
+        elif place.role == "trial":
+            tally.paired(pending.number, place.primary, mine, its)

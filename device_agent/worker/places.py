@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who answers for which name: a plan's models in their places, and what is known of an answer that they gave."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,14 +9,12 @@ import numpy.typing as npt
 
 from device_agent.core.serving import ModelRef, PlannedModel, Serving, ServingPlan
 from device_agent.inference_protocol import Status
-from device_agent.worker.counts import Role
+from device_agent.worker.counts import ModelCounts, Role
 from device_agent.worker.residents import Resident
-from edgefleet.contracts.messages import RunningRelease
 from edgefleet.runtimes.answers import Answer
 from edgefleet.runtimes.tensors import Floats
 
 Array = npt.NDArray[Any]
-_CLASS_DIGITS = 9
 
 
 class Reply(NamedTuple):
@@ -42,31 +39,13 @@ class Reply(NamedTuple):
         return self.resident.real(self.tensors) if self.resident else ()
 
 
-class Origin(NamedTuple):
-    """Which model in which role gave an answer."""
-
-    release: RunningRelease
-    role: Role
-    labels: tuple[str, ...]
-    classes: int
-    key: tuple[str, Role]
-
-    def class_number(self, label: str) -> int | None:
-        """Return the class that a label names, by its name or its number; None for no class of the model."""
-        if label in self.labels:
-            return self.labels.index(label)
-        if not (label.isascii() and label.isdigit() and len(label) <= _CLASS_DIGITS):
-            return None
-        return int(label) if int(label) < (len(self.labels) or self.classes) else None
-
-
 class Place(NamedTuple):
-    """One model name of a plan with its models loaded."""
+    """One model name of a plan with its models loaded; ``counts`` are the primary's."""
 
     planned: PlannedModel
     primary: Resident
     companion: Resident | None
-    origin: Origin
+    counts: ModelCounts
 
     @property
     def role(self) -> Role:
@@ -127,9 +106,3 @@ class Comparison(NamedTuple):
 def refs_of(planned: PlannedModel) -> list[ModelRef]:
     """Return the bundles that one entry of a plan names."""
     return [planned.primary, *([planned.companion] if planned.companion else [])]
-
-
-def origin_of(resident: Resident, role: Role) -> Origin:
-    """Return what feedback and counts need to know of a model in a role."""
-    classes = math.prod(resident.outputs[0].shape)
-    return Origin(resident.release, role, resident.labels, classes, (resident.sha256, role))

@@ -18,9 +18,10 @@ from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import BundleError, EdgeFleetError, SampleError
 from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.contracts.messages import RunningRelease
-from edgefleet.runtimes.answers import answer_reader
+from edgefleet.runtimes.answers import Answer, answer_reader
 from edgefleet.runtimes.loaded_model import LoadedModel
 from edgefleet.runtimes.parity import check_parity, read_vectors
+from edgefleet.runtimes.quick_inputs import quick_input
 from edgefleet.runtimes.tensors import Floats, dequantize
 
 Array = npt.NDArray[Any]
@@ -36,12 +37,14 @@ class Resident:
         self.name = f"{release.name} {release.version}"
         self.labels = manifest.interface.labels
         self.outputs = manifest.interface.outputs
+        self.classes = math.prod(self.outputs[0].shape)
         self.lock = threading.Lock()
         #: How long one call may take before the model hangs.
         self.patience_s = patience_s(manifest.budgets.latency_p99_us, first_call_s)
         #: Reads what tensors of the model say.
         self.read = answer_reader(self.outputs)
-        self._taken_as_is = _shapes_taken_as_is(model)
+        self._quick_input = quick_input(manifest.interface.inputs, manifest.preprocessing)
+        self._parts = self._quick_input, model.invoke, self.read, self.lock
         self._real_values = _real_values(self.outputs[0])
 
     @property
@@ -55,22 +58,27 @@ class Resident:
         Raises:
             SampleError: it does not fit, or has NaN or infinite values.
         """
-        if len(raw) == len(self._taken_as_is) == 1:
-            (value,), ((shape, dtype),) = raw, self._taken_as_is
-            if value.dtype is dtype and value.shape == shape and _finite(value):
-                return raw
+        if len(raw) == 1:
+            tensor = self._quick_input(raw[0])
+            if tensor is not None:
+                return (tensor,)
         if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in raw):
             raise SampleError("the input has NaN or infinite values", hint="check the sensor")
         return self.model.prepare(raw)
 
-    def run(self, tensors: Sequence[Array]) -> list[Array]:
-        """Run the model on its tensors, and return its tensors.
+    def ask(self, raw: Sequence[Array]) -> tuple[list[Array], Answer]:
+        """Run the model on one raw sample; return its tensors, and what they say.
 
         Raises:
+            SampleError: the sample does not fit, or has NaN or infinite values.
             ModelFailedError: the interpreter failed.
         """
-        with self.lock:
-            return self.model.invoke(tensors)
+        quick_input, invoke, read, lock = self._parts
+        tensor = quick_input(raw[0]) if len(raw) == 1 else None
+        given = self.prepare(raw) if tensor is None else (tensor,)
+        with lock:
+            tensors = invoke(given)
+        return tensors, read(tensors)
 
     def real_one(self, output: Array) -> Floats:
         """Return the model's first output as real values."""
@@ -84,28 +92,11 @@ class Resident:
         return tuple(dequantize(output, spec) for output, spec in zip(outputs, self.outputs, strict=True))
 
 
-def _shapes_taken_as_is(model: LoadedModel) -> list[tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Return shape and dtype of each input, where an application's numbers are the model's already; else nothing."""
-    manifest = model.manifest
-    how = manifest.preprocessing
-    if how.image or how.audio or how.features or any(spec.scale is not None for spec in manifest.interface.inputs):
-        return []
-    return [(spec.shape, np.dtype(spec.dtype)) for spec in manifest.interface.inputs]
-
-
 def _real_values(spec: TensorSpec) -> Floats | None:
     """Return the real value of each of an 8-bit tensor's bytes; None for other tensors."""
     if spec.dtype not in ("int8", "uint8") or spec.scale is None:
         return None
     return dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec)
-
-
-def _finite(value: Array) -> bool:
-    """Tell for sure that all values are finite; False says nothing, for the square of a large number is not."""
-    if value.dtype.kind != "f":
-        return True
-    flat = value.reshape(-1)
-    return math.isfinite(flat.dot(flat))
 
 
 def load(ref: ModelRef, *, threads: int = 1, accelerator: Accelerator | None = None) -> Resident:

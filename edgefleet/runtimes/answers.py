@@ -80,15 +80,15 @@ def _level_reader(spec: TensorSpec, scale: float, zero_point: int) -> Reader:
     levels = sorted(_EIGHT_BITS[spec.dtype], key=lambda level: level % 256)  # a list's negative places are int8's
     real = [float(value) for value in dequantize(np.array(levels), spec)]
     below = [exp(-scale * steps) for steps in range(256)]
-    lowest = next((level for level in _EIGHT_BITS[spec.dtype] if real[level] >= 0.0), 256)
-    highest = max((level for level in levels if real[level] <= 1.0), default=-256)
     offset = zero_point * spec.shape[1]
+    least, most = (1.0 - _NEAR) / scale + offset, (1.0 + _NEAR) / scale + offset
+    within_one = [0.0 <= value <= 1.0 for value in real]
+    always_within = all(within_one)
 
     def read(outputs: Sequence[Array]) -> Answer:
         (values,) = outputs[0].tolist()
         best = max(values)
-        total = scale * (sum(values) - offset)
-        if best <= highest and -_NEAR < total - 1.0 < _NEAR and min(values) >= lowest:
+        if least < sum(values) < most and (always_within or all(map(within_one.__getitem__, values))):
             return _made(Answer, (values.index(best), real[best], True))
         return _made(Answer, (values.index(best), 1.0 / sum([below[best - value] for value in values]), True))
 

@@ -31,7 +31,7 @@ def quantize(values: Array, spec: TensorSpec) -> Array:
         )
     if spec.scale is None or spec.zero_point is None:
         return _cast(values, spec, dtype)
-    low, high = _limits(spec.dtype)
+    low, high = integer_limits(spec.dtype)
     with np.errstate(over="ignore"):  # infinite is clamped as well
         # A copy, and an array even of a single number: the steps below work in place, as this runs for every request.
         scaled = np.array(values, dtype=np.float32)
@@ -63,7 +63,7 @@ def _cast(values: Array, spec: TensorSpec, dtype: np.dtype[Any]) -> Array:
 
 
 @cache
-def _limits(dtype: str) -> tuple[np.float32, np.float32]:
+def integer_limits(dtype: str) -> tuple[np.float32, np.float32]:
     """Return the smallest and the largest value of an integer dtype that float32 can hold without leaving it."""
     limits = np.iinfo(dtype)
     high = np.float32(limits.max)
