@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent.core.lifecycle import PREPARING, Trigger
+from device_agent.core.lifecycle import DEADLINES_S, PREPARING, Trigger
 from device_agent.core.orders import Order, TargetFile
 from device_agent.core.record import DeviceRecord
 from device_agent.core.release_set import Member, ReleaseSet
@@ -22,7 +22,6 @@ from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.messages import DeviceStatus, EventKind
 
 CORRUPT_LIMIT = 3
-POSTPONED_LIMIT = 5
 _RETRY = Backoff(first_s=1.0, cap_s=300.0)
 #: Between two looks at whether applications still hold the update off.
 _HELD_S = 2.0
@@ -66,6 +65,7 @@ class Installation:
         self._failures = 0
         self._corrupt = 0
         self._postponed = 0
+        self._postponed_since = 0.0
         self._told: set[str] = set()
         self._retry_at = 0.0
         self._given_up = False
@@ -204,15 +204,25 @@ class Installation:
         if verdict.kind == "passed":
             self._admitted.add(self._about)
             return Outcome(None, (("admission-passed", verdict.cause, detail),), about=self._about)
-        self._postponed += 1
-        if verdict.kind == "postponed" and self._postponed < POSTPONED_LIMIT:
-            self._retry_at = now + _RETRY.delay_s(self._postponed, self._ports.random())
-            return Outcome("admission-postponed")
+        if verdict.kind == "postponed":
+            return self._postpone(verdict, detail, now)
         self._forget()
         if verdict.cause in SLOT_DAMAGE and not self._ports.slots.intact(self._about):
             return self._slot_damaged(detail)
         event: tuple[EventKind, str, str] = ("admission-refused", verdict.cause, detail)
         return Outcome("admission-refused", (event,), quarantine=True, about=self._about)
+
+    def _postpone(self, verdict: AdmissionVerdict, detail: str, now: float) -> Outcome:
+        """Ask again later; given back at last, but never held against the bundle: the board could not tell."""
+        self._postponed_since = self._postponed_since if self._postponed else now
+        self._postponed += 1
+        if now - self._postponed_since < DEADLINES_S["staged"]:
+            self._retry_at = now + _RETRY.delay_s(self._postponed, self._ports.random())
+            return Outcome("admission-postponed")
+        self._forget()
+        self._given_up = True
+        given_up = f"postponed {self._postponed} times ({verdict.cause}: {detail}); tried again at the next order"
+        return Outcome("deadline-passed", (("update-refused", "deadline", given_up),), about=self._about)
 
     def _slot_damaged(self, detail: str) -> Outcome:
         """The disk changed a bundle that was whole: it is fetched again, and no fault of the bundle's."""

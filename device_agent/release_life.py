@@ -12,6 +12,7 @@ from typing import Concatenate, Literal, ParamSpec
 from device_agent.chronicle import Chronicle
 from device_agent.core import life, recalls, way_back
 from device_agent.core.decision import Decision, Effect, Mark, Situation
+from device_agent.core.leak import Growth
 from device_agent.core.lifecycle import LIVE, LifecycleFaultError
 from device_agent.core.recall import Recall
 from device_agent.core.record import DeviceRecord, Software, member_of
@@ -32,7 +33,7 @@ from device_agent.core.serving import (
     plan_for,
 )
 from device_agent.core.timers import Timers
-from device_agent.core.usefulness import Usefulness
+from device_agent.core.usefulness import Usefulness, Useless
 from device_agent.memory import SAVE_RETRY_S, Memory
 from device_agent.ports import Ports
 from device_agent.reporting import Reporter
@@ -83,6 +84,7 @@ class ReleaseLife:
         self._unproved: dict[str, str] = {}
         self._activations = 0
         self._usefulness = Usefulness()
+        self._growth = Growth()
 
     @property
     def factory(self) -> RunningRelease | None:
@@ -181,9 +183,18 @@ class ReleaseLife:
         self._counted_at = now
         pairs, rss_bytes = collected.pairs, collected.rss_bytes
         useless = self._usefulness.look(collected.models)
+        leaky = self._growth.look(collected.models, rss_bytes) if self._status not in LIVE else None
         self.decide(life.collected, collected.models, policy_seconds, pairs=pairs, rss_bytes=rss_bytes)
         if useless is not None:
             self.decide(life.useless, *useless)
+        elif leaky is not None:
+            self._leave_leaky(leaky)
+
+    def _leave_leaky(self, leaky: Useless) -> None:
+        """Go back from a committed model that leaks; where nothing else could answer, a new worker gives back all."""
+        self.decide(life.useless, *leaky)
+        if member_of(self._record.active, leaky.bundle_sha256) is not None:
+            self._ports.inference.kill(f"leaked: {leaky.detail}", kind="unexplained", during=leaky.bundle_sha256)
 
     def _on_verified(self, verified: Verified) -> None:
         self.worker.answered(live=False)
@@ -298,6 +309,7 @@ class ReleaseLife:
             swap=self._swap,
         )
         self._usefulness.forget()
+        self._growth.forget()
         self.worker.serve(plan, candidate_live=with_candidate)
 
     def _verify(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from device_agent.core.schedule import CRASH_LOOP_LIMIT, Backoff
 from device_agent.core.serving import LaneCall, ModelRef, ServingPlan
-from device_agent.core.silence import Silence
+from device_agent.core.silence import STARVED_TIMES, Silence
 from device_agent.core.timers import Timers
 from device_agent.ports import MAIN_THREAD, Ports
 
@@ -21,8 +21,6 @@ _ANSWER_DEADLINE_S = 60.0
 #: A silence is looked at from so early on, and so often.
 _FIRST_LOOK_S = 0.25
 _LOOK_S = 0.1
-#: So much longer than its own time may a worker be silent that was kept from its work.
-_STARVED_TIMES = 2.5
 _CRASH_WINDOW_S = 600.0
 _RESTART = Backoff(first_s=0.05, cap_s=30.0)
 _WATCHED = ("look", "collect")
@@ -131,7 +129,7 @@ class WorkerWatch:
     def _end_if_silent(self, silence: Silence, own_s: float, now: float, limit_s: float) -> None:
         if own_s >= limit_s:
             self._inference.kill("did not answer in time", kind="hang")
-        elif silence.lasted_s(now) >= _STARVED_TIMES * limit_s:
+        elif silence.lasted_s(now) >= STARVED_TIMES * limit_s:
             self._inference.kill("was kept from its work by the machine for too long", kind="unexplained")
 
     def _silence_of(self, call: LaneCall, now: float) -> Silence:

@@ -15,6 +15,8 @@ LEAST_PATIENCE_S = 0.5
 #: Without a budget: after so many times the call that warmed the model, but no sooner than this.
 FIRST_CALLS = 100.0
 LEAST_UNTOLD_S = 2.0
+#: So much longer than its own time may a process be silent that was kept from its work.
+STARVED_TIMES = 2.5
 
 
 class Exertion(NamedTuple):

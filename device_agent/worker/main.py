@@ -24,7 +24,7 @@ import msgspec
 from device_agent.control_channel import ControlChannel
 from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
-from device_agent.process_bounds import die_with_parent, leave_no_core, let_go_of_start_up_code, rss_bytes
+from device_agent.process_bounds import die_with_parent, leave_no_core, let_go_of_start_up_code, private_bytes
 from device_agent.sandbox.confinement import confine
 from device_agent.worker.accelerator import Accelerator
 from device_agent.worker.applications import Applications
@@ -142,7 +142,7 @@ class Worker:
         elif isinstance(command, Collect):
             collected = self._engine.collect()
             lanes = self._reception.lane_calls()
-            self._control.send(msgspec.structs.replace(collected, rss_bytes=rss_bytes(), lanes=lanes))
+            self._control.send(msgspec.structs.replace(collected, rss_bytes=private_bytes(), lanes=lanes))
             self._collects += 1
             if self._collects == _SETTLED_COLLECTS:
                 let_go_of_start_up_code()

@@ -12,7 +12,6 @@ import pytest
 from device_agent.adapters.admission_process import AdmissionProcess
 from device_agent.admission import checks
 from device_agent.admission.checks import InProcessAdmission
-from device_agent.core.leak import leaked_bytes
 from device_agent.core.serving import AdmissionRequest, ModelRef
 from edgefleet.contracts.errors import StorageError
 from edgefleet.contracts.manifest import Budgets
@@ -65,26 +64,49 @@ def test_admission_refuses_what_the_signed_release_does_not_say(agent_bundles, t
     assert (verdict.kind, verdict.cause) == ("refused", cause)
 
 
-def test_an_admission_that_hangs_is_ended_at_its_deadline(agent_bundles, tmp_path, monkeypatch):
-    release = RunningRelease(name="digits", version="1.0.0", bundle_sha256=agent_bundles.v1.sha256)
-    request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
-    hang = "import sys, threading\n'-m' in sys.orig_argv and threading.Event().wait()"
-    (tmp_path / "sitecustomize.py").write_text(hang)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    verdict = AdmissionProcess(deadline_s=1.0).admit(request)
-    assert (verdict.kind, verdict.cause, verdict.detail) == ("refused", "deadline", "admission took longer than 1 s")
+@pytest.fixture
+def child_that(agent_bundles, tmp_path, monkeypatch):
+    """Let the admission child do something else than check, and return its verdict."""
+
+    def admitted(script, **limits):
+        release = RunningRelease(name="digits", version="1.0.0", bundle_sha256=agent_bundles.v1.sha256)
+        request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
+        script = script.replace("\n", "\n    ")
+        (tmp_path / "sitecustomize.py").write_text(f"import sys\nif '-m' in sys.orig_argv:\n    {script}\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        return AdmissionProcess(**limits).admit(request)
+
+    return admitted
 
 
-def test_an_admission_leaves_no_folder_behind_even_if_it_is_killed(agent_bundles, tmp_path, monkeypatch):
-    release = RunningRelease(name="digits", version="1.0.0", bundle_sha256=agent_bundles.v1.sha256)
-    request = AdmissionRequest(model=ModelRef(path="slot", release=release), profile="p", compat_hash="c" * 64)
+@pytest.mark.parametrize(
+    "script",
+    ["import threading\nthreading.Event().wait()", "while True:\n    pass"],
+    ids=["sleeps", "burns its processor time"],
+)
+def test_an_admission_that_hangs_is_ended_at_its_deadline(child_that, script):
+    verdict = child_that(script, deadline_s=1.0, starved_s=300.0)
+    assert (verdict.kind, verdict.cause) == ("refused", "deadline")
+    assert verdict.detail == "admission took longer than 1 s of its own"
+
+
+def test_an_admission_that_the_machine_keeps_from_its_work_is_postponed(child_that):
+    verdict = child_that("import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)", deadline_s=1.0)
+    assert (verdict.kind, verdict.cause) == ("postponed", "starved")
+    assert verdict.detail.endswith("s: the machine kept it from its work")
+
+
+def test_an_admission_that_uses_up_its_processor_time_at_once_is_refused_and_not_taken_for_killed(child_that):
+    script = "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 9))\nwhile True:\n    pass"
+    verdict = child_that(script, deadline_s=300.0)
+    assert (verdict.kind, verdict.cause) == ("refused", "deadline")
+
+
+def test_an_admission_leaves_no_folder_behind_even_if_it_is_killed(child_that, tmp_path, monkeypatch):
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    kill = "import os, signal, sys\n'-m' in sys.orig_argv and os.kill(os.getpid(), signal.SIGKILL)"
-    (tmp_path / "sitecustomize.py").write_text(kill)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    verdict = AdmissionProcess(deadline_s=60.0).admit(request)
+    verdict = child_that("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", deadline_s=60.0)
     assert (verdict.kind, verdict.cause, list(folder.iterdir())) == ("postponed", "killed", [])
 
 
@@ -155,14 +177,6 @@ def test_a_model_that_keeps_memory_at_each_inference_is_refused(agent_bundles, t
     verdict = admitted(agent_bundles.v1, tmp_path, agent_tools)
     assert (verdict.kind, verdict.cause) == ("refused", "memory-leak")
     assert "inferences of one input kept" in verdict.detail
-
-
-def test_growth_that_stops_is_a_cache_and_no_leak():
-    mib = 1 << 20
-    assert leaked_bytes([10 * mib, 20 * mib, 30 * mib, 40 * mib]) == 30 * mib
-    assert leaked_bytes([10 * mib, 20 * mib, 20 * mib, 20 * mib]) == 0
-    assert leaked_bytes([10 * mib, 10 * mib + 1, 10 * mib + 2]) == 0
-    assert leaked_bytes([10 * mib, 20 * mib]) == 0
 
 
 def test_models_that_fit_alone_must_fit_together(agent_bundles, tmp_path, agent_tools):
