@@ -209,6 +209,8 @@ class _Loop:
             self._selector.register(channel, selectors.EVENT_READ)
         self._worker = channel
         self._heartbeat.worker(time.monotonic(), present=channel is not None)
+        if channel is None:
+            self._health.worker_ended(time.monotonic())
 
     def run(self) -> None:
         """Tick until a signal says stop, or other software of the agent's own is due."""

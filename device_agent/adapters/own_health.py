@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the running agent reports of itself to the launcher that will start the next one.
 
-It is well when it has served for a while with a worker that answers; one on trial must have heard from the server, too,
-for an agent that cannot is one that can never be updated again.
+It is well when it has served for a while with a worker that answers, and none that dies again and again; one on trial
+must have heard from the server, too, for an agent that cannot is one that can never be updated again.
 """
 
 import logging
@@ -26,8 +26,13 @@ class OwnHealth:
         self._folder = Path(folder) if folder and (Path(folder) / "record.json").exists() else None
         self._set = environment.get(SET_VARIABLE, "")
         self._on_trial = self._folder is not None and bool(self._set) and read_record(self._folder).trial == self._set
+        self._settled_s = settled_s
         self._well_at = now + settled_s
         self._reported = False
+
+    def worker_ended(self, now: float) -> None:
+        """Start to wait anew, for longer than a worker that dies at its start is kept from starting again."""
+        self._well_at = max(self._well_at, now + 2.0 * self._settled_s)
 
     def step(self, now: float, *, hung: bool, heard_from_server: bool) -> bool:
         """Report when all is well; tell whether that was just now."""

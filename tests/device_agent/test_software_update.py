@@ -269,6 +269,16 @@ def test_health_is_reported_when_it_has_lasted_and_on_trial_when_the_server_was_
     assert (folder / "healthy").read_text() == A
 
 
+def test_a_set_whose_worker_dies_again_and_again_is_never_healthy(reporting):
+    folder, make = reporting
+    health = make(SoftwareRecord(trial=A))
+    for death in range(0, 600, 30):
+        health.worker_ended(float(death))
+        assert not health.step(death + 59.0, hung=False, heard_from_server=True)
+    assert not (folder / "healthy").exists()
+    assert health.step(570.0 + 61.0, hung=False, heard_from_server=True)
+
+
 def test_a_committed_set_is_healthy_without_the_server(reporting):
     folder, make = reporting
     make(SoftwareRecord(active=A)).step(31.0, hung=False, heard_from_server=False)
