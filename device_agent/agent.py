@@ -20,7 +20,7 @@ from device_agent.core.lifecycle import PREPARING, READY, LifecycleFaultError, T
 from device_agent.core.orders import Order, SignedSettings, decide
 from device_agent.core.record import DeviceRecord, Software, member_of
 from device_agent.core.recovery import recover
-from device_agent.core.release_set import Member, changed, first_release
+from device_agent.core.release_set import Member, ReleaseSet, changed, first_release
 from device_agent.core.remote_settings import merged
 from device_agent.core.serving import (
     Collected,
@@ -84,6 +84,7 @@ class Agent:
             drop_installation=self._installation.cancel,
         )
         self._event = self._life.chronicle.event
+        self._began_with: ReleaseSet = ()
         self._capturing = Capturing(ports, time_scale=time_scale)
         #: The agent's own software: what runs, and following orders that name another.
         self.software = SoftwareUpdate(ports, self.timers, self.memory, self._event, wake=lambda: self.wake())
@@ -107,6 +108,7 @@ class Agent:
         now = self.ports.clock.wall()
         recovery = recover(remembered, boot_id=self.ports.boot_id, now=now, software=self._software)
         self.memory.save(recovery.record)
+        self._began_with = recovery.record.active
         if repair:
             self._event("state-repaired", "unreadable", repair)
         self._event("agent-started", "clean-start" if recovery.death == "clean" else "unclean-start")
@@ -275,7 +277,14 @@ class Agent:
             self._install(order)
 
     def _follow_software(self) -> None:
-        """Turn to the agent's own software when the order's models are settled and nothing is under way."""
+        """Turn to the agent's own software when the order's models are settled and nothing is under way.
+
+        A model that answered when this software started, and was left under it, is a reason to leave the software.
+        """
+        if self.software.on_trial:
+            for member in self._began_with:
+                if member not in self.record.active and self.record.quarantines(member.sha256, self._software):
+                    self.software.lost_a_model(member.release)
         order = self.polling.order
         settled = order is not None and decide(self.status, self.record, order, self._software) != "install"
         self.software.step(order, free=settled and self.status in READY)

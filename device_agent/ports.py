@@ -258,6 +258,13 @@ class OwnSoftware(Protocol):
             StorageError: it cannot be noted.
         """
 
+    def give_up(self) -> None:
+        """Let the active set start next: what runs is on trial, and does worse.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+
 
 class Captures(Protocol):
     """Inputs of which a model was unsure, kept for the server."""

@@ -63,6 +63,11 @@ class SoftwareUpdate:
         self._retry_at = 0.0
 
     @property
+    def on_trial(self) -> bool:
+        """Tell whether what runs has yet to prove itself."""
+        return self._on_trial
+
+    @property
     def busy(self) -> bool:
         """Tell whether a step is under way; there is one download at a time."""
         return self._job is not None
@@ -88,6 +93,18 @@ class SoftwareUpdate:
         self._judged, self._on_trial = None, False
         self.release = self._own.release_of(running)
         self._tell("software-committed", "healthy", f"wheel set {running}", release=self.release)
+
+    def lost_a_model(self, release: RunningRelease) -> None:
+        """Go back at once from software on trial under which a model failed that answered before."""
+        if self._own is None or not self._on_trial:
+            return
+        running = self._own.here.running
+        if self._answer(running):
+            detail = f"{release.name} {release.version} answered before, and fails with it"
+            self._tell("software-rolled-back", "model-failed", detail, release=self._own.release_of(running))
+        self._own.give_up()
+        self.restart_due = True
+        self._wake()
 
     def forget_failures(self) -> None:
         """A new order starts with a clean sheet."""

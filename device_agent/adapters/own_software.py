@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from device_agent.core.software_orders import Here
-from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
+from device_agent.core.software_trial import SoftwareRecord, given_up, on_trial, proved
 from device_agent.errors import SoftwareRefusedError, storage_failed
 from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, read_record, read_report, write_record
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError
@@ -93,6 +93,17 @@ class OwnSoftware:
             write_record(self._folder, on_trial(proved(self.record, self._healthy), sha256))
         except OSError as error:
             raise storage_failed("choose the software that starts next", error) from error
+
+    def give_up(self) -> None:
+        """Let the active set start next: what runs is on trial, and does worse.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+        try:
+            write_record(self._folder, given_up(self.record, self._running))
+        except OSError as error:
+            raise storage_failed("give the software on trial up", error) from error
 
     @property
     def _healthy(self) -> str | None:

@@ -65,6 +65,11 @@ def on_trial(record: SoftwareRecord, sha256: str) -> SoftwareRecord:
     return SoftwareRecord(active=record.active, trial="" if sha256 == record.active else sha256, bad=bad)
 
 
+def given_up(record: SoftwareRecord, running: str) -> SoftwareRecord:
+    """Return the record after one on trial found itself that it does worse than the one before."""
+    return SoftwareRecord(active=record.active, bad=(*record.bad, running))
+
+
 def _settled(record: SoftwareRecord, *, healthy: str | None, stopped: str | None) -> SoftwareRecord:
     """Take back the count of a start that ended well."""
     counted = record.trial or record.active

@@ -15,10 +15,13 @@ from device_agent.adapters.holds import Hold, HoldFolder
 from device_agent.adapters.own_software import OwnSoftware
 from device_agent.adapters.software_slots import SoftwareSlots
 from device_agent.core.orders import SignedSoftware, TargetFile
+from device_agent.core.record import Software
 from device_agent.core.software_orders import Here, Verdict, judge
 from device_agent.core.software_trial import SYSTEM, SoftwareRecord
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, prepare, write, write_record
+from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.runtimes.litert import LiteRtInterpreter
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 MACHINE = platform.machine()
@@ -228,6 +231,30 @@ def test_a_trial_that_failed_is_told_and_not_repeated_until_it_is_lifted(
     device_side.assign(target, lift=(sha256,))
     device.until(lambda: device.agent.software.restart_due, "the restart")
     assert SoftwareSlots(enrolled.root).record == SoftwareRecord(trial=sha256)
+
+
+def test_software_with_which_a_model_fails_that_answered_before_is_left_at_once(
+    device, device_side, released, start, enrolled, agent_bundles, digits_live, agent_tools, monkeypatch
+):
+    start()
+    device_side.assign(device_side.release(agent_bundles.v1, agent_tools.quick_policy()))
+    device.until_running(agent_bundles.v1, digits_live[0][:10])
+    target, sha256 = released()
+    device_side.assign(device_side.releases[agent_bundles.v1.path], target)
+    device.until(lambda: device.agent.software.restart_due, "the restart")
+
+    def refuses(*_, **__):
+        raise UnsupportedModelError("this runtime knows no such operator", hint="-")
+
+    monkeypatch.setattr(LiteRtInterpreter, "__init__", refuses)
+    monkeypatch.setattr("device_agent.wiring.installed_software", lambda: Software(agent="2.0.0", runtime="new 2.0"))
+    start(sha256)
+    device.until(lambda: device.agent.software.restart_due, "the way back")
+    assert SoftwareSlots(enrolled.root).record == SoftwareRecord(bad=(sha256,))
+    monkeypatch.undo()
+    start()
+    device.until_running(agent_bundles.v1, digits_live[0][:10])
+    assert told(device, *SOFTWARE) == [("software-found", "ordered"), ("software-rolled-back", "model-failed")]
 
 
 def test_a_download_that_broke_goes_on_and_one_that_is_corrupt_is_given_up(device, device_side, released, start):
