@@ -30,19 +30,18 @@ from edgefleet.contracts.messages import Event, Message, State, decode_message
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 
 KILLS = 5
+#: Ends a test that fails.
+LIMIT_S = 120.0
 
 
 def stories(folder):
     """Events in the outbox, read beside the running agent."""
-    with contextlib.closing(sqlite3.connect(f"{folder.outbox.as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(
+        sqlite3.connect(f"{folder.outbox.as_uri()}?mode=ro", uri=True, timeout=LIMIT_S)
+    ) as database:
         rows = database.execute("SELECT data FROM message ORDER BY sequence").fetchall()
     bodies = [decode_message(data, Message).body for (data,) in rows]
     return [(body.kind, body.cause) for body in bodies if isinstance(body, Event)]
-
-
-def children(pid):
-    """Process ids of a process's children."""
-    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def agent_says(folder, *arguments):
@@ -54,17 +53,8 @@ def agent_says(folder, *arguments):
 
 
 def sequences(folder):
-    with contextlib.closing(sqlite3.connect(folder.outbox)) as database:
+    with contextlib.closing(sqlite3.connect(folder.outbox, timeout=LIMIT_S)) as database:
         return [row[0] for row in database.execute("SELECT sequence FROM message ORDER BY sequence")]
-
-
-def worker_of(pid):
-    """The inference worker's process id."""
-    for child in children(pid):
-        with contextlib.suppress(FileNotFoundError):  # it ended meanwhile
-            if b"device_agent.worker.main" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return child
-    return None
 
 
 class Application:
@@ -77,7 +67,7 @@ class Application:
         self._thread.start()
 
     def _ask(self, path, pictures):
-        with InferenceClient(path, timeout_s=20.0) as client:
+        with InferenceClient(path, timeout_s=LIMIT_S) as client:
             for picture in itertools.cycle(pictures):
                 if self._stop.is_set():
                     return
@@ -85,7 +75,7 @@ class Application:
 
     def stop(self):
         self._stop.set()
-        self._thread.join(30)
+        self._thread.join(LIMIT_S)
         return self.answers
 
 
@@ -120,7 +110,7 @@ def test_an_update_under_load_answers_every_request(
     assert {answer.status for answer in answers} == {"ok"}
     assert answers[-1].release == "digits 5.0.0"
     picture, label = digits_live[0][0], digits_live[1][0]
-    with InferenceClient(ready["socket"]) as client:
+    with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
         raw = client.infer(RawTensor(picture.tobytes(), "float32", picture.shape))
         assert raw.top_class == int(raw.label) == int(np.argmax(raw.outputs[0]))
         assert raw.shapes == ((1, 10),)
@@ -136,7 +126,7 @@ def test_status_and_feedback_speak_json_and_a_clean_stop_is_not_counted(
 ):
     process, ready, application = run_release(agent_bundles.v1)
     application.stop()
-    with InferenceClient(ready["socket"]) as client:
+    with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
         answer = client.infer(digits_live[0][0])
     v1 = {"name": "digits", "version": "1.0.0", "bundle_sha256": agent_bundles.v1.sha256}
     assert agent_says(enrolled, "status")[1]["active"] == v1
@@ -146,20 +136,20 @@ def test_status_and_feedback_speak_json_and_a_clean_stop_is_not_counted(
     status, refusal = agent_says(enrolled, "feedback", number, "3")
     assert (status, refusal["error"]["message"]) == (2, f"the request {number} is not known, or too long ago")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(LIMIT_S) == 0
     assert read_record(enrolled.state).clean_stop
     assert not Path(ready["socket"]).exists()
     assert agent_says(enrolled, "status")[1]["status"] == "idle"
+    before = len(stories(enrolled))
     agent_process()
-    assert stories(enrolled)[-1] == ("agent-started", "clean-start")
+    assert stories(enrolled)[before] == ("agent-started", "clean-start")
 
 
 def test_requests_flow_on_while_the_worker_is_killed_again_and_again(run_release, agent_tools, agent_bundles):
     process, _, application = run_release(agent_bundles.v1)
     before = len(application.answers)
     for _ in range(3):
-        worker = agent_tools.wait_until(lambda: worker_of(process.pid), "a worker")
-        os.kill(worker, signal.SIGKILL)
+        os.kill(agent_tools.worker_of(process.pid), signal.SIGKILL)
         wanted = len(application.answers) + 5
         agent_tools.wait_until(lambda n=wanted: len(application.answers) > n, "answers of the next worker")
     assert {answer.status for answer in application.stop()[before:]} == {"ok"}
@@ -171,11 +161,11 @@ def test_a_device_whose_certificates_are_damaged_still_answers_applications(
     process, _, application = run_release(agent_bundles.v1)
     application.stop()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(LIMIT_S) == 0
     for path in (enrolled.certificate, enrolled.key, enrolled.ca):
         path.write_text("not a certificate")
     process, ready = agent_process("--poll", "0.1")
-    with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+    with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
         assert client.infer(digits_live[0][0]).release == "digits 1.0.0"
     assert process.poll() is None
 
@@ -185,12 +175,12 @@ def test_the_worker_ends_with_its_supervisor_and_a_new_agent_resumes(
 ):
     process, _, application = run_release(agent_bundles.v1)
     application.stop()
-    worker = worker_of(process.pid)
+    worker = agent_tools.worker_of(process.pid)
     process.kill()
     process.wait()
     agent_tools.wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker is gone")
     _, ready = agent_process("--poll", "0.1")
-    with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+    with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
         assert agent_tools.wait_until(lambda: client.infer(digits_live[0][0]).status == "ok", "an answer")
     assert ("agent-started", "unclean-start") in stories(enrolled)
 
@@ -206,13 +196,14 @@ def test_kill_9_of_supervisor_worker_or_both_in_an_update_loses_no_message_and_n
     for turn in range(KILLS):
         device_side.assign(releases[turn % 2])
         process, ready = agent_process("--poll", "0.1")
-        with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+        with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
             for number in range(draw.randrange(1, 300)):
                 client.infer(digits_live[0][number % 500])
-        victims = draw.choice([[process.pid], [worker_of(process.pid)], [worker_of(process.pid), process.pid]])
+        worker = agent_tools.worker_of(process.pid)
+        victims = draw.choice([[process.pid], [worker], [worker, process.pid]])
         for victim in victims:
-            os.kill(victim or process.pid, signal.SIGKILL)
-        with InferenceClient(ready["socket"], timeout_s=20.0) as client:
+            os.kill(victim, signal.SIGKILL)
+        with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
             if process.pid not in victims:
                 assert client.info().status in ("ok", "no-model"), f"seed {seed}"
         process.kill()
@@ -250,14 +241,16 @@ def test_a_candidate_whose_worker_crashes_twice_is_rolled_back_and_a_killed_one_
     device_side.assign(device_side.release(agent_bundles.v5, policy))
     for deaths in (1, 2):
         agent_tools.wait_until(lambda: candidate_answers(application), "the candidate answers")
-        worker = worker_of(process.pid)
+        worker = agent_tools.worker_of(process.pid)
         os.kill(worker, number)
         agent_tools.wait_until(
             lambda n=deaths: count(stories(enrolled), "worker-restarted") == n, "the death is noticed"
         )
-        agent_tools.wait_until(lambda dead=worker: worker_of(process.pid) not in (None, dead), "the next worker")
+        agent_tools.wait_until(
+            lambda dead=worker: (at_work := agent_tools.workers_of(process.pid)) and dead not in at_work, "the next one"
+        )
         application.answers.clear()
-    agent_tools.wait_until(lambda: ended in stories(enrolled)[before:], "the end", 40.0)
+    agent_tools.wait_until(lambda: ended in stories(enrolled)[before:], "the end")
     assert {answer.status for answer in application.stop()} == {"ok"}
     assert (agent_bundles.v5.sha256 in quarantined(enrolled)) == (number == signal.SIGSEGV)
 
@@ -273,11 +266,11 @@ def count(events, kind):
 def test_a_stop_does_not_wait_for_a_server_that_hangs(agent_process, device_side, enrolled, agent_tools):
     device_side.stop()
     with socket.create_server(("127.0.0.1", device_side.port)) as silent:
-        silent.settimeout(20)
+        silent.settimeout(LIMIT_S)
         process, _ = agent_process()
         connection, _ = silent.accept()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0  # a request for metadata may take 30 s
+        assert process.wait(25) == 0  # a request for metadata may take 30 s
         connection.close()
     device_side.start_again()
 
@@ -285,7 +278,7 @@ def test_a_stop_does_not_wait_for_a_server_that_hangs(agent_process, device_side
 def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_process, enrolled):
     agent_process()
     command = [sys.executable, "-m", "device_agent", "run", "--data", str(enrolled.root)]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert second.returncode == int(ConflictError.exit_status)
     assert second.stderr == (
         f"error: another agent is running on '{enrolled.root}'\nhint: stop it first, or choose another folder\n"
@@ -310,12 +303,12 @@ def test_a_client_without_an_agent_gets_one_sentence(tmp_path):
 def test_a_frame_that_cannot_be_read_is_answered_and_ends_only_its_own_connection(agent_process, digits_live):
     _, ready = agent_process()
     with socket.socket(socket.AF_UNIX) as hostile:
-        hostile.settimeout(20)
+        hostile.settimeout(LIMIT_S)
         hostile.connect(ready["socket"])
         hostile.sendall(b"\x04\x00\x00\x00\xff\xff\xff\xff")
         assert b"version 255" in hostile.recv(4096)
         assert hostile.recv(4096) == b""
-    with InferenceClient(ready["socket"]) as client:
+    with InferenceClient(ready["socket"], timeout_s=LIMIT_S) as client:
         assert client.infer(digits_live[0][0]).status == "no-model"
 
 
@@ -358,11 +351,11 @@ def test_state_and_events_reach_a_broker_that_asks_for_certificates(
         agent_tools.wait_until(lambda: states() and states()[-1].connected, "the device's state")
         device_side.assign(device_side.release(agent_bundles.wrong_parity))
         agent_tools.wait_until(lambda: states()[-1].quarantined == (agent_bundles.wrong_parity.sha256,), "a quarantine")
-        events = [decode_message(data, Message) for channel, data in seen if channel == "event"]
         agent_tools.wait_until(lambda: any(b"admission-refused" in data for channel, data in seen), "the refusal")
+        events = [decode_message(data, Message) for channel, data in seen if channel == "event"]
         assert {message.device for message in events} == {"dev-1"}
         agent.terminate()
-        assert agent.wait(20) == 0
+        assert agent.wait(LIMIT_S) == 0
         agent_tools.wait_until(lambda: not states()[-1].connected, "the farewell")
     finally:
         server.disconnect()
