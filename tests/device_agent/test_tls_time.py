@@ -104,7 +104,7 @@ def run_broker(device_side, tmp_path):
             "require_certificate true\n"
         )
         started.append(subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL))
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + 120.0
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
                 break
@@ -133,12 +133,12 @@ def to_broker(enrolled):
 def test_the_broker_is_judged_by_the_same_time(enrolled, future, run_broker, to_broker, agent_tools, caplog):
     port = run_broker()
     refused = to_broker(port, 0.0)
-    agent_tools.wait_until(lambda: "certificate is not yet valid" in caplog.text, "a refusal by a good clock", 60.0)
+    agent_tools.wait_until(lambda: "certificate is not yet valid" in caplog.text, "a refusal by a good clock", 300.0)
     expired = to_broker(port, future + DAY_S)
     told = f"the server's certificate expired on {day(future)}, and it is {day(future + DAY_S)} or later"
-    agent_tools.wait_until(lambda: told in caplog.text, "a refusal by what the device knows", 60.0)
+    agent_tools.wait_until(lambda: told in caplog.text, "a refusal by what the device knows", 300.0)
     behind = to_broker(port, time.time() + 30 * DAY_S)
-    agent_tools.wait_until(lambda: behind.connection, "a connection by a clock that is behind", 60.0)
+    agent_tools.wait_until(lambda: behind.connection, "a connection by a clock that is behind", 300.0)
     assert (refused.connection, expired.connection) == (0, 0)
 
 
@@ -157,7 +157,7 @@ tls = TlsFiles(folder.ca, folder.certificate, folder.key, lambda: known_time(fol
 address = BrokerAddress(host="127.0.0.1", port=int(sys.argv[2]), tls=True)
 pump = MqttPump()
 channel = MqttChannel(pump, tenant="acme", device="dev-1", broker=address, tls=tls, random=lambda: 0.0)
-deadline = time.monotonic() + 60.0
+deadline = time.monotonic() + 300.0
 while not channel.connection and time.monotonic() < deadline:
     threading.Event().wait(0.01)
 print(json.dumps([time.gmtime().tm_year, [n.cause for n in order.notices], channel.connection]))
@@ -173,7 +173,7 @@ def test_a_board_whose_clock_says_1970_hears_of_orders_and_reaches_its_broker(en
         [*command, sys.executable, "-c", _IN_1970, str(enrolled.root), str(run_broker())],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == [1970, ["clock-behind"], 1]

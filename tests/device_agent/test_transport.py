@@ -50,7 +50,10 @@ class ConnectProxy:
     def _serve(self, end):
         head = b""
         while not head.endswith(b"\r\n\r\n"):
-            head += end.recv(1)
+            byte = end.recv(1)
+            if not byte:
+                return
+            head += byte
         lines = head.decode().split("\r\n")
         target = lines[0].split()[1]
         self.asked.append(target)
@@ -110,7 +113,7 @@ def tls_broker(device_side, tmp_path):
         f"user root\n"
     )
     process = subprocess.Popen([program, "-c", str(config)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 120.0
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
             break

@@ -36,6 +36,9 @@ from device_agent.shared_memory import BY_SOCKET, LENGTH, REQUESTED, attach
 from edgefleet.contracts.interface import NeededInterface, NeededTensor
 from edgefleet.contracts.messages import RunningRelease
 
+#: Ends a test that fails.
+LIMIT_S = 120.0
+
 
 class Bench:
     """A worker process without a supervisor, commanded by the test."""
@@ -76,7 +79,7 @@ class Bench:
 
     def connect(self):
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(10)
+        connection.settimeout(LIMIT_S)
         connection.connect(str(self.path))
         return connection
 
@@ -105,9 +108,9 @@ def _answer(connection):
 
 def _share(connection, size_bytes=65536):
     connection.sendall(frame(encode_request(ShareRequest(size_bytes, size_bytes))))
-    data, descriptors, _, _ = socket.recv_fds(connection, 4, 1)
+    data, descriptors, _, _ = socket.recv_fds(connection, 4, 1, socket.MSG_WAITALL)
     (length,) = struct.unpack("<I", data)
-    assert decode_answer(connection.recv(length)).status == "ok"
+    assert decode_answer(connection.recv(length, socket.MSG_WAITALL)).status == "ok"
     return descriptors[0]
 
 
@@ -118,8 +121,8 @@ def _body(picture, deadline_us=0):
 def test_answers_through_shared_memory_are_those_through_the_socket(bench, agent_bundles, digits_live):
     bench.serve(bench.ref(agent_bundles.v1))
     with (
-        InferenceClient(bench.path) as quick,
-        InferenceClient(bench.path, shared_memory=False) as plain,
+        InferenceClient(bench.path, timeout_s=LIMIT_S) as quick,
+        InferenceClient(bench.path, timeout_s=LIMIT_S, shared_memory=False) as plain,
     ):
         for picture in digits_live[0][:50]:
             one, other = quick.infer(picture), plain.infer(picture)
@@ -136,7 +139,7 @@ def test_answers_through_shared_memory_are_those_through_the_socket(bench, agent
 
 def test_an_input_too_large_for_the_memory_goes_through_the_socket(bench, agent_bundles, digits_live):
     bench.serve(bench.ref(agent_bundles.v1))
-    with InferenceClient(bench.path) as client:
+    with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
         assert client.infer(digits_live[0][0]).status == "ok"
         assert client.infer(np.zeros(100_000, np.float32)).status == "bad-input"
         assert client.infer(digits_live[0][0]).status == "ok"
@@ -144,7 +147,7 @@ def test_an_input_too_large_for_the_memory_goes_through_the_socket(bench, agent_
 
 def test_a_client_whose_worker_is_killed_asks_the_next_one(bench, agent_bundles, digits_live):
     bench.serve(bench.ref(agent_bundles.v1))
-    with InferenceClient(bench.path, timeout_s=20) as client:
+    with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
         first = client.infer(digits_live[0][0])
         os.kill(bench.process.pid, 9)
         died = bench.until(lambda report: report.__class__.__name__ == "Died")
@@ -178,7 +181,7 @@ def test_the_memory_cannot_be_shrunk_and_lies_in_it_end_only_the_liar(bench, age
             with contextlib.suppress(ConnectionResetError, struct.error):
                 liar.recv(1 << 16)
             memory.close()
-    with InferenceClient(bench.path) as honest:
+    with InferenceClient(bench.path, timeout_s=LIMIT_S) as honest:
         assert honest.infer(picture).status == "ok"
 
 
@@ -205,11 +208,11 @@ def test_memory_that_changes_under_the_reader_harms_nobody_else(bench, agent_bun
     thread = threading.Thread(target=scribble)
     thread.start()
     try:
-        with InferenceClient(bench.path) as honest:
+        with InferenceClient(bench.path, timeout_s=LIMIT_S) as honest:
             assert {honest.infer(picture).status for picture in digits_live[0][:150]} == {"ok"}
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(LIMIT_S)
     assert bench.process.reports() == []
 
 
@@ -225,10 +228,10 @@ def test_several_models_answer_by_name(bench, agent_bundles, digits_live):
     bench.serve(bench.ref(agent_bundles.v1, "one"), bench.ref(agent_bundles.v5, "two"))
     picture = digits_live[0][0]
     with (
-        InferenceClient(bench.path, model="one") as one,
-        InferenceClient(bench.path, model="two", shared_memory=False) as two,
-        InferenceClient(bench.path, model="three") as three,
-        InferenceClient(bench.path) as none,
+        InferenceClient(bench.path, timeout_s=LIMIT_S, model="one") as one,
+        InferenceClient(bench.path, timeout_s=LIMIT_S, model="two", shared_memory=False) as two,
+        InferenceClient(bench.path, timeout_s=LIMIT_S, model="three") as three,
+        InferenceClient(bench.path, timeout_s=LIMIT_S) as none,
     ):
         assert one.infer(picture).release == one.infer(picture).release == one.info().release == "one 1.0.0"
         assert two.infer(picture).release == two.info().release == "two 5.0.0"
@@ -242,14 +245,16 @@ def test_a_cold_swap_loses_no_request_and_a_failed_one_goes_back(bench, agent_bu
     answers, stop = [], threading.Event()
 
     def ask():
-        with InferenceClient(bench.path) as client:
+        with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
             while not stop.is_set():
                 answers.append(client.infer(digits_live[0][0]))
 
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        for ref in (v5, v1) * 5:
+        bench.serve(v5, swap="cold")
+        bench.tools.wait_until(lambda: answers and answers[-1].release == "digits 5.0.0", "an answer of the new one")
+        for ref in (v1, v5) * 4 + (v1,):
             assert isinstance(bench.serve(ref, swap="cold"), Serving)
         broken = ModelRef(path=str(bench.folder / "missing"), release=v5.release)
         failed = bench.serve(broken, swap="cold")
@@ -258,7 +263,7 @@ def test_a_cold_swap_loses_no_request_and_a_failed_one_goes_back(bench, agent_bu
         bench.tools.wait_until(lambda: len(answers) > count + 5, "answers after the failed swap")
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(LIMIT_S)
     assert {answer.status for answer in answers} == {"ok"}
     assert answers[-1].release == "digits 1.0.0"
     assert {answer.release for answer in answers} == {"digits 1.0.0", "digits 5.0.0"}
@@ -266,7 +271,7 @@ def test_a_cold_swap_loses_no_request_and_a_failed_one_goes_back(bench, agent_bu
 
 def test_a_deadline_that_is_over_is_told(bench, agent_bundles, digits_live):
     bench.serve(bench.ref(agent_bundles.v1))
-    with InferenceClient(bench.path) as client:
+    with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
         assert client.infer(digits_live[0][0], deadline_s=-1.0).status == "deadline"
         assert client.infer(digits_live[0][0], deadline_s=30.0).status == "ok"
 
@@ -275,7 +280,10 @@ def test_an_application_that_was_built_for_another_interface_is_told_by_name(ben
     bench.serve(bench.ref(agent_bundles.v1))
     other = NeededInterface(outputs=(NeededTensor(shape=(1, 4)),), labels=("a", "b", "c", "d"))
     fitting = NeededInterface(labels=tuple("0123456789"))
-    with InferenceClient(bench.path) as wrong, InferenceClient(bench.path) as right:
+    with (
+        InferenceClient(bench.path, timeout_s=LIMIT_S) as wrong,
+        InferenceClient(bench.path, timeout_s=LIMIT_S) as right,
+    ):
         said = wrong.declare("camera", other)
         assert (said.status, said.detail) == (
             "incompatible",
