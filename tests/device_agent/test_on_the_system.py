@@ -22,6 +22,8 @@ from device_agent.core.heartbeat import Heartbeat
 DEPLOY = Path(__file__).parents[2] / "deploy" / "agent"
 UNIT = DEPLOY / "edgefleet-agent.service"
 EXPOSURE_LIMIT = 1.5
+#: Ends a test that fails.
+LIMIT_S = 120.0
 
 
 @pytest.fixture(name="shared_tflite")
@@ -33,7 +35,7 @@ def _shared_tflite():
 def _manager_socket(tmp_path):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(20)
+        listening.settimeout(LIMIT_S)
         yield listening
 
 
@@ -57,7 +59,7 @@ def test_an_abstract_socket_is_one_too(tmp_path):
     name = f"edgefleet-test-{os.getpid()}-{tmp_path.name}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(f"\0{name}")
-        listening.settimeout(20)
+        listening.settimeout(LIMIT_S)
         ServiceManager({"NOTIFY_SOCKET": f"@{name}"}, pid=7).ready()
         assert listening.recv(100) == b"READY=1"
 
@@ -95,9 +97,9 @@ def test_the_running_agent_is_ready_alive_and_stopping_in_this_order(
     assert heard[0] == "READY=1"
     assert "STATUS=idle; no model answers" in heard
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    while heard[-1] != "STOPPING=1":
+    while heard[-1] != "STOPPING=1":  # first of all: the kernel keeps ten messages that nobody took
         heard.append(told(manager_socket))
+    assert process.wait(LIMIT_S) == 0
 
 
 def test_a_hung_worker_ends_the_signs_of_life():
