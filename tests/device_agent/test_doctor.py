@@ -81,9 +81,9 @@ def test_a_broker_that_does_not_answer_is_named(enrolled, capsys, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = tmp_path / "agent.toml"
-    config.write_text(f"[broker]\nhost = '127.0.0.1'\nport = {port}\ntls = false\n")
-    status, findings = examined(enrolled, capsys, "--config", str(config))
+        config = tmp_path / "agent.toml"
+        config.write_text(f"[broker]\nhost = '127.0.0.1'\nport = {port}\ntls = false\n")
+        status, findings = examined(enrolled, capsys, "--config", str(config))
     assert status == 1
     assert findings["broker"] == ("fail", f"127.0.0.1:{port} does not answer: Connection refused")
 
