@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the fault of a candidate to a verified inference of the previous model: p99 at most 250 ms resident, 1 s cold.
 
-    python -m benchmarks.campaign_fault_to_verified [--trials 200] [--swap resident cold] [--more]
+    python -m benchmarks.campaign_fault_to_verified [--trials 200] [--seconds 3600] [--swap resident cold] [--more]
 
 ``edgefleet-agent run`` gets freshly signed candidates from a server over HTTPS, with its own checks, while an
 application asks every 5 ms. Each candidate passes admission and shows one hard fault once it answers:
@@ -15,7 +15,7 @@ A trial ends with the application's first answer by the previous release that is
 ``rollback-verified``. It begins when the application asked about the blank frame, which is before the fault; ``load``
 when the agent wrote down that it activates the candidate, which is before the load; ``hang`` when the worker was ended,
 and ``noticed`` tells how long after its question that was (the patience is 0.5 s, for a latency budget of 25 ms).
-With ``--more`` trials are added to those that were kept.
+With ``--more`` trials are added to those that were kept, until there are as many.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,6 @@ from benchmarks.live_device import Deaths, LiveAgent, LiveDevice, Log, wait_for
 from benchmarks.record import keep, kept
 from benchmarks.zoo_device import DIGITS, pack
 from device_agent.adapters.holds import Hold, HoldFolder
-from device_agent.adapters.state_file import read_record
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 
@@ -50,6 +49,7 @@ _RULES = DevicePolicy(
     trial=TrialRule(requests=1_000_000_000, limit_s=86_400.0, crash_limit=0),
 )
 _SETTINGS = 'swap = "{swap}"\npoll_s = 0.5\ntelemetry_s = 60.0\n'
+_GOOD = (DIGITS / "v1_float32.tflite").read_bytes()
 _FIRST = "digits 1.0.0"
 _SETTLE_S = 1.0
 _HELD_S = 0.2
@@ -71,7 +71,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ef-") as folder:
         for swap in options.swap:
             before = [Trial(*values) for values in modes.get(swap, {}).get("each", [])]
-            trials, asked = faults(Path(folder) / swap, swap, options.trials)
+            wanted = list(islice(cycle(KINDS), len(before), options.trials))
+            trials, asked = faults(Path(folder) / swap, swap, wanted, seconds=options.seconds)
             known = modes.get(swap, {}).get("application", {})
             modes[swap] = figures(swap, before + trials) | {
                 "application": {name: number + known.get(name, 0) for name, number in asked.items()},
@@ -86,36 +87,44 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=200, help="of all kinds together, for each way to swap")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no trial after so long in each way")
     parser.add_argument("--swap", nargs="+", choices=list(LIMITS_MS), default=list(LIMITS_MS))
     parser.add_argument("--more", action="store_true", help="add to the kept result of earlier runs")
     return parser.parse_args()
 
 
 def faults(
-    folder: Path, swap: str, number: int, *, kinds: tuple[str, ...] = KINDS
+    folder: Path, swap: str, kinds: Sequence[str], *, seconds: float = 3600.0
 ) -> tuple[list[Trial], dict[str, int]]:
-    """Let one device meet so many faults, of all kinds in turn; return them, and what the application got."""
-    good = (DIGITS / "v1_float32.tflite").read_bytes()
-    made = {kind: bad_model(good, _MODELS[kind]) for kind in kinds}
-    trials: list[Trial] = []
-    first = pack(good, "1.0.0")
+    """Let one device meet some faults, one after another; return them, and what the application got.
+
+    None begins after so many ``seconds``.
+    """
+    until = time.monotonic() + seconds
+    first, trials, versions = pack(_GOOD, "1.0.0"), [], count(1)
     with LiveDevice(folder, first) as device, device.agent(_SETTINGS.format(swap=swap)) as agent:
         agent.wait_until_committed(first)
-        for order in count(1):
-            if len(trials) == number:
+        for kind in kinds:
+            if time.monotonic() > until:
                 break
-            kind, version = kinds[len(trials) % len(kinds)], f"2.0.{order}"
-            candidate = pack(made[kind], version, golden=good, latency_p99_us=_BUDGET_US)
-            device.order(candidate, _RULES)
-            bundle = agent.files.slots / f"{candidate.release.bundle_sha256}.bundle"
-            trial = _damaged(agent, bundle) if kind == "load" else _shown(agent, kind, f"digits {version}")
-            if trial is None:
-                _shown(agent, "NaN", f"digits {version}")
-                continue
-            trials.append(trial)
-            print(f"{swap} {len(trials):3} {kind:6} {trial.took_s * 1000:7.1f} ms", flush=True)
+            shown = (_met(device, agent, kind, f"2.0.{version}") for version in versions)
+            trials.append(next(trial for trial in shown if trial is not None))
+            print(f"{swap} {len(trials):3} {kind:6} {trials[-1].took_s * 1000:7.1f} ms", flush=True)
         asked = agent.application.tally()
     return trials, asked
+
+
+def _met(device: LiveDevice, agent: LiveAgent, kind: str, version: str) -> Trial | None:
+    """Order a candidate, and let it show its fault; None where it was too fast to be damaged."""
+    model = bad_model(_GOOD, _MODELS[kind])
+    candidate = pack(model, version, golden=_GOOD, latency_p99_us=_BUDGET_US)
+    device.order(candidate, _RULES)
+    if kind != "load":
+        return _shown(agent, kind, f"digits {version}")
+    trial = _damaged(agent, agent.files.slots / f"{candidate.release.bundle_sha256}.bundle")
+    if trial is None:
+        _shown(agent, "NaN", f"digits {version}")
+    return trial
 
 
 def _shown(agent: LiveAgent, kind: str, candidate: str) -> Trial:
@@ -135,12 +144,12 @@ def _shown(agent: LiveAgent, kind: str, candidate: str) -> Trial:
 def _damaged(agent: LiveAgent, bundle: Path) -> Trial | None:
     """Damage a bundle between its admission and its activation; None where the activation was faster."""
     holds = HoldFolder(agent.files.holds)
-    wait_for(lambda: _progress(agent)[0] == "admission", "the admission", agent.program)
+    wait_for(lambda: agent.record.status == "admission", "the admission", agent.program)
     holds.put("campaign", Hold(until=time.time() + 600.0, reason="its bundle is to be damaged"))
-    wait_for(lambda: _progress(agent)[0] == "shadow", "the end of the admission", agent.program)
+    wait_for(lambda: agent.record.status == "shadow", "the end of the admission", agent.program)
     time.sleep(_HELD_S)
     log, saved = agent.log(), _saved_at(agent)
-    if not _progress(agent)[1]:
+    if not _may_activate(agent):
         holds.release("campaign")
         return None
     _flip_a_bit(bundle)
@@ -163,12 +172,9 @@ def _ended(agent: LiveAgent, kind: str, log: Log, fault_at: float, *, noticed_s:
     return Trial(kind, answer.answered_at - fault_at, verified.at - fault_at, noticed_s)
 
 
-def _progress(agent: LiveAgent) -> tuple[str, int]:
-    """Return the agent's state, and how often the candidate may still be activated."""
-    record = read_record(agent.files.state)
-    if record is None:
-        return "", 0
-    return record.status, sum(progress.attempts_left for progress in record.progress.values())
+def _may_activate(agent: LiveAgent) -> bool:
+    """Tell whether the candidate was not activated yet."""
+    return any(progress.attempts_left for progress in agent.record.progress.values())
 
 
 def _saved_at(agent: LiveAgent) -> float:

@@ -19,6 +19,7 @@ from benchmarks.zoo_device import DIGITS, Made
 from device_agent.adapters.identity import DataFolder
 from device_agent.adapters.state_file import read_record
 from device_agent.client import InferenceClient
+from device_agent.core.record import DeviceRecord
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Event, Message, RunningRelease, decode_message
@@ -33,9 +34,9 @@ Array = npt.NDArray[Any]
 BLANK = np.zeros((1, 8, 8, 1), np.float32)
 _WORKER = b"device_agent.worker.main"
 _PERIOD_S = 0.005
-_ANSWER_LIMIT_S = 60.0
+_ANSWER_LIMIT_S = 120.0
 _LOOK_S = 0.002
-_LIMIT_S = 60.0
+_LIMIT_S = 120.0
 _STORED = "SELECT coalesce(extension.data, message.data) FROM message LEFT JOIN extension USING (sequence)"
 
 
@@ -190,9 +191,13 @@ class LiveAgent:
         wait_for(lambda: self._rests_with(made.release), f"the commit of {made.release.version}", self.program)
 
     def _rests_with(self, release: RunningRelease) -> bool:
-        record = read_record(self.files.state)
-        active = [member.release for member in record.active] if record else []
-        return record is not None and (record.status, active) == ("idle", [release])
+        record = self.record
+        return (record.status, [member.release for member in record.active]) == ("idle", [release])
+
+    @property
+    def record(self) -> DeviceRecord:
+        """What the agent has written down of itself."""
+        return read_record(self.files.state) or DeviceRecord()
 
     def log(self) -> "Log":
         """Return the agent's log from here on."""

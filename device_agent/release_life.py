@@ -66,7 +66,7 @@ class ReleaseLife:
         factory: ModelRef | None,
         drop_installation: Callable[[], None],
     ) -> None:
-        self.worker = WorkerWatch(ports, timers, watchdog_s=settings.watchdog_s)
+        self.worker = WorkerWatch(ports, timers, watchdog_s=settings.watchdog_s, time_scale=time_scale)
         self.chronicle = Chronicle(reporter, memory, ports.clock)
         self.software = software
         self._factory = factory

@@ -9,7 +9,7 @@ latency budget; otherwise the watchdog's. A worker that the machine kept from it
 from collections import deque
 from collections.abc import Mapping
 
-from device_agent.core.schedule import CRASH_LOOP_LIMIT, Backoff
+from device_agent.core.schedule import CRASH_LOOP_LIMIT, CRASH_WINDOW_S, RESTART, STEADY_S
 from device_agent.core.serving import LaneCall, ModelRef, ServingPlan
 from device_agent.core.silence import STARVED_TIMES, Silence
 from device_agent.core.timers import Timers
@@ -21,8 +21,6 @@ _ANSWER_DEADLINE_S = 60.0
 #: A silence is looked at from so early on, and so often.
 _FIRST_LOOK_S = 0.25
 _LOOK_S = 0.1
-_CRASH_WINDOW_S = 600.0
-_RESTART = Backoff(first_s=0.05, cap_s=30.0)
 _WATCHED = ("look", "collect")
 
 
@@ -30,9 +28,10 @@ class WorkerWatch:
     """What the agent asked its worker for, and how the worker has been.
 
     ``candidate_live`` tells whether the candidate is in the worker's plan, so that its death may be the candidate's.
+    ``time_scale`` divides the waits before restarts, and the times in which deaths count together.
     """
 
-    def __init__(self, ports: Ports, timers: Timers, *, watchdog_s: float) -> None:
+    def __init__(self, ports: Ports, timers: Timers, *, watchdog_s: float, time_scale: float = 1.0) -> None:
         self.plan = ServingPlan(number=0)
         self.candidate_live = False
         self._inference = ports.inference
@@ -40,6 +39,9 @@ class WorkerWatch:
         self._random = ports.random
         self._timers = timers
         self._watchdog_s = watchdog_s
+        self._restart = RESTART.faster(time_scale)
+        self._steady_s = STEADY_S / time_scale
+        self._crash_window_s = CRASH_WINDOW_S / time_scale
         self._patience_s: dict[str, float] = {}
         self._silence: Silence | None = None
         self._unanswered: Silence | None = None
@@ -142,10 +144,10 @@ class WorkerWatch:
             self._timers.cancel(name)
         self._silence = self._unanswered = None
         self._lanes = {}
-        recently = self._last_death is not None and now - self._last_death < 2.0 * _RESTART.cap_s
+        recently = self._last_death is not None and now - self._last_death < self._steady_s
         self._last_death = now
         self._failures = self._failures + 1 if recently else 1
-        self._timers.set("restart", now + _RESTART.delay_s(self._failures, self._random()))
+        self._timers.set("restart", now + self._restart.delay_s(self._failures, self._random()))
         with_candidate, self.candidate_live = self.candidate_live, False
         return with_candidate
 
@@ -153,7 +155,7 @@ class WorkerWatch:
         """Count a crash of a committed model; tell whether there were too many in a short time."""
         now = self._clock.monotonic()
         self._crashes.append(now)
-        if len(self._crashes) < CRASH_LOOP_LIMIT or now - self._crashes[0] > _CRASH_WINDOW_S:
+        if len(self._crashes) < CRASH_LOOP_LIMIT or now - self._crashes[0] > self._crash_window_s:
             return False
         self._crashes.clear()
         return True

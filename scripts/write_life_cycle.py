@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the diagram and the tables of docs/explanation/device-life-cycle.md from the agent's transition table.
+"""Writes the diagram and the tables of docs/explanation/device-life-cycle.md from what the agent goes by.
 
 Run it with ``python scripts/write_life_cycle.py``. A test compares the page with what it would write.
 """
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from device_agent.core.lifecycle import DEADLINES_S, LIVE, RESUME, STATUSES, TRANSITIONS
+from device_agent.core.schedule import CRASH_LOOP_LIMIT, CRASH_WINDOW_S, RESTART, STEADY_S
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "device-life-cycle.md"
 BEGIN, END = "<!-- made by scripts/write_life_cycle.py: {} -->", "<!-- end of {} -->"
@@ -21,8 +22,8 @@ def main() -> None:
 
 
 def page(text: str) -> str:
-    """Return the page with its made parts as the table says now."""
-    for name, part in (("diagram", diagram()), ("states", states())):
+    """Return the page with its made parts as the agent's tables and figures are now."""
+    for name, part in (("diagram", diagram()), ("states", states()), ("restarts", restarts())):
         begin, end = BEGIN.format(name), END.format(name)
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
@@ -54,6 +55,18 @@ def states() -> str:
     return "\n".join(lines)
 
 
+def restarts() -> str:
+    """Return the table of what the agent does about a worker that dies."""
+    longest = f"{RESTART.delay_s(99, 0.0):g} to {RESTART.cap_s:g} s"
+    rows = {
+        "first restart": f"after {RESTART.delay_s(1, 0.0):g} to {RESTART.first_s:g} s, by chance",
+        "each further one": f"after twice as long, at most {longest}",
+        "a death is a first one again": f"{STEADY_S:g} s after the last one",
+        "crash loop": f"{CRASH_LOOP_LIMIT} crashes and hangs of a good release within {_length(CRASH_WINDOW_S)}",
+    }
+    return "\n".join(["| what | when |", "|---|---|", *(f"| {what} | {when} |" for what, when in rows.items())])
+
+
 def _node(status: str) -> str:
     return status.replace("-", "_")
 
@@ -62,10 +75,13 @@ def _stay(status: str) -> str:
     limit_s = DEADLINES_S.get(status)  # type: ignore[call-overload]
     if limit_s is None:
         return "a state of rest"
-    length, unit = next((length, unit) for length, unit in _UNITS if limit_s >= length)
-    number = int(limit_s // length)
-    text = f"{number} {unit}{'s' if number > 1 else ''}"
-    return f"the policy's `limit_s` and {text}" if status in LIVE else text
+    return f"the policy's `limit_s` and {_length(limit_s)}" if status in LIVE else _length(limit_s)
+
+
+def _length(seconds: float) -> str:
+    length, unit = next((length, unit) for length, unit in _UNITS if seconds >= length)
+    number = int(seconds // length)
+    return f"{number} {unit}{'s' if number > 1 else ''}"
 
 
 if __name__ == "__main__":

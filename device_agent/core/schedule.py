@@ -3,8 +3,9 @@
 
 from dataclasses import dataclass
 
-#: Deaths of the worker within one back-off cap after which the running model is held to be bad.
+#: So many crashes and hangs of a good model within so long are a crash loop: the model is left.
 CRASH_LOOP_LIMIT = 5
+CRASH_WINDOW_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -14,11 +15,20 @@ class Backoff:
     first_s: float
     cap_s: float
 
+    def faster(self, times: float) -> "Backoff":
+        """Return the same back-off where time runs faster."""
+        return Backoff(first_s=self.first_s / times, cap_s=self.cap_s / times)
+
     def delay_s(self, failures: int, random: float) -> float:
         """Return the delay after ``failures`` in a row (0 or 1: the first delay); ``random`` lies in [0, 1)."""
         exponent = min(max(failures - 1, 0), 32)
         full = min(self.first_s * 2.0**exponent, self.cap_s)
         return full * (0.5 + 0.5 * random)
+
+
+#: Of the worker's restarts; a death that comes this long after the last one is a first one again.
+RESTART = Backoff(first_s=0.05, cap_s=30.0)
+STEADY_S = 2.0 * RESTART.cap_s
 
 
 def jittered_s(period_s: float, random: float) -> float:

@@ -8,7 +8,7 @@ from benchmarks.campaign_fault_to_verified import KINDS, faults, figures
 
 @pytest.mark.parametrize(("swap", "kinds"), [("resident", KINDS), ("cold", ("NaN", "crash"))])
 def test_after_each_kind_of_fault_the_previous_model_is_verified_and_answers(tmp_path, swap, kinds):
-    trials, asked = faults(tmp_path / "device", swap, len(kinds), kinds=kinds)
+    trials, asked = faults(tmp_path / "device", swap, kinds)
     assert [trial.kind for trial in trials] == list(kinds)
     assert (asked["not_ok"], asked["unanswered"]) == (0, 0)
     found = figures(swap, trials)
