@@ -97,17 +97,24 @@ class SoftwareSlots:
         """Unpack a set unless it lies there whole, and put it on trial."""
         folder = self._folder / "sets" / sha256
         if not (folder / COMPLETE).exists():
-            self._unpack(members, facts, folder)
-            self._try_here(folder, facts)
-            release = RunningRelease(name=facts.name, version=facts.version, bundle_sha256=sha256)
-            write_durably(folder / RELEASE, canonical_json(release))
-            _sync_tree(folder)
-            (folder / COMPLETE).touch()
-            sync_folder(folder)
+            try:
+                self._complete(members, facts, sha256, folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # what is kept free is for a way back
+                raise
         before = proved(self.record, read_report(self._folder / HEALTHY))
         after = on_trial(before, sha256)
         write_record(self._folder, after)
         self._keep({before.active, before.trial, after.trial})  # what was on trial may be what runs just now
+
+    def _complete(self, members: tarfile.TarFile, facts: WheelSet, sha256: str, folder: Path) -> None:
+        self._unpack(members, facts, folder)
+        self._try_here(folder, facts)
+        release = RunningRelease(name=facts.name, version=facts.version, bundle_sha256=sha256)
+        write_durably(folder / RELEASE, canonical_json(release))
+        _sync_tree(folder)
+        (folder / COMPLETE).touch()
+        sync_folder(folder)
 
     def _unpack(self, members: tarfile.TarFile, facts: WheelSet, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,6 +175,8 @@ def _targets(infos: list[zipfile.ZipInfo], name: str) -> Iterator[tuple[zipfile.
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.filename:
             raise BundleError(f"the wheel '{name}' has a file outside of itself: '{info.filename[:100]}'", hint=_HINT)
         parts = path.parts
+        if parts == (COMPLETE,):  # the mark is ours to make, when all is there
+            continue
         if parts[0].endswith(".data"):
             if len(parts) > 2 and parts[1] in ("purelib", "platlib"):
                 yield info, PurePosixPath(*parts[2:])

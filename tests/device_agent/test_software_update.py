@@ -170,6 +170,7 @@ def test_what_is_not_for_this_device_or_does_not_run_here_never_starts(
     if message is not None:
         assert raised.value.message == message.format(sha256, wanted, platform.machine())
     assert slots.record == SoftwareRecord()
+    assert not list(enrolled.root.glob("software/sets/*"))
 
 
 def _tar(members):

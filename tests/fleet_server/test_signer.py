@@ -15,13 +15,13 @@ import pytest
 from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import PolicyError, StorageError, TrustError, UnreachableError
 from edgefleet.contracts.policy import read_policy
-from edgefleet.contracts.tuf_custom import read_assignment
+from edgefleet.contracts.tuf_custom import SoftwareCustom, read_assignment
 from fleet_server.adapters.data_folder import DataFolder
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.key_files import create_key, load_signer
 from fleet_server.adapters.provision import ProductDelegation, delegate_product, init_server
 from fleet_server.adapters.signer_process import SignerProcess
-from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
+from fleet_server.core.delegation import APPROVAL_LIFETIME, ReleaseTarget, add_release, release_targets
 from fleet_server.core.tuf_types import Metadata, Targets
 from fleet_server.signer.journal import AssignmentSigned, CertificateIssued, Journal
 from fleet_server.signer.requests import OpenRollout, SignAssignment, SignCertificate, SignSnapshot
@@ -104,6 +104,21 @@ def _certified(bench: Bench, device_csr: Callable[[str], str]) -> Bench:
         request = SignCertificate(device=name, profile="linux-x86_64", csr_pem=device_csr(name))
         assert bench.signer.sign_certificate(request).startswith("-----BEGIN CERTIFICATE-----")
     return bench
+
+
+def test_the_approvers_of_a_product_cannot_have_software_ordered(certified: Bench) -> None:
+    path = "digits/1.0.0/edgefleet-agent-1.0.0-any.python-any.wheels"
+    custom = SoftwareCustom(
+        name="edgefleet-agent", version="1.0.0", machine="any", python="any", policy_sha256=certified.policy.sha256
+    )
+    software = ReleaseTarget(path, "5" * 64, 1, custom)
+    signed = add_release(None, [*certified.bundles, software], expires=certified.expires)
+    certified.snapshot({"production-digits": certified.delegated(*certified.keys, version_of=signed)})
+    certified.signer.open_rollout(OpenRollout(name="digits", version="1.0.0", policy=POLICY))
+    with pytest.raises(TrustError) as raised:
+        certified.order("d0", counter=1, version=1, path=path)
+    assert raised.value.message == f"'{path}' is not in the approved set"
+    certified.order("d0", counter=1, version=1)
 
 
 def test_a_snapshot_lists_only_what_a_threshold_signed_and_nothing_older(bench: Bench) -> None:
