@@ -46,14 +46,21 @@ def connect(port: int, authority: Path, certificate: Path | None, key: Path | No
     if certificate is not None:
         context.load_cert_chain(str(certificate), str(key))
     heard: list[Any] = []
-    connected = threading.Event()
+    let_in: list[bool] = []
+    decided = threading.Event()
+
+    def decide(*, well: bool) -> None:
+        let_in.append(well)
+        decided.set()
+
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.tls_set_context(context)
-    client.on_connect = lambda *_: connected.set()
+    client.on_connect = lambda *_: decide(well=True)
+    client.on_disconnect = lambda *_: decide(well=False)
     client.on_message = lambda _c, _u, message: heard.append(message.topic)
     client.connect("127.0.0.1", port)
     client.loop_start()
-    if not connected.wait(3):
+    if not decided.wait(120) or not let_in[0]:
         client.loop_stop()
         raise ConnectionError("the broker did not let the client in")
     return client, heard
@@ -71,8 +78,8 @@ def test_server_and_devices_meet_at_the_shipped_broker_and_no_device_speaks_for_
     wait_for(lambda: server.call("health")["broker_connected"], "the server at the broker")
     client, heard = connect(secured, one.folder / "ca.pem", one.folder / "crt.pem", one.folder / "key.pem")
     client.subscribe("edgefleet/v1/acme/+/state")
-    client.publish("edgefleet/v1/acme/d2/state", state_of("d2"), qos=1, retain=True).wait_for_publish(5)
-    client.publish("edgefleet/v1/acme/d1/state", state_of("d1"), qos=1, retain=True).wait_for_publish(5)
+    client.publish("edgefleet/v1/acme/d2/state", state_of("d2"), qos=1, retain=True).wait_for_publish(120)
+    client.publish("edgefleet/v1/acme/d1/state", state_of("d1"), qos=1, retain=True).wait_for_publish(120)
     wait_for(lambda: server.call("devices/d1")["state"], "the state of d1")
     assert server.call("devices/d2")["state"] is None
     assert heard == []
