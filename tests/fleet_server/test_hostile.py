@@ -40,7 +40,7 @@ def raw(address: str, target: str, *, context: ssl.SSLContext | None = None, **h
     parts = urlsplit(address)
     kind = http.client.HTTPSConnection if context else http.client.HTTPConnection
     settings = {"context": context} if context else {}
-    connection = kind(parts.hostname, parts.port, timeout=20, **settings)
+    connection = kind(parts.hostname, parts.port, timeout=120, **settings)
     connection.putrequest("GET", target, skip_host=False)
     for name, value in headers.items():
         connection.putheader(name, value)

@@ -24,6 +24,7 @@ def _page() -> Iterator[Any]:
     with sync.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
+        page.set_default_timeout(120_000)
         page.complaints = []
         page.on("console", lambda message: page.complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
@@ -67,12 +68,12 @@ def test_the_page_asks_for_a_token_and_then_shows_the_fleet_live(
     link.state("door-1", RELEASE, counter=1)
     link.send("door-1", Event(kind="committed", cause="trial-ended", detail="<b>well</b>", release=RELEASE, counter=1))
     cli("rollouts", "create", "digits", "1.0.0", "--home", server.admin)
-    page.locator("#devices").get_by_text("online").wait_for(timeout=10_000)
+    page.locator("#devices").get_by_text("online").wait_for(timeout=120_000)
     page.locator("#devices").get_by_text("digits 1.0.0", exact=True).wait_for()
     page.locator("#events").get_by_text("<b>well</b>").wait_for()
-    page.get_by_text("1 of 2 devices have the order").wait_for(timeout=10_000)
+    page.get_by_text("1 of 2 devices have the order").wait_for(timeout=120_000)
     assert page.get_by_role("listitem").all_text_contents() == ["Wave 1: 25 %", "Wave 2: 100 %"]
-    page.get_by_role("row", name="minimum-requests wait").wait_for(timeout=10_000)
+    page.get_by_role("row", name="minimum-requests wait").wait_for(timeout=120_000)
     assert page.complaints == []
     if os.environ.get("EDGEFLEET_SCREENSHOT"):
         page.screenshot(path=os.environ["EDGEFLEET_SCREENSHOT"], full_page=True)
