@@ -104,7 +104,7 @@ def decommission(
 
 
 def _identity_lines(device: dict[str, Any]) -> list[str]:
-    """Say what there is to say of a device's certificate, its board, and who else uses its name."""
+    """Say what there is to say of a device's certificate, its software, its board, and who else uses its name."""
     lines = []
     if device["cloned_at"]:
         lines.append(f"  CLONED, seen {_moment(device['cloned_at'])}: {device['cloned_detail']}")
@@ -114,6 +114,8 @@ def _identity_lines(device: dict[str, Any]) -> list[str]:
         grace = device["renewal_grace_until"]
         also = f", renewable until {_moment(grace)}" if grace else ""
         lines.append(f"  certificate until {_moment(device['certificate_ends_at'])}{also}")
+    if software := (device["state"] or {}).get("software"):
+        lines.append(f"  software {software['name']} {software['version']}")
     if device["facts"]:
         lines += [f"  {name}: {value}" for name, value in _told(device["facts"])]
     return lines

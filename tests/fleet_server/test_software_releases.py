@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import platform
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from device_agent.adapters.check_in import check_in
+from device_agent.adapters.enrolment import enrol, read_ticket
+from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.importing import import_update
+from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.enrolment import EnrolmentTicket, HardwareFacts
 from edgefleet.contracts.errors import EdgeFleetError
@@ -148,6 +154,8 @@ def test_software_goes_through_the_fleet_in_waves_each_machine_its_own_and_no_ag
         assert fleet.devices[name].order()[1] == []
     ordered = {device["name"]: device["ordered"] for device in fleet.server.call("devices") if device["ordered"]}
     assert ordered == dict.fromkeys(("pc-1", "pc-2", "pi"), "edgefleet-agent 1.0.0")
+    shown = fleet.cli("devices", "show", "pi", "--home", fleet.server.admin).out
+    assert "  software edgefleet-agent 1.0.0\n" in shown
     (target,) = fleet.devices["pi"].order()[1]
     assert (
         fleet.devices["pi"].fetch(target.path)
@@ -204,6 +212,34 @@ def test_models_are_rolled_out_beside_software_and_leave_it_as_it_is(
         "older": [digits],
         "python": [digits],
     }
+
+
+def test_an_update_file_brings_software_to_a_device_that_said_that_it_takes_any(fleet: Fleet, cli: Any) -> None:
+    folder, ticket = DataFolder(fleet.server.folder / "boards" / "s1"), fleet.server.folder / "s1.ticket.json"
+    invited = ("devices", "invite", "s1", "--profile", "linux-x86_64", "--output", ticket)
+    cli(*invited, "--home", fleet.server.admin)
+    enrol(read_ticket(ticket), folder)
+    fleet.release("1.0.0", platform.machine())
+    unfit = cli("rollouts", "create", SOFTWARE, "1.0.0", "--home", fleet.server.admin, "--json").document["unfit"]
+    assert unfit["s1"] == ["order_kinds lack software: its agent takes none by order"]
+    check_in(folder, folder.read_identity())
+    output = fleet.server.folder / "s1.update"
+
+    def ordered() -> bool:
+        fleet.turn()
+        return bool(next(device for device in fleet.server.call("devices") if device["name"] == "s1")["ordered"])
+
+    for _ in range(200):
+        if ordered():
+            break
+    cli("releases", "export", "--device", "s1", "--output", output, "--home", fleet.server.admin)
+    order = import_update(folder, output, reserve_bytes=0)
+    assert order.software is not None
+    assert (order.software.release.name, order.software.release.version, order.wanted) == (SOFTWARE, "1.0.0", ())
+    fleet.server.stop()
+    brought = InProcessRepositories(folder, reserve_bytes=0)
+    fetched = brought.fetch(brought.check(0).software.target, lambda: False)  # type: ignore[union-attr]
+    assert open_wheel_set(fetched).facts.version == "1.0.0"
 
 
 def test_what_is_no_release_of_software_is_refused_by_name(
