@@ -8,7 +8,7 @@ head is compared, and its numbers are where the last one's were.
 import os
 import socket
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,24 @@ from device_agent.shared_memory import (
     create,
 )
 from device_agent.worker.engine import Reply
-from device_agent.worker.replies import ReplyWriter
+from device_agent.worker.replies import ReplyWriter, encoded
 from edgefleet.contracts.errors import MessageError
 
 Array = npt.NDArray[Any]
 _DEADLINE = struct.Struct("<Q")
 #: Where an infer request's deadline lies: what stands before and behind it is the form of the request.
 _DEADLINE_AT, _DEADLINE_END = 4, 12
+
+
+class _Form(NamedTuple):
+    """How the last request looked: its length, where it lies and is copied to, and what stands around its deadline."""
+
+    length: int
+    memory: memoryview
+    copy: memoryview
+    without_deadline: bytes
+    start: bytes
+    rest: bytes
 
 
 class Asked:
@@ -52,10 +63,10 @@ class Door:
         self._words = self.memory.words
         self._answered = 0
         self._copy = bytearray(self.memory.request_bytes)
-        self._writer = ReplyWriter()
         start = self.memory.answer_at + LENGTH.size
         self._answer = self.memory.view[start : start + self.memory.answer_bytes]
-        self._form: tuple[int, bytes, bytes] | None = None
+        self._writer = ReplyWriter(self._answer)
+        self._form: _Form | None = None
         self._asked = Asked([], "", 0)
 
     def pass_on(self, connection: socket.socket, data: bytes) -> int:
@@ -84,24 +95,27 @@ class Door:
         length: int = LENGTH.unpack_from(memory.view, memory.request_at)[0]
         if length > memory.request_bytes:
             raise MessageError(f"a shared request announces {length} bytes", hint="see device_agent.shared_memory")
-        start = memory.request_at + LENGTH.size
-        copy = self._copy
-        copy[:length] = memory.view[start : start + length]
         form = self._form
-        if form and length == form[0] and copy.startswith(form[1]) and copy.startswith(form[2], _DEADLINE_END):
-            self._asked.deadline_us = _DEADLINE.unpack_from(copy, _DEADLINE_AT)[0]
-            return self._asked
+        if form is not None and length == form.length:
+            asked, copy = self._asked, self._copy
+            form.copy[:] = form.memory
+            if copy.startswith(form.without_deadline):
+                asked.deadline_us = 0
+                return asked
+            if copy.startswith(form.start) and copy.startswith(form.rest, _DEADLINE_END):
+                asked.deadline_us = _DEADLINE.unpack_from(copy, _DEADLINE_AT)[0]
+                return asked
         return self._learn(length)
 
     def answer(self, reply: Reply) -> bytes | None:
         """Put an answer into the memory; one that does not fit there is returned, for the socket."""
         memory = self.memory
-        size_bytes = self._writer.write(reply, self._answer)
-        fits = size_bytes <= len(self._answer)
+        size_bytes = self._writer.write(reply)
+        fits = size_bytes <= memory.answer_bytes
         LENGTH.pack_into(memory.view, memory.answer_at, size_bytes if fits else BY_SOCKET)
         words = self._words
         self._answered = words[ANSWERED] = (self._answered + 1) & 0xFFFFFFFF
-        return None if fits else self._writer.body(reply)
+        return None if fits else encoded(reply)
 
     def client_sleeps(self) -> bool:
         """Tell whether the application wants a ring."""
@@ -109,21 +123,30 @@ class Door:
 
     def close(self) -> None:
         """Let go of the memory."""
+        self._forget()
         self._answer.release()
         self.memory.close()
 
     def _learn(self, length: int) -> Asked:
-        """Parse a request of a new form, and remember the form."""
-        view = memoryview(self._copy)[:length]
-        request = decode_request(view)
+        """Copy a request of a new form, parse it, and remember the form."""
+        start = self.memory.request_at + LENGTH.size
+        memory, copy = self.memory.view[start : start + length], memoryview(self._copy)[:length]
+        copy[:] = memory
+        self._forget()
+        request = decode_request(copy)
         if not isinstance(request, InferRequest):
             raise MessageError("a shared request asks for no inference", hint="send others through the socket")
         self._asked = Asked([to_array(tensor) for tensor in request.tensors], request.model, request.deadline_us)
-        self._form = None
         if len(request.tensors) == 1:
-            head = length - len(request.tensors[0].data)
-            self._form = length, bytes(view[:_DEADLINE_AT]), bytes(view[_DEADLINE_END:head])
+            head = bytes(copy[: length - len(request.tensors[0].data)])
+            first, rest = head[:_DEADLINE_AT], head[_DEADLINE_END:]
+            self._form = _Form(length, memory, copy, first + _DEADLINE.pack(0) + rest, first, rest)
         return self._asked
+
+    def _forget(self) -> None:
+        if self._form is not None:
+            self._form.memory.release()
+            self._form = None
 
 
 def to_array(tensor: Tensor) -> Array:

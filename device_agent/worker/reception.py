@@ -19,12 +19,14 @@ from device_agent.inference_protocol import (
 )
 from device_agent.worker.applications import Applications
 from device_agent.worker.backlog import Backlog
+from device_agent.worker.door import Asked
 from device_agent.worker.engine import Engine, Reply
 from device_agent.worker.lanes import SLOW_S, Lanes
 from device_agent.worker.sessions import LOOKS, Session
 
-#: How long the worker looks into shared memory after a request came through it, and how soon one must follow the last
-#: answer to be looked for: an application that asks less often rings, so that an idle worker sleeps.
+#: How long the worker looks into shared memory after a request came through it: about as long as it takes to be woken,
+#: so that looking in vain at most doubles that (Karlin et al., 1990). And how soon a request must follow the last
+#: answer for the next one to be looked for: an application that asks less often rings, so that an idle worker sleeps.
 LOOK_S = 0.0001
 SOON_S = 0.0003
 #: While the worker looks, sockets are heard this often.
@@ -118,17 +120,17 @@ class Reception:
         """Run a request, let it wait, or refuse it."""
         asked = session.asked
         assert asked is not None  # noqa: S101  next_request() put it there
-        engine, model = self._engine, asked.model
+        model = asked.model
         if session.declaration is not None and (misfit := self._applications.misfit(session, model)):
             session.reply(misfit)
             return
         deadline_s = asked.deadline_us * _MICRO
         if deadline_s and time.monotonic() > deadline_s:
             session.reply(Reply("deadline", detail="the request waited longer than its deadline"))
-        elif not engine.holding and not self._lanes.busy and not len(self._backlog) and not self._is_slow(model):
-            self._run(session, model)
+        elif not (self._engine.holding or self._lanes.busy or self._backlog or self._is_slow(model)):
+            self._answer(session, asked)
         else:
-            self._wait(session, engine.name_of(model), deadline_s, self._costs.get(model, 0.0))
+            self._wait(session, self._engine.name_of(model), deadline_s, self._costs.get(model, 0.0))
 
     def _wait(self, session: Session, model: str, deadline_s: float, cost_s: float) -> None:
         now_s = time.monotonic()
@@ -145,11 +147,15 @@ class Reception:
             return
         if self._is_slow(model):
             self._lanes.give(self._engine.name_of(model), session)
-            return
-        started = time.perf_counter()
-        reply = self._engine.infer_safely(asked.raw, model)
-        session.reply(reply)
-        self._note_cost(model, time.perf_counter() - started)
+        else:
+            self._answer(session, asked)
+
+    def _answer(self, session: Session, asked: Asked) -> None:
+        """Answer now; what can wait is done after the application has its answer."""
+        model, clock = asked.model, time.perf_counter
+        started = clock()
+        session.reply(self._engine.infer_safely(asked.raw, model))
+        self._note_cost(model, clock() - started)
         self._engine.settle()
 
     def _note_cost(self, model: str, seconds: float) -> None:
@@ -184,12 +190,15 @@ class Reception:
         until_s = clock() + LOOK_S
         while (now_s := clock()) < until_s:
             for session in self._looked_for:
-                if session.look() is not None:
+                if session.look():
                     self._ask(session)
                     if session.asked is not None or session.wants_to_write or session.closed:
                         yield session
                         return
                     until_s = clock() + LOOK_S
+                elif session.closed:  # it was refused
+                    yield session
+                    return
             if now_s > turn_s:
                 return
         yield from self._stop_looking()
@@ -202,6 +211,6 @@ class Reception:
             if session.door is not None:
                 session.door.look_for(looking=False)
         for session in stopped:
-            if session.look() is not None:
+            if session.look():
                 self._ask(session)
                 yield session

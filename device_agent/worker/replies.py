@@ -2,17 +2,18 @@
 """From an engine's reply to the wire's answer; the usual one, of one output, is written straight into a buffer."""
 
 import struct
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from device_agent.inference_protocol import ANSWER, VERSION, AnswerFrame, Tensor, encode_answer
+from device_agent.inference_protocol import ANSWER, STATUSES, VERSION, AnswerFrame, Tensor, encode_answer
 from device_agent.worker.engine import Reply
 from device_agent.worker.residents import Resident
 
-_HEAD = struct.Struct("<BBBBQifHHHH")
-_TENSOR = struct.Struct("<BBH")
+#: How the body of an answer without a fault starts; then its number, top class and confidence, and after these what is
+#: the same in many answers: sizes and texts, and what the tensor is.
+_FINE = bytes((ANSWER, VERSION, STATUSES.index("ok"), 0))
+_OWN = struct.Struct("<Qif")
+_OWN_AT, _SIZES_AT = 4, 20
+_REMEMBERED = 256
 
 
 def encoded(reply: Reply) -> bytes:
@@ -21,62 +22,59 @@ def encoded(reply: Reply) -> bytes:
     return encode_answer(AnswerFrame(*reply[:7], tensors))
 
 
+class _Form(NamedTuple):
+    """What is the same in all answers with one label, where their numbers go, and how many bytes these are."""
+
+    texts: bytes
+    start: int
+    end: int
+    size_bytes: int
+
+
 class ReplyWriter:
-    """Writes bodies of answers into a buffer, and remembers what is the same in each answer of a model."""
+    """Writes bodies of answers into one buffer, and remembers what is the same in each answer of a model."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
         self._resident: Resident | None = None
-        self._texts: dict[str, tuple[int, int, bytes]] = {}
-        self._tensor = b""
-        self._size_bytes = 0
+        self._forms: dict[str, _Form] = {}
+        #: The form of what was written last.
+        self._written: _Form | None = None
 
-    def write(self, reply: Reply, buffer: memoryview) -> int:
-        """Write an answer's body at the buffer's start and return its size; a body that does not fit is only told.
+    def write(self, reply: Reply) -> int:
+        """Write an answer's body and return its size; a body that does not fit is only told.
 
         The returned size is then larger than the buffer's.
         """
-        resident = reply.resident
-        if resident is None or len(reply.tensors) != 1 or reply.status != "ok":
-            return _put(encoded(reply), buffer)
+        status, number, top, confidence, _, label, _, tensors, resident = reply
+        if resident is None or status != "ok" or len(tensors) != 1:
+            return self._put(encoded(reply))
         if resident is not self._resident:
-            self._learn(resident)
-        release_bytes, label_bytes, texts = self._texts.get(reply.label) or self._text(resident, reply.label)
-        start = _HEAD.size + len(texts)
-        end = start + self._size_bytes
-        if end > len(buffer):
-            return end
-        _HEAD.pack_into(
-            buffer, 0, ANSWER, VERSION, 0, 0, reply.request_id, reply.top_class, reply.confidence, release_bytes,
-            label_bytes, 0, 1,
-        )  # fmt: skip
-        buffer[_HEAD.size : start] = texts
-        buffer[start:end] = _bytes_of(resident.real_one(reply.tensors[0]))
-        return end
+            self._resident = resident
+            self._forms.clear()
+        form = self._forms.get(label)
+        numbers = resident.real_bytes(tensors[0])
+        if form is None or len(numbers) != form.size_bytes:
+            return self._learn(label, encoded(reply), len(numbers))
+        buffer = self._buffer
+        if form is not self._written:
+            buffer[:_OWN_AT] = _FINE
+            buffer[_SIZES_AT : form.start] = form.texts
+            self._written = form
+        _OWN.pack_into(buffer, _OWN_AT, number, top, confidence)
+        buffer[form.start : form.end] = numbers
+        return form.end
 
-    def body(self, reply: Reply) -> bytes:
-        """Return an answer's body."""
-        return encoded(reply)
+    def _learn(self, label: str, body: bytes, size_bytes: int) -> int:
+        """Write a whole body, and remember its form."""
+        end = len(body)
+        if end <= len(self._buffer) and len(self._forms) < _REMEMBERED:
+            start = end - size_bytes
+            self._forms[label] = _Form(body[_SIZES_AT:start], start, end, size_bytes)
+        return self._put(body)
 
-    def _learn(self, resident: Resident) -> None:
-        shape = resident.outputs[0].shape
-        self._resident = resident
-        self._texts.clear()
-        self._tensor = _TENSOR.pack(0, len(shape), 0) + struct.pack(f"<{len(shape)}I", *shape)
-        self._size_bytes = 4 * int(np.prod(shape))
-
-    def _text(self, resident: Resident, label: str) -> tuple[int, int, bytes]:
-        release, name = resident.name.encode(), label.encode()
-        made = len(release), len(name), release + name + self._tensor
-        if len(self._texts) < 256:
-            self._texts[label] = made
-        return made
-
-
-def _bytes_of(values: npt.NDArray[Any]) -> memoryview:
-    return np.ascontiguousarray(values, "<f4").data.cast("B")
-
-
-def _put(body: bytes, buffer: memoryview) -> int:
-    if len(body) <= len(buffer):
-        buffer[: len(body)] = body
-    return len(body)
+    def _put(self, body: bytes) -> int:
+        self._written = None
+        if len(body) <= len(self._buffer):
+            self._buffer[: len(body)] = body
+        return len(body)

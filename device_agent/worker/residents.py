@@ -4,7 +4,7 @@
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from edgefleet.runtimes.quick_inputs import quick_input
 from edgefleet.runtimes.tensors import Floats, dequantize
 
 Array = npt.NDArray[Any]
+#: Up to so many levels are looked up one by one sooner than as an array.
+_FEW = 64
 
 
 class Resident:
@@ -45,7 +47,8 @@ class Resident:
         self.read = answer_reader(self.outputs)
         self._quick_input = quick_input(manifest.interface.inputs, manifest.preprocessing)
         self._parts = self._quick_input, model.invoke, self.read, self.lock
-        self._real_values = _real_values(self.outputs[0])
+        #: Returns the first output's real values as little-endian float32.
+        self.real_bytes = _real_bytes(self.outputs[0])
 
     @property
     def sha256(self) -> str:
@@ -80,23 +83,24 @@ class Resident:
             tensors = invoke(given)
         return tensors, read(tensors)
 
-    def real_one(self, output: Array) -> Floats:
-        """Return the model's first output as real values."""
-        table = self._real_values
-        if table is None:
-            return dequantize(output, self.outputs[0])
-        return table[output.view(np.uint8)]
-
     def real(self, outputs: Sequence[Array]) -> tuple[Floats, ...]:
         """Return tensors of the model as real values."""
         return tuple(dequantize(output, spec) for output, spec in zip(outputs, self.outputs, strict=True))
 
 
-def _real_values(spec: TensorSpec) -> Floats | None:
-    """Return the real value of each of an 8-bit tensor's bytes; None for other tensors."""
+def _real_bytes(spec: TensorSpec) -> Callable[[Array], bytes]:
+    """Return what makes bytes of a tensor's real values; those of 8-bit levels are looked up, as there are few."""
     if spec.dtype not in ("int8", "uint8") or spec.scale is None:
-        return None
-    return dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec)
+        return lambda output: dequantize(output, spec).astype("<f4", copy=False).tobytes()
+    table = dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec).astype("<f4")
+    texts = [value.tobytes() for value in table]
+
+    def look_up(output: Array) -> bytes:
+        if output.size > _FEW:
+            return table[output.view(np.uint8)].tobytes()
+        return b"".join([texts[level] for level in output.tobytes()])
+
+    return look_up
 
 
 def load(ref: ModelRef, *, threads: int = 1, accelerator: Accelerator | None = None) -> Resident:

@@ -106,8 +106,7 @@ class Session:
                 return None
             request = decode_request(body)
             if isinstance(request, RingRequest):
-                looked = self.look()
-                return self.next_request() if looked is None else looked
+                return request if self.look() else self.next_request()
             if isinstance(request, InferRequest):
                 arrays = [to_array(tensor) for tensor in request.tensors]
                 self.asked = Asked(arrays, request.model, request.deadline_us)
@@ -117,18 +116,18 @@ class Session:
             return None
         return request
 
-    def look(self) -> RingRequest | None:
-        """Take the request that lies in the shared memory; None without one."""
+    def look(self) -> bool:
+        """Take the request that lies in the shared memory; tell whether there was one."""
         door = self.door
-        if door is None or self.asked is not None or not door.requested:
-            return None
+        if door is None or self.asked is not None or self._ending or not door.requested:
+            return False
         try:
             self.asked = door.take()
             self._by_memory = True
         except MessageError as error:
             self.refuse(error.message)
-            return None
-        return RingRequest()
+            return False
+        return True
 
     def share(self, request: ShareRequest) -> str:
         """Make shared memory and pass it on; return why not, if not."""

@@ -41,31 +41,31 @@ def quick_input(specs: Sequence[TensorSpec], how: Preprocessing) -> QuickInput:
 
 
 def _as_is(spec: TensorSpec) -> QuickInput:
-    """An application's numbers are the model's already."""
-    dtype, shape, isfinite = np.dtype(spec.dtype), spec.shape, math.isfinite
+    """An application's numbers are the model's already, but for a batch dimension that they may lack."""
+    dtype, shape, one, isfinite = np.dtype(spec.dtype), spec.shape, _of_one(spec), math.isfinite
+    may_be_infinite = dtype.kind == "f"
 
     def as_is(value: Array) -> Array | None:
-        return value if value.dtype is dtype and value.shape == shape else None
-
-    def finite_as_is(value: Array) -> Array | None:
-        if value.dtype is dtype and value.shape == shape:
+        if value.dtype is not dtype or (value.shape != shape and value.shape != one):
+            return None
+        if may_be_infinite:
             flat = value.ravel()
-            if isfinite(flat.dot(flat)):  # which the square of a large number is not: that one is looked at closely
-                return value
-        return None
+            if not isfinite(flat.dot(flat)):  # or the square of a number is not: that one is looked at closely
+                return None
+        return value if value.shape == shape else value.reshape(shape)
 
-    return finite_as_is if dtype.kind == "f" else as_is
+    return as_is
 
 
 def _quantized(spec: TensorSpec, scale: float, zero_point: int) -> QuickInput:
     """An application's real numbers are quantized as :func:`~edgefleet.runtimes.tensors.quantize` does it."""
-    dtype, shape, isfinite = np.dtype(spec.dtype), spec.shape, math.isfinite
+    dtype, shape, one, isfinite = np.dtype(spec.dtype), spec.shape, _of_one(spec), math.isfinite
     low, high = (np.array(limit) for limit in integer_limits(spec.dtype))
     step, zero = np.array(scale, np.float32), np.array(zero_point, np.float32)
     divide, rint, add, maximum, minimum = np.divide, np.rint, np.add, np.maximum, np.minimum
 
     def quantized(value: Array) -> Array | None:
-        if value.dtype is not _FLOAT or value.shape != shape:
+        if value.dtype is not _FLOAT or (value.shape != shape and value.shape != one):
             return None
         flat = value.ravel()
         if not isfinite(flat.dot(flat)):
@@ -75,9 +75,15 @@ def _quantized(spec: TensorSpec, scale: float, zero_point: int) -> QuickInput:
         add(levels, zero, levels)
         maximum(levels, low, out=levels)
         minimum(levels, high, out=levels)
-        return levels.astype(dtype)
+        made = levels.astype(dtype)
+        return made if made.shape == shape else made.reshape(shape)
 
     return quantized
+
+
+def _of_one(spec: TensorSpec) -> tuple[int, ...]:
+    """Return the shape of an input without its batch dimension, where that is 1."""
+    return spec.shape[1:] if spec.shape[:1] == (1,) else spec.shape
 
 
 def _picture(how: ImagePreprocessing, spec: TensorSpec) -> QuickInput:

@@ -36,7 +36,9 @@ def _same(value, spec, how=PLAIN):
 )
 def test_finite_numbers_are_quantized_to_the_same_bits(value, levels):
     dtype, scale, zero_point = levels
-    assert _same(value, TensorSpec(name="x", shape=(1, 4, 2), dtype=dtype, scale=scale, zero_point=zero_point))
+    spec = TensorSpec(name="x", shape=(1, 4, 2), dtype=dtype, scale=scale, zero_point=zero_point)
+    assert _same(value, spec)
+    assert _same(value[0, ::-1], spec)
 
 
 @given(
@@ -63,6 +65,7 @@ def test_grey_pictures_become_the_same_bits(shape):
 
 def test_the_model_s_own_numbers_are_taken_as_they_are():
     assert quick_input((FLOAT,), PLAIN)(NUMBERS) is NUMBERS
+    assert _same(NUMBERS[0], FLOAT)
     whole = np.array([[1, 2, 3]], np.int32)
     assert quick_input((TensorSpec(name="x", shape=(1, 3), dtype="int32"),), PLAIN)(whole) is whole
 
@@ -77,10 +80,10 @@ def test_what_may_not_be_finite_is_left_to_the_long_way(spec, value):
 @pytest.mark.parametrize(
     ("specs", "how", "value"),
     [
-        ((FLOAT,), PLAIN, NUMBERS[0]),
+        ((FLOAT,), PLAIN, NUMBERS[:, None]),
         ((FLOAT,), PLAIN, NUMBERS.astype(np.float64)),
         ((FLOAT,), PLAIN, NUMBERS.astype(">f4")),
-        ((INT8,), PLAIN, NUMBERS[0]),
+        ((INT8,), PLAIN, NUMBERS[:, None]),
         ((INT8,), PLAIN, NUMBERS.astype(np.int8)),
         ((FLOAT, FLOAT), PLAIN, NUMBERS),
         ((TensorSpec(name="x", shape=(1, 3), dtype="int8", scale=1e-20, zero_point=0),), PLAIN, NUMBERS),
