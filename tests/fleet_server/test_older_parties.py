@@ -16,7 +16,7 @@ import pytest
 #: The last commit before messages, the agent's record and the server's database were changed for the first time.
 SCHEMA_1 = "fe9840e"
 FRONT_DOOR = ("-c", "from edgefleet.cli.main import main; main()")
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 
 class Code:
@@ -50,7 +50,7 @@ class Code:
             assert line, log.read_text()
             yield json.loads(line)
             process.terminate()
-            assert process.wait(60) == 0, log.read_text()
+            assert process.wait(WAIT_S) == 0, log.read_text()
         finally:
             process.kill()
             process.wait()
@@ -105,7 +105,7 @@ class Site:
 
     def _stored(self) -> list[tuple[str, int, str]]:
         (path,) = self.data.glob("*.db")
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=30.0)) as database:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=WAIT_S)) as database:
             rows = database.execute("SELECT epoch, sequence, body FROM message WHERE device = 'd1'").fetchall()
         return [(epoch, number, json.loads(data).get("kind", "-")) for epoch, number, data in rows]
 
@@ -116,7 +116,7 @@ class Site:
     def outbox(self, query: str) -> int:
         """A number from the device's outbox."""
         with contextlib.closing(
-            sqlite3.connect(f"file:{self.device}/outbox.db?mode=ro", uri=True, timeout=30.0)
+            sqlite3.connect(f"file:{self.device}/outbox.db?mode=ro", uri=True, timeout=WAIT_S)
         ) as box:
             return int(box.execute(query).fetchone()[0])
 

@@ -279,4 +279,4 @@ def test_the_command_hands_the_update_to_an_agent_that_runs(site: Site, wait_for
         assert "(ordered)" in found
     finally:
         agent.terminate()
-        agent.communicate(timeout=20)
+        agent.communicate(timeout=120)
