@@ -60,8 +60,9 @@ class SharedWindow:
         self._memory = memory
         self._words = memory.words
         self._receive = receive
-        #: None where other processors' stores may not be seen in order, or there are none: then one sleeps.
-        self._pace = Pace() if looks() else None
+        #: Of a worker that looks and of one that is woken first; None where other processors' stores may not be seen in
+        #: order, or there are none: then one sleeps.
+        self._paces = (Pace(), Pace()) if looks() else None
         self._number = 0
         self._deadline_us = -1
         self._input: tuple[str, tuple[int, ...]] | None = None
@@ -125,9 +126,13 @@ class SharedWindow:
         words = self._words
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         words[REQUESTED] = number
-        if words[WORKER_SLEEPS] or self._pace is None:
+        asleep = words[WORKER_SLEEPS] != 0
+        if asleep or self._paces is None:
             self._connection.sendall(_RING)
-        self._wait(number, timeout_s)
+        if self._paces is None:
+            self._sleep(number, timeout_s)
+        else:
+            self._wait(number, timeout_s, self._paces[asleep])
         memory = self._memory
         length = LENGTH.unpack_from(memory.view, memory.answer_at)[0]
         form = self._forms.get(length)
@@ -160,11 +165,9 @@ class SharedWindow:
             self._seen[body[_SIZES_AT : length - values.size]] = answer
         return answer
 
-    def _wait(self, number: int, timeout_s: float) -> None:
+    def _wait(self, number: int, timeout_s: float, pace: Pace) -> None:
         """Wait for the answer: sleep first and look then, as the pace says, and at last until the worker rings."""
-        words, clock, pace = self._words, time.perf_counter, self._pace
-        if pace is None:
-            return self._sleep(number, timeout_s)
+        words, clock = self._words, time.perf_counter
         started = clock()
         sleep_s, look_until_s = pace.plan
         if sleep_s:

@@ -38,7 +38,7 @@ def read_answer(outputs: Sequence[Floats]) -> Answer:
     if not all(bool(np.isfinite(output).all()) for output in outputs):
         return Answer(-1, 0.0, finite=False)
     top = int(scores.argmax())
-    return Answer(top, _confidence(scores, top), finite=True)
+    return Answer(top, _confidence(scores, top, float(scores.min())), finite=True)
 
 
 Reader = Callable[[Sequence[Array]], Answer]
@@ -52,11 +52,12 @@ def answer_reader(specs: Sequence[TensorSpec]) -> Reader:
     def slow(outputs: Sequence[Array]) -> Answer:
         return read_answer([dequantize(output, spec) for output, spec in zip(outputs, specs, strict=True)])
 
-    if len(specs) != 1 or len(first.shape) != _ROW or first.shape[0] != 1 or first.shape[1] > _FEW:
+    few = len(first.shape) == _ROW and first.shape[0] == 1 and first.shape[1] <= _FEW
+    if len(specs) != 1:
         return slow
     if first.dtype == "float32" and first.scale is None:
-        return _number_reader(slow)
-    if first.dtype in _EIGHT_BITS and (first.scale or 0.0) > 0.0 and first.zero_point is not None:
+        return _number_reader(slow) if few else _array_reader(slow)
+    if few and first.dtype in _EIGHT_BITS and (first.scale or 0.0) > 0.0 and first.zero_point is not None:
         return _level_reader(first, first.scale or 0.0, first.zero_point)
     return slow
 
@@ -71,6 +72,19 @@ def _number_reader(otherwise: Reader) -> Reader:
         if score <= 1.0 and -_NEAR < total - 1.0 < _NEAR and min(values) >= 0.0:
             return _made(Answer, (values.index(score), score, True))
         return _made(Answer, (values.index(score), 1.0 / sum([exp(value - score) for value in values]), True))
+
+    return read
+
+
+def _array_reader(otherwise: Reader) -> Reader:
+    def read(outputs: Sequence[Array]) -> Answer:
+        scores = outputs[0].ravel()
+        top = int(scores.argmax())  # that of a NaN, if there is one
+        score, lowest = float(scores[top]), float(scores.min())
+        spread = score - lowest
+        if spread - spread != 0.0:  # which is so where a number is not finite
+            return otherwise(outputs)
+        return _made(Answer, (top, _confidence(scores, top, lowest), True))
 
     return read
 
@@ -120,8 +134,8 @@ def _cut(output: Array, count: int, most: int) -> Array:
     return cut
 
 
-def _confidence(scores: Floats, top: int) -> float:
-    if scores.min() >= 0.0 and scores[top] <= 1.0 and abs(float(scores.sum()) - 1.0) < _NEAR:
+def _confidence(scores: Floats, top: int, lowest: float) -> float:
+    if lowest >= 0.0 and scores[top] <= 1.0 and abs(float(scores.sum()) - 1.0) < _NEAR:
         return float(scores[top])
     below = scores.astype(np.float64) - float(scores[top])  # in float64, so that processors differ in no bin of it
     return float(1.0 / np.exp(below).sum())

@@ -54,8 +54,8 @@ class Ends:
                         self.far.sendall(frame(ANSWER_RING_BODY))
 
     def wait_as(self, plan):
-        if self.window._pace is not None:  # else this machine has one processor, and one always sleeps
-            self.window._pace.plan = plan
+        for pace in self.window._paces or ():  # there are none where this machine has one processor: one always sleeps
+            pace.plan = plan
 
     def ask(self, value, plan, deadline_us=0):
         self.wait_as(plan)

@@ -27,6 +27,13 @@ def test_float_outputs_whatever_they_are(output):
 
 
 @given(
+    output=arrays.arrays(np.float32, arrays.array_shapes(max_dims=4, max_side=4), elements=st.floats(width=32)),
+)
+def test_float_outputs_of_any_shape(output):
+    _same(TensorSpec(name="o", shape=output.shape, dtype="float32"), output)
+
+
+@given(
     dtype=st.sampled_from(["int8", "uint8"]),
     scale=st.sampled_from([1 / 256, 0.1, 3.0]),
     zero_point=st.integers(-128, 127),
