@@ -137,6 +137,11 @@ class Site:
         events = reversed(self.bed.api.get("events", device=name, limit=200))
         return [(event["kind"], event["cause"]) for event in events if event["kind"].startswith("software-")]
 
+    def until_told(self, name: str, expected: list[tuple[str, str]]) -> None:
+        """Wait for what a device said to come in: its state may be here before its messages."""
+        wait_until(lambda: len(self.told(name)) >= len(expected), f"{expected} of {name}", limit_s=LIMIT_S)
+        assert self.told(name) == expected
+
 
 @pytest.fixture(name="site")
 def _site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -176,8 +181,9 @@ def test_software_is_tried_committed_and_taken_back_by_order(site: Site, service
     state = site.device("launched")["state"]
     assert state["software"] == {"name": SOFTWARE_NAME, "version": "2.0.0", "bundle_sha256": good}
     assert state["agent_version"] == "2.0.0"
-    assert site.told("launched") == [("software-found", "ordered"), ("software-committed", "healthy")]
-    assert site.told("by-hand") == [("software-refused", "no-launcher")]
+    first = [("software-found", "ordered"), ("software-committed", "healthy")]
+    site.until_told("launched", first)
+    site.until_told("by-hand", [("software-refused", "no-launcher")])
     assert "software" not in site.device("by-hand")["state"]
 
     starts = service.starts
@@ -185,7 +191,7 @@ def test_software_is_tried_committed_and_taken_back_by_order(site: Site, service
     state = site.device("launched")["state"]
     assert (state["software"]["version"], state["agent_version"]) == ("2.0.0", "2.0.0")
     assert state["quarantined"] == [bad]
-    assert site.told("launched")[2:] == [("software-found", "ordered"), ("software-rolled-back", "trial-failed")]
+    site.until_told("launched", [*first, ("software-found", "ordered"), ("software-rolled-back", "trial-failed")])
     assert service.starts == starts + 4  # three attempts, and the one before again
 
 
