@@ -6,8 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 ROOMS := edgefleet firmware_profiles converter fleet_server device_agent fleet_emulation
 # An editable install is not compiled, and some environments forbid Python to do it later: every process would start slowly.
 COMPILE := $(BIN)/python -m compileall -q $(ROOMS)
-# Tests of whole fleets and rollouts use both cores by themselves; the others share them.
+# Tests of whole fleets and rollouts use both cores by themselves; the others share them, and so do machines with one.
 LIVE := tests/device_agent tests/docs tests/fleet_emulation tests/fleet_server
+ONE_CORE := tests/fleet_emulation/linux_devices tests/fleet_emulation/power_loss
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test check bench campaign docs package clean
@@ -48,8 +49,8 @@ demo: .make/demo ## the whole loop on this machine: convert, approve, roll out, 
 
 test: .make/dev .make/system .make/tflite-runtime ## all tests
 	@$(COMPILE)
-	$(BIN)/python -m pytest -m "not wheel" --numprocesses 2 --dist loadfile $(filter-out $(LIVE),$(wildcard tests/*)) $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m "not wheel" $(LIVE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not wheel" --numprocesses 2 --dist loadfile $(filter-out $(LIVE),$(wildcard tests/*)) $(ONE_CORE) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not wheel" $(LIVE) $(ONE_CORE:%=--ignore=%) $(PYTEST_ARGS)
 
 check: .make/dev .make/system ## format, lint, types, import walls, docs, and the wheel with one extra at a time
 	$(BIN)/ruff format --check .
