@@ -140,9 +140,11 @@ class Agent:
         for report in self.ports.inference.reports():
             if isinstance(report, Collected):
                 self._reporter.count(report.models)
+                self._life.labelling.count(report)
         self._installation.cancel()
         self.memory.update(clean_stop=True)
         self._reporter.telemetry(rss_bytes())
+        self._life.labelling.save()
         self._reporter.send()
         self._reporter.farewell(self.state(connected=False))
 
@@ -201,6 +203,7 @@ class Agent:
         self._life.run_due(now)
         if self.timers.take("telemetry", now):
             self._reporter.telemetry(rss_bytes() + self.ports.inference.rss_bytes())
+            self._life.labelling.save()
             self._plan_telemetry()
         self._capturing.step()
         self.polling.start_if_due(self.record.counter)

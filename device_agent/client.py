@@ -109,15 +109,25 @@ class InferenceClient:
         self._declaration = msgspec.json.encode(said)
         return local_answer(self._call(DeclareRequest(self._declaration)))
 
-    def feedback(self, request_id: int, label: str | int) -> LocalAnswer:
+    def feedback(self, request_id: int, label: str | int, *, release: str = "", predicted: int = -1) -> LocalAnswer:
         """Say what an earlier answer should have been: a label's name or a class number.
 
-        The status is ``ok``, ``unknown-request`` (too long ago, or before a restart) or ``bad-input`` (no such label).
+        With ``release`` and ``predicted``, that answer's ``release`` and ``top_class``, a label counts however late it
+        comes. The status is ``ok``, ``unknown-request`` (labelled already, of a release that did not run here, or
+        without these two too long ago) or ``bad-input`` (no such label).
 
         Raises:
             UnreachableError: the agent does not answer within the time limit.
         """
-        return local_answer(self._call(FeedbackRequest(request_id, str(label))))
+        said = FeedbackRequest(request_id, str(label))
+        answer = self._call(said)
+        if answer.status == "unknown-request" and release:
+            late = self._call(said._replace(release=release, predicted=predicted))
+            if late.status == "bad-input" and not late.release:  # of an agent that knows no late labels
+                self.close()
+            else:
+                answer = late
+        return local_answer(answer)
 
     def info(self) -> LocalAnswer:
         """Ask which release answers.

@@ -8,7 +8,8 @@ Requests on one connection are answered in order; a connection may send the next
 kind          body after ``kind, version``
 ============  ============================================================================================
 1 infer       ``u16 tensors, u64 deadline_us`` (CLOCK_MONOTONIC, microseconds; 0: none), then the tensors
-2 feedback    ``u16 label_bytes, u64 request_id``, then the label (UTF-8: a class number or a label's name)
+2 feedback    ``u16 label_bytes, u64 request_id``, then the label (UTF-8: a class number or a label's name);
+              late, behind that: ``i32 predicted, u16 release_bytes``, then the release of the answer
 3 info        ``u16 model_bytes``, then the model's name (none: the only one)
 4 infer-model ``u16 tensors, u64 deadline_us, u16 model_bytes``, then the model's name, the tensors
 5 declare     ``u16 0``, then a JSON document: the interface that the application was built for
@@ -54,6 +55,7 @@ _REQUEST = struct.Struct("<BBHQ")
 _SHORT = struct.Struct("<BBH")
 _MODEL = struct.Struct("<H")
 _SHARE = struct.Struct("<BBHII")
+_LATE = struct.Struct("<iH")
 _ANSWER = struct.Struct("<BBBBQifHHHH")
 _TENSOR = struct.Struct("<BBH")
 
@@ -83,10 +85,15 @@ class InferRequest(NamedTuple):
 
 
 class FeedbackRequest(NamedTuple):
-    """What an earlier answer should have been: a class number or a label's name."""
+    """What an earlier answer should have been: a class number or a label's name.
+
+    ``release`` and ``predicted`` are that answer's own release and top class, for a worker that does not remember it.
+    """
 
     request_id: int
     label: str
+    release: str = ""
+    predicted: int = -1
 
 
 class InfoRequest(NamedTuple):
@@ -150,9 +157,8 @@ def encode_request(request: Request) -> bytes:
     match request:
         case InferRequest():
             return _encode_infer(request)
-        case FeedbackRequest(request_id, label):
-            text = label.encode()
-            return _REQUEST.pack(FEEDBACK, VERSION, len(text), request_id) + text
+        case FeedbackRequest():
+            return _encode_feedback(request)
         case InfoRequest(model):
             name = model.encode()
             return _SHORT.pack(INFO, VERSION, len(name)) + name
@@ -162,6 +168,12 @@ def encode_request(request: Request) -> bytes:
             return _SHARE.pack(SHARE, VERSION, 0, request_bytes, answer_bytes)
         case RingRequest():
             return RING_BODY
+
+
+def _encode_feedback(request: FeedbackRequest) -> bytes:
+    text, release = request.label.encode(), request.release.encode()
+    body = _REQUEST.pack(FEEDBACK, VERSION, len(text), request.request_id) + text
+    return body + _LATE.pack(request.predicted, len(release)) + release if release else body
 
 
 def _encode_infer(request: InferRequest) -> bytes:
@@ -202,13 +214,20 @@ def _decode_long(kind: int, view: memoryview) -> InferRequest | FeedbackRequest:
     if kind == INFER:
         return InferRequest(_decode_tensors(rest, count), number)
     if kind == FEEDBACK:
-        if len(rest) != count:
-            raise _malformed(f"has a label of {len(rest)} bytes, where it announces {count}")
-        return FeedbackRequest(number, _text(rest))
+        return _decode_feedback(rest, count, number)
     end = _MODEL.size + (_MODEL.unpack_from(rest)[0] if len(rest) >= _MODEL.size else len(rest))
     if len(rest) < end:
         raise _malformed("ends within the model's name")
     return InferRequest(_decode_tensors(rest[end:], count), number, _text(rest[_MODEL.size : end]))
+
+
+def _decode_feedback(rest: memoryview, label_bytes: int, number: int) -> FeedbackRequest:
+    label, late = rest[:label_bytes], rest[label_bytes:]
+    if len(rest) == label_bytes:
+        return FeedbackRequest(number, _text(label))
+    if len(late) <= _LATE.size or len(late) != _LATE.size + _LATE.unpack_from(late)[1]:
+        raise _malformed(f"has a label of {len(rest)} bytes, where it announces {label_bytes}")
+    return FeedbackRequest(number, _text(label), _text(late[_LATE.size :]), _LATE.unpack_from(late)[0])
 
 
 def encode_answer(answer: AnswerFrame) -> bytes:

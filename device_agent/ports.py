@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from device_agent.core.labels import LabelMemory
 from device_agent.core.orders import Order, TargetFile
 from device_agent.core.record import DeviceRecord
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict, ModelRef, Report, ServingPlan
@@ -276,6 +277,20 @@ class Captures(Protocol):
         """Hand what is stored to the server."""
 
 
+class LabelStore(Protocol):
+    """Keeps what is remembered of labels."""
+
+    def load(self) -> LabelMemory:
+        """Return what is remembered; nothing where it is damaged."""
+
+    def save(self, memory: LabelMemory) -> None:
+        """Replace it durably.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+
 class Admission(Protocol):
     """Runs the checks of a bundle before it may run."""
 
@@ -298,7 +313,8 @@ class Upkeep(Protocol):
 class Ports:
     """Everything that an agent needs.
 
-    Without ``upkeep`` nobody looks after its identity, and without ``software`` no other is taken, as in a simulation.
+    Without ``upkeep`` nobody looks after its identity, without ``software`` no other is taken, and without
+    ``labels`` those are forgotten with the process, as in a simulation.
     """
 
     clock: Clock
@@ -316,3 +332,4 @@ class Ports:
     upkeep: Upkeep | None = None
     captures: Captures | None = None
     software: OwnSoftware | None = None
+    labels: LabelStore | None = None

@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Concatenate, Literal, ParamSpec
 
+import msgspec
+
 from device_agent.chronicle import Chronicle
 from device_agent.core import life, recalls, way_back
 from device_agent.core.decision import Decision, Effect, Mark, Situation
@@ -29,11 +31,13 @@ from device_agent.core.serving import (
     ModelRef,
     Report,
     Serving,
+    ServingPlan,
     Verified,
     plan_for,
 )
 from device_agent.core.timers import Timers
 from device_agent.core.usefulness import Usefulness, Useless
+from device_agent.labelling import Labelling
 from device_agent.memory import SAVE_RETRY_S, Memory
 from device_agent.ports import Ports
 from device_agent.reporting import Reporter
@@ -83,6 +87,7 @@ class ReleaseLife:
         self._deadline: tuple[str, float] = ("", float("inf"))
         self._unproved: dict[str, str] = {}
         self._activations = 0
+        self.labelling = Labelling(ports.labels)
         self._usefulness = Usefulness()
         self._growth = Growth()
 
@@ -178,13 +183,21 @@ class ReleaseLife:
     def _on_collected(self, collected: Collected) -> None:
         self.worker.collected(live=self._status in LIVE, lanes=collected.lanes)
         self._reporter.count(collected.models)
+        self.labelling.count(collected)
         now = self._ports.clock.monotonic()
         policy_seconds = (now - self._counted_at) * self._scale
         self._counted_at = now
         pairs, rss_bytes = collected.pairs, collected.rss_bytes
         useless = self._usefulness.look(collected.models)
         leaky = self._growth.look(collected.models, rss_bytes) if self._status not in LIVE else None
-        self.decide(life.collected, collected.models, policy_seconds, pairs=pairs, rss_bytes=rss_bytes)
+        self.decide(
+            life.collected,
+            collected.models,
+            policy_seconds,
+            pairs=pairs,
+            unpaired=collected.unpaired,
+            rss_bytes=rss_bytes,
+        )
         if useless is not None:
             self.decide(life.useless, *useless)
         elif leaky is not None:
@@ -308,9 +321,16 @@ class ReleaseLife:
             share=self._share,
             swap=self._swap,
         )
+        plan = msgspec.structs.replace(plan, earlier=self._earlier(plan), labelled=self.labelling.labelled)
         self._usefulness.forget()
         self._growth.forget()
         self.worker.serve(plan, candidate_live=with_candidate)
+
+    def _earlier(self, plan: ServingPlan) -> tuple[ModelRef, ...]:
+        """Return the releases that answered before and do not now: labels for their answers may still come."""
+        now = {planned.primary.release.bundle_sha256 for planned in plan.models}
+        members = {member.sha256: member for member in (*self._record.active, *self._record.previous)}
+        return tuple(self._ref(member) for sha256, member in members.items() if sha256 not in now)
 
     def _verify(self) -> None:
         members = self._record.active

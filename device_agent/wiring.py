@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from device_agent.adapters.capture_folder import CaptureFolder
 from device_agent.adapters.holds import HoldFolder
 from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.labels_file import LabelsFile
 from device_agent.adapters.outbox_file import OutboxFile
 from device_agent.adapters.slots import SlotFolder
 from device_agent.adapters.software import installed_software
@@ -97,6 +98,7 @@ def assemble(
         captures=_captures(folder, settings),
         upkeep=upkeep,
         software=software,
+        labels=LabelsFile(folder.labels),
     )
     agent = Agent(
         identity,

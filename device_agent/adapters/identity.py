@@ -50,6 +50,7 @@ class DataFolder:
         self.state = root / "state.db"
         self.outbox = root / "outbox.db"
         self.socket = root / "inference.sock"
+        self.labels = root / "labels.json"
         self.lock = root / "agent.lock"
 
     def root_metadata(self, repository: str) -> Path:

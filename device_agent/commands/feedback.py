@@ -15,6 +15,12 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
     verb.add_argument("--config", type=Path, help="settings in TOML, where they name another socket")
     verb.add_argument("request_id", type=_request_id, help="the number that came with the answer")
     verb.add_argument("label", help="the right label, or its class number")
+    verb.add_argument(
+        "--release", default="", help="the answer's release ('digits 1.0.0'), for a label that comes late"
+    )
+    verb.add_argument(
+        "--predicted", type=int, default=-1, help="the answer's class number, for a label that comes late"
+    )
 
 
 def _request_id(text: str) -> int:
@@ -31,8 +37,12 @@ def _feedback(options: argparse.Namespace) -> None:
     settings = read_settings(options.config)
     path = settings.socket or DataFolder(options.data.resolve()).socket
     with InferenceClient(path) as client:
-        answer = client.feedback(options.request_id, options.label)
+        answer = client.feedback(
+            options.request_id, options.label, release=options.release, predicted=options.predicted
+        )
     if answer.status != "ok":
-        raise InputError(answer.detail, hint="give the request id of a recent answer, and a label of the model")
+        raise InputError(
+            answer.detail, hint="give a label of the model; for an answer of long ago, also --release and --predicted"
+        )
     document = {"request_id": answer.request_id, "predicted": answer.top_class}
     emit(document, "counted", as_json=options.json)

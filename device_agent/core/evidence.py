@@ -5,8 +5,7 @@
   Psychometrika 12:153): of the inputs on which just one of them gave a class, or was right, half are expected on either
   side. A class is one of several tests, so its bound is divided by their number (Bonferroni).
 * Confidences are compared by Hoeffding's inequality for the mean of differences in [-1, 1] (1963, JASA 58:13).
-* Latencies by the exact binomial tail of those above a limit that one in a hundred may pass (Clopper and Pearson 1934,
-  Biometrika 26:404).
+* Latencies pair by pair, in :mod:`device_agent.core.slowness`.
 * Whether the previous model's answers left its own baseline, by the total variation distance of two histograms, with
   the bound of Weissman et al. 2003 (HPL-2003-97R1) for the noise of each: it shrinks with the number of samples, where
   a fixed threshold on PSI gives false alarms in 67 % of healthy windows of 50 samples.
@@ -19,7 +18,7 @@ import math
 from typing import NamedTuple
 
 from device_agent.core.pairs import Pairs, Side
-from edgefleet.contracts.messages import CONFIDENCE_BINS, LATENCY_BINS_PER_OCTAVE, SparseCounts
+from edgefleet.contracts.messages import CONFIDENCE_BINS, SparseCounts
 from edgefleet.contracts.policy import SoftRule
 
 #: The first look is at so many pairs, or labels.
@@ -31,7 +30,6 @@ _BASELINE_COUNT = 64
 _COARSE_BINS = 16
 #: A previous model that moved further from its baseline than this, whatever the certainty, is no witness.
 _NO_WITNESS = 0.1
-_ONE_PERCENT = 0.01
 
 
 class Finding(NamedTuple):
@@ -95,24 +93,6 @@ def _collapsed(pairs: Pairs, rule: SoftRule, error: float) -> Finding | None:
     return Finding(
         "confidence",
         f"mean confidence {mine:.2f} over {pairs.count} inputs, the model before {before:.2f} (noise {noise:.2f})",
-    )
-
-
-def slower(pairs: Pairs, rule: SoftRule, error: float) -> Finding | None:
-    """Tell whether a candidate breaks its latency budget, or is far slower, where the model before it is not."""
-    before = _p99_bin(pairs.previous.latency)
-    limit = round(LATENCY_BINS_PER_OCTAVE * math.log2(rule.latency_ratio)) + before
-    what = f"{rule.latency_ratio:g} times the p99 latency of the model before"
-    if pairs.latency_budget_us:
-        limit = math.ceil(LATENCY_BINS_PER_OCTAVE * math.log2(pairs.latency_budget_us))
-        what = f"the budget of {pairs.latency_budget_us} us"
-    late = sum(count for place, count in _items(pairs.candidate.latency) if place > limit)
-    late_before = sum(count for place, count in _items(pairs.previous.latency) if place > limit)
-    chance = binomial_tail(late, pairs.count, _ONE_PERCENT)
-    if chance > error or late_before > _ONE_PERCENT * pairs.count + 1:
-        return None
-    return Finding(
-        "latency", f"{late} of {pairs.count} answers took longer than {what}, of that one's {late_before} did"
     )
 
 
@@ -185,15 +165,6 @@ def binomial_tail(successes: int, trials: int, share: float) -> float:
         return math.exp(ways - math.lgamma(k + 1) - math.lgamma(trials - k + 1) + k * log_p + (trials - k) * log_q)
 
     return min(math.fsum(chance_of(k) for k in range(successes, trials + 1)), 1.0)
-
-
-def _p99_bin(latency: SparseCounts) -> int:
-    total, seen = sum(latency.counts), 0
-    for place, count in _items(latency):
-        seen += count
-        if seen >= 0.99 * total:
-            return place
-    return 0
 
 
 def _shares(counts: SparseCounts, largest: list[int]) -> list[float]:

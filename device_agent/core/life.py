@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from device_agent.core.decision import Decision, Draft, Situation
+from device_agent.core.labels import UnpairedLabel
 from device_agent.core.lifecycle import LIVE
 from device_agent.core.pairs import PairedWindow, Side, add_sides, binned, faded
 from device_agent.core.record import DeviceRecord, Progress, fresh_progress_of, member_of
@@ -26,6 +27,7 @@ from device_agent.core.trial import (
     judge_shadow,
     judge_soft,
     judge_trial,
+    labelled_late,
     paired,
 )
 from device_agent.core.way_back import (
@@ -101,6 +103,7 @@ def collected(
     policy_seconds: float,
     *,
     pairs: Iterable[PairedWindow] = (),
+    unpaired: tuple[UnpairedLabel, ...] = (),
     rss_bytes: int = 0,
 ) -> Decision:
     """Count what the candidate did since the last time, and judge it; without one, learn how the good set answers."""
@@ -119,6 +122,7 @@ def collected(
         member = member_of(record.trying, counted_pairs.bundle_sha256)
         if member is not None and member.release.name in progress:
             progress[member.release.name] = paired(progress[member.release.name], counted_pairs.pairs)
+    progress = {name: labelled_late(known, unpaired) for name, known in progress.items()}
     draft.set(progress={name: grown(known, rss_bytes) for name, known in progress.items()})
     _judge(draft)
     return draft.done()

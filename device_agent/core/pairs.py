@@ -2,14 +2,23 @@
 """What two models said to the same inputs, as counts that add up: evidence for faults that no answer alone shows."""
 
 from collections.abc import Iterable
+from typing import Annotated
+
+import msgspec
 
 from device_agent.core.ledger import add_sparse
 from edgefleet.contracts.manifest import Fact, Natural
-from edgefleet.contracts.messages import SparseCounts
+from edgefleet.contracts.messages import LATENCY_BINS, SparseCounts
 from edgefleet.contracts.names import Sha256
 
+#: A request's number: 64 bits, more than a JSON number holds everywhere.
+RequestId = Annotated[int, msgspec.Meta(ge=0)]
 #: Classes are counted in so many bins; those of a model that has more share them.
 CLASS_BINS = 256
+#: Pairs that a label can still be for after the worker forgot them; they lie in the device's record.
+UNLABELLED_LIMIT = 512
+#: The bin of :attr:`Pairs.apart` for two answers that took as long.
+EVEN_BIN = LATENCY_BINS
 
 
 class Side(Fact, frozen=True, kw_only=True):
@@ -33,23 +42,52 @@ class Labelled(Fact, frozen=True, kw_only=True):
     only_previous: Natural = 0
     neither: Natural = 0
 
+    @classmethod
+    def of(cls, actual: int, candidate: int, previous: int) -> "Labelled":
+        """Return the count of one label, and of the classes that both models had given."""
+        who = {(True, True): "both", (True, False): "only_candidate", (False, True): "only_previous"}
+        return cls(**{who.get((candidate == actual, previous == actual), "neither"): 1})
+
     @property
     def count(self) -> int:
         """How many labels."""
         return self.both + self.only_candidate + self.only_previous + self.neither
 
 
+class Unlabelled(Fact, frozen=True, kw_only=True):
+    """What both models said to the last :data:`UNLABELLED_LIMIT` requests: columns of numbers and classes."""
+
+    numbers: tuple[RequestId, ...] = ()
+    candidate: tuple[Natural, ...] = ()
+    previous: tuple[Natural, ...] = ()
+
+    @property
+    def rows(self) -> tuple[tuple[int, int, int], ...]:
+        """The requests, each with the class of the candidate and that of the previous model."""
+        return tuple(zip(self.numbers, self.candidate, self.previous, strict=True))
+
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, int, int]]) -> "Unlabelled":
+        """Return the last of some rows as columns."""
+        columns = tuple(zip(*tuple(rows)[-UNLABELLED_LIMIT:], strict=True)) or ((), (), ())
+        return cls(numbers=columns[0], candidate=columns[1], previous=columns[2])
+
+
 class Pairs(Fact, frozen=True, kw_only=True):
     """A candidate and the previous model on the same inputs.
 
-    ``agreed`` counts, class by class, the inputs to which both gave that class. ``latency_budget_us`` is the
+    ``agreed`` counts, class by class, the inputs to which both gave that class. ``apart`` counts, input by input, how
+    many latency bins the candidate's answer took longer than the other's, from :data:`EVEN_BIN` on.
+    ``unlabelled`` is kept for labels that come when the worker has forgotten the answers. ``latency_budget_us`` is the
     candidate's, 0 where its bundle has none.
     """
 
     candidate: Side = Side()
     previous: Side = Side()
     agreed: SparseCounts = SparseCounts()
+    apart: SparseCounts = SparseCounts()
     labelled: Labelled = Labelled()
+    unlabelled: Unlabelled = Unlabelled()
     latency_budget_us: Natural = 0
 
     @property
@@ -74,14 +112,20 @@ def add_sides(a: Side, b: Side) -> Side:
     )
 
 
+def add_labelled(a: Labelled, b: Labelled) -> Labelled:
+    """Add two counts of labelled inputs."""
+    return Labelled(**{name: getattr(a, name) + getattr(b, name) for name in Labelled.__struct_fields__})
+
+
 def add_pairs(a: Pairs, b: Pairs) -> Pairs:
     """Add two counts of the same pair of models."""
-    counts = {name: getattr(a.labelled, name) + getattr(b.labelled, name) for name in Labelled.__struct_fields__}
     return Pairs(
         candidate=add_sides(a.candidate, b.candidate),
         previous=add_sides(a.previous, b.previous),
         agreed=add_sparse(a.agreed, b.agreed),
-        labelled=Labelled(**counts),
+        apart=add_sparse(a.apart, b.apart),
+        labelled=add_labelled(a.labelled, b.labelled),
+        unlabelled=Unlabelled.of((*a.unlabelled.rows, *b.unlabelled.rows)) if b.unlabelled.numbers else a.unlabelled,
         latency_budget_us=b.latency_budget_us or a.latency_budget_us,
     )
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from device_agent.core.pairs import PairedWindow
+from device_agent.core.labels import UnpairedLabel
+from device_agent.core.pairs import PairedWindow, RequestId
 from edgefleet.contracts.capture import CapturedInput
 from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.manifest import Fact, Natural, Share
@@ -47,13 +48,16 @@ class ServingPlan(Fact, frozen=True, kw_only=True, tag="serve"):
     """What should answer from now on: one entry for each model name, put in force together; ``number`` names the plan.
 
     ``swap``: with ``resident`` new models are loaded before those that they replace are let go; with ``cold`` requests
-    wait meanwhile, for the board has no room for both.
+    wait meanwhile, for the board has no room for both. ``earlier`` releases answered before, and ``labelled`` requests
+    have their label: late labels are for the ones, and not for the others.
     """
 
     number: Natural
     models: tuple[PlannedModel, ...] = ()
     swap: Literal["resident", "cold"] = "resident"
     capture: CapturePlan | None = None
+    earlier: tuple[ModelRef, ...] = ()
+    labelled: tuple[RequestId, ...] = ()
 
     @property
     def tries(self) -> bool:
@@ -144,13 +148,16 @@ class LaneCall(Fact, frozen=True, kw_only=True):
 class Collected(Fact, frozen=True, kw_only=True, tag="collected"):
     """Counts since the last collection; ``rss_bytes`` is the worker's resident memory.
 
-    ``lanes`` are calls that go on beside the answer to this.
+    ``lanes`` are calls that go on beside the answer to this. ``labelled`` requests got their label, and of ``unpaired``
+    ones the worker does not know what both models had said.
     """
 
     models: tuple[ModelWindow, ...]
     rss_bytes: Natural = 0
     pairs: tuple[PairedWindow, ...] = ()
     lanes: tuple[LaneCall, ...] = ()
+    labelled: tuple[RequestId, ...] = ()
+    unpaired: tuple[UnpairedLabel, ...] = ()
 
 
 class Verified(Fact, frozen=True, kw_only=True, tag="verified"):

@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from device_agent.core import evidence
+from device_agent.core import evidence, slowness
+from device_agent.core.labels import UnpairedLabel, late_pairs
 from device_agent.core.pairs import Pairs, Side, add_pairs
 from device_agent.core.record import Progress
 from edgefleet.contracts.messages import ModelWindow
@@ -42,6 +43,11 @@ def counted(progress: Progress, window: ModelWindow) -> Progress:
 def paired(progress: Progress, pairs: Pairs) -> Progress:
     """Return the progress with more pairs of the candidate's and the previous model's answers."""
     return msgspec.structs.replace(progress, pairs=add_pairs(progress.pairs, pairs))
+
+
+def labelled_late(progress: Progress, labels: tuple[UnpairedLabel, ...]) -> Progress:
+    """Return the progress with labels for pairs that the worker had forgotten."""
+    return msgspec.structs.replace(progress, pairs=late_pairs(progress.pairs, labels)) if labels else progress
 
 
 def grown(progress: Progress, rss_bytes: int) -> Progress:
@@ -127,7 +133,7 @@ def _look_at_pairs(progress: Progress, rule: SoftRule, baseline: Side, *, last: 
         return progress, WAIT
     error = evidence.look_share(progress.looks, rule.error / 3)
     progress = msgspec.structs.replace(progress, looks=progress.looks + 1)
-    slow = evidence.slower(pairs, rule, error)
+    slow = slowness.slower(pairs, rule, error)
     if slow is not None:
         return progress, _failed(slow)
     if evidence.known(baseline) and not evidence.has_moved(pairs, baseline):

@@ -121,6 +121,12 @@ def latency_bin(seconds: float) -> int:
     return min(int(LATENCY_BINS_PER_OCTAVE * math.log2(max(seconds * 1e6, 1.0))), LATENCY_BINS - 1)
 
 
+def bins_apart(seconds: float, other: float) -> int:
+    """Return how many bins one latency is above another; what is below a microsecond counts as one."""
+    octaves = math.log2(max(seconds * 1e6, 1.0) / max(other * 1e6, 1.0))
+    return min(max(round(LATENCY_BINS_PER_OCTAVE * octaves), -LATENCY_BINS), LATENCY_BINS)
+
+
 def _add(counter: Counter[int], bins: "np.typing.NDArray[np.int_]") -> None:
     for place, count in zip(*np.unique(bins, return_counts=True), strict=True):
         counter[int(place)] += int(count)

@@ -10,7 +10,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from device_agent.core.serving import (
 )
 from device_agent.worker.accelerator import Accelerator
 from device_agent.worker.counts import NOTES, ModelCounts, Refusal
+from device_agent.worker.late_labels import LateLabels
 from device_agent.worker.mark import AT_WORK, Mark, new_mark, write_mark
 from device_agent.worker.places import Comparison, Place, Prepared, refs_of, serving
 from device_agent.worker.places import Reply as Reply
@@ -70,6 +71,7 @@ class Engine:
         self._before = self._now.plan
         self.holding: frozenset[str] = frozenset()
         self._tally = Tally()
+        self._late = LateLabels()
         self._ids = itertools.count(((nonce & 0xFFFFFFFF) << 32) + 1)
         self._later = threading.local()
         self.unsure = UnsureInputs(random)
@@ -103,7 +105,7 @@ class Engine:
             self._now = prepared
             self._only = next(iter(prepared.places.values())) if len(prepared.places) == 1 else None
             self.holding = frozenset()
-            self._tally.put_in_force(place.counts for place in prepared.places.values())
+            self._tally.put_in_force((place.counts for place in prepared.places.values()), prepared.plan.labelled)
         return serving(prepared)
 
     @property
@@ -189,9 +191,20 @@ class Engine:
         if place.companion is not None and self._now.places.get(place.primary.release.name) is place:
             self._compare(pending, place.companion)
 
-    def feedback(self, request_id: int, label: str) -> Reply:
-        """Count what an earlier answer should have been; ``label`` is a class number or a label's name."""
-        return self._tally.feedback(request_id, label)
+    def feedback(self, request_id: int, label: str, release: str = "", predicted: int = -1) -> Reply:
+        """Count what an earlier answer should have been; ``label`` is a class number or a label's name.
+
+        Of an answer that is not remembered, ``release`` (name and version) and ``predicted`` say whose it was.
+        """
+        reply = self._tally.feedback(request_id, label)
+        if reply.status != "unknown-request" or not release:
+            return reply
+        counts = self._late.counts_of(release, self._now, self._tally)
+        if counts is None:
+            return Reply(
+                "unknown-request", detail=f"no release '{release[:100]}' answered on this device, or it is gone"
+            )
+        return self._tally.late_feedback(request_id, label, counts, predicted)
 
     def at_work(self, model: str) -> str:
         """Return the bundle that runs for a name just now; empty where none does."""
@@ -298,7 +311,7 @@ class Engine:
         """Run the companion on a live input. The candidate's window takes the count, whichever of both it is."""
         place, tally = pending.place, self._tally
         shadow = tally.of(companion, "shadow") if place.planned.companion_role == "shadow" else None
-        started = perf_counter()
+        started, worked = perf_counter(), thread_time()
         self._use(companion)
         self._mark[AT_WORK] = 1
         try:
@@ -313,10 +326,11 @@ class Engine:
             if shadow:
                 tally.refused(shadow, "non-finite", "the model answered with NaN or infinity", fault=True)
             return
-        its, mine = (answer, perf_counter() - started), (pending.answer, pending.seconds)
+        own_s, seconds = thread_time() - worked, perf_counter() - started
+        its, mine = (answer, seconds), (pending.answer, pending.seconds)
         tally.compared(shadow or place.counts, disagreed=pending.disagrees(companion, tensors, answer))
         if shadow:
             tally.shadowed(shadow, its)
-            tally.paired(pending.number, companion, its, mine)
+            tally.paired(pending.number, companion, its, mine, own_s=min(own_s, seconds))
         elif place.role == "trial":
-            tally.paired(pending.number, place.primary, mine, its)
+            tally.paired(pending.number, place.primary, mine, its, own_s=pending.seconds)

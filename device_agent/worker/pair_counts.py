@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counting what a candidate and the previous model answer to the same inputs, and which of both was right."""
 
-from collections import Counter
+from collections import Counter, deque
 
 from device_agent.core.ledger import sparse
-from device_agent.core.pairs import CLASS_BINS, Labelled, PairedWindow, Pairs, Side
-from device_agent.worker.counts import latency_bin
+from device_agent.core.pairs import (
+    CLASS_BINS,
+    EVEN_BIN,
+    UNLABELLED_LIMIT,
+    Labelled,
+    PairedWindow,
+    Pairs,
+    Side,
+    Unlabelled,
+    add_labelled,
+)
+from device_agent.worker.counts import bins_apart, latency_bin
 from device_agent.worker.residents import Resident
 from edgefleet.contracts.messages import CONFIDENCE_BINS
 from edgefleet.runtimes.answers import Answer
@@ -37,7 +47,9 @@ class _Pair:
     def __init__(self, latency_budget_us: int) -> None:
         self.candidate, self.previous = _Tally(), _Tally()
         self.agreed: Counter[int] = Counter()
-        self.labelled: Counter[str] = Counter()
+        self.apart: Counter[int] = Counter()
+        self.labelled = Labelled()
+        self.unlabelled: deque[tuple[int, int, int]] = deque(maxlen=UNLABELLED_LIMIT)
         self.latency_budget_us = latency_budget_us
 
     def take(self) -> Pairs:
@@ -45,7 +57,9 @@ class _Pair:
             candidate=self.candidate.take(),
             previous=self.previous.take(),
             agreed=sparse(self.agreed),
-            labelled=Labelled(**self.labelled),
+            apart=sparse(self.apart),
+            labelled=self.labelled,
+            unlabelled=Unlabelled.of(self.unlabelled),
             latency_budget_us=self.latency_budget_us,
         )
 
@@ -57,25 +71,39 @@ class PairCounts:
         self._pairs: dict[str, _Pair] = {}
         self._given: list[tuple[int, str, int, int] | None] = [None] * REMEMBERED_PAIRS
 
-    def add(self, number: int, candidate: Resident, mine: tuple[Answer, float], previous: tuple[Answer, float]) -> None:
-        """Count the answers, with their seconds, of a candidate and the previous model to request ``number``."""
+    def add(
+        self,
+        number: int,
+        candidate: Resident,
+        mine: tuple[Answer, float],
+        previous: tuple[Answer, float],
+        *,
+        own_s: float,
+    ) -> None:
+        """Count the answers, with their seconds, of a candidate and the previous model to request ``number``.
+
+        ``own_s`` are the candidate's seconds as they are to be compared (:mod:`device_agent.core.slowness`).
+        """
         pair = self._of(candidate.sha256, candidate.model.manifest.budgets.latency_p99_us or 0)
         pair.candidate.add(*mine)
         pair.previous.add(*previous)
+        pair.apart[EVEN_BIN + bins_apart(own_s, previous[1])] += 1
         top, before = mine[0].top, previous[0].top
         if top == before:
             pair.agreed[top % CLASS_BINS] += 1
+        pair.unlabelled.append((number, top, before))
         self._given[number % REMEMBERED_PAIRS] = (number, candidate.sha256, top, before)
 
-    def labelled(self, number: int, actual: int) -> None:
-        """Count what request ``number`` should have been answered, if both had answered it."""
+    def labelled(self, number: int, actual: int) -> bool:
+        """Count what request ``number`` should have been answered; False where it is not known that both had."""
         given = self._given[number % REMEMBERED_PAIRS]
         if given is None or given[0] != number:
-            return
+            return False
         self._given[number % REMEMBERED_PAIRS] = None
         _, sha256, top, before = given
-        who = {(True, True): "both", (True, False): "only_candidate", (False, True): "only_previous"}
-        self._of(sha256, 0).labelled[who.get((top == actual, before == actual), "neither")] += 1
+        pair = self._of(sha256, 0)
+        pair.labelled = add_labelled(pair.labelled, Labelled.of(actual, top, before))
+        return True
 
     def take(self) -> tuple[PairedWindow, ...]:
         """Return the counts, and start again."""

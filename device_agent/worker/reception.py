@@ -67,8 +67,8 @@ class Reception:
                 case RingRequest():
                     self._look_for(session)
                     self._ask(session)
-                case FeedbackRequest(request_id, label):
-                    session.reply(self._engine.feedback(request_id, label))
+                case FeedbackRequest():
+                    session.reply(self._engine.feedback(*request))
                 case InfoRequest(model):
                     session.reply(self._engine.info(model))
                 case DeclareRequest(document):

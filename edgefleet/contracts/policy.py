@@ -57,8 +57,8 @@ class SoftRule(Fact, frozen=True, kw_only=True):
     ``error`` is the whole probability of a false alarm of a shadow or a trial. Beyond chance, and beyond these, roll
     back: a loss of labelled accuracy by ``accuracy_drop``; a class that is not answered any more in ``lost_share`` of
     its cases; a class whose share changes by ``class_shift``; a mean confidence that falls by ``confidence_drop``; a
-    p99 latency over the bundle's budget, or (without one) ``latency_ratio`` times the previous model's; and a worker
-    that grows by ``memory_growth_bytes`` (0: never).
+    p99 latency over the bundle's budget, or (without one) answers that take ``latency_ratio`` times as long as the
+    previous model's to the same input; and a worker that grows by ``memory_growth_bytes`` (0: never).
     """
 
     error: Annotated[float, msgspec.Meta(gt=0.0, le=0.1)] = 1e-4

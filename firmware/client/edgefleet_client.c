@@ -422,11 +422,30 @@ ef_status ef_infer(ef_client *client, const char *model, const ef_tensor *inputs
   return call(client, 1, answer);
 }
 
-ef_status ef_feedback(ef_client *client, uint64_t request_id, const char *label, ef_answer *answer) {
+static int put_feedback(buffer *to, uint64_t request_id, const char *label) {
   size_t size = strlen(label);
-  int failed = size > UINT16_MAX || begin(&client->request, FEEDBACK, size) || put_u64(&client->request, request_id) ||
-                                        put(&client->request, label, size);
-  if (failed) return refuse(answer, EF_WRONG_USE, "a label has at most 65535 bytes");
+  return size > UINT16_MAX || begin(to, FEEDBACK, size) || put_u64(to, request_id) || put(to, label, size);
+}
+
+ef_status ef_feedback(ef_client *client, uint64_t request_id, const char *label, ef_answer *answer) {
+  if (put_feedback(&client->request, request_id, label))
+    return refuse(answer, EF_WRONG_USE, "a label has at most 65535 bytes");
   end_frame(&client->request);
   return call(client, 0, answer);
+}
+
+ef_status ef_feedback_late(ef_client *client, uint64_t request_id, const char *label, const char *release,
+                           int32_t predicted, ef_answer *answer) {
+  buffer *to = &client->request;
+  size_t size = strlen(release);
+  ef_status status = ef_feedback(client, request_id, label, answer);
+  if (status != EF_UNKNOWN_REQUEST || size == 0) return status;
+  if (size > UINT16_MAX || put_feedback(to, request_id, label) || put_u32(to, (uint32_t)predicted) ||
+      put_u16(to, size) || put(to, release, size))
+    return refuse(answer, EF_WRONG_USE, "a release has at most 65535 bytes");
+  end_frame(to);
+  status = call(client, 0, answer);
+  if (status != EF_BAD_INPUT || answer->release[0] != '\0') return status;
+  disconnect(client); /* an agent that cannot read this */
+  return refuse(answer, EF_UNKNOWN_REQUEST, "the request is not known any more, and this agent takes no late labels");
 }

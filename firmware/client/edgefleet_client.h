@@ -87,6 +87,11 @@ ef_status ef_infer(ef_client *client, const char *model, const ef_tensor *inputs
 /* Say what an earlier answer should have been: a label's name or a class number. */
 ef_status ef_feedback(ef_client *client, uint64_t request_id, const char *label, ef_answer *answer);
 
+/* The same, however late: `release` and `predicted` are the `release` and `top_class` that came with that answer.
+ * An agent that knows no late labels says EF_UNKNOWN_REQUEST. */
+ef_status ef_feedback_late(ef_client *client, uint64_t request_id, const char *label, const char *release,
+                           int32_t predicted, ef_answer *answer);
+
 #ifdef __cplusplus
 }
 #endif

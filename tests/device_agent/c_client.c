@@ -36,6 +36,12 @@ int main(int count, char **arguments) {
     number = answer.request_id;
     ef_feedback(client, number, answer.label, &answer);
     print(&answer);
+    ef_feedback_late(client, number + 1000, "3", "digits 1.0.0", 4, &answer);
+    print(&answer);
+    ef_feedback_late(client, number + 1000, "3", "digits 1.0.0", 4, &answer);
+    print(&answer);
+    ef_feedback_late(client, number + 2000, "3", "digits 1.0.0", 10, &answer);
+    print(&answer);
     if (getchar() == EOF) break; /* the test has done what it wanted before the next one */
   }
   ef_infer(client, "digits", &wrong, 1, 0, &answer);

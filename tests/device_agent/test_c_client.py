@@ -68,6 +68,11 @@ def test_the_c_client_answers_as_the_python_one_and_survives_a_killed_worker(
             assert float(confidence) == pytest.approx(wanted.confidence, abs=1e-4)
             assert [float(value) for value in outputs.split(",")] == pytest.approx(wanted.outputs[0], abs=1e-5)
             assert child.stdout.readline().startswith(f"0|{top}|")
+            assert child.stdout.readline() == "0|4||0.0000|digits 1.0.0||\n"
+            twice = child.stdout.readline()
+            assert twice.startswith("5|-1||0.0000|digits 1.0.0|the request ")
+            assert twice.endswith(" has its label already|\n")
+            assert child.stdout.readline() == "2|-1||0.0000|digits 1.0.0|10 is no class number of the model|\n"
             if place == 1:
                 os.kill(process.pid, 9)
                 agent_tools.wait_until(lambda: any(isinstance(r, Died) for r in process.reports()), "the worker's end")

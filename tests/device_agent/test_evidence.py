@@ -9,7 +9,7 @@ import pytest
 
 from device_agent.core import evidence
 from device_agent.core.ledger import sparse
-from device_agent.core.pairs import Labelled, Pairs, Side, add_pairs, binned, faded
+from device_agent.core.pairs import EVEN_BIN, Labelled, Pairs, Side, add_pairs, binned, faded
 from device_agent.core.record import Progress
 from device_agent.core.trial import judge_soft
 from edgefleet.contracts.messages import SparseCounts
@@ -31,7 +31,8 @@ def side(answers):
 
 def pairs_of(mine, before, **changes):
     agreed = histogram([a[0] for a, b in zip(mine, before, strict=True) if a[0] == b[0]])
-    pairs = Pairs(candidate=side(mine), previous=side(before), agreed=agreed)
+    apart = histogram([EVEN_BIN + a[2] - b[2] for a, b in zip(mine, before, strict=True)])
+    pairs = Pairs(candidate=side(mine), previous=side(before), agreed=agreed, apart=apart)
     return msgspec.structs.replace(pairs, **changes)
 
 
@@ -94,13 +95,15 @@ def test_a_slow_candidate_is_blamed_for_its_budget_and_a_busy_board_is_not(rng, 
     verdict = judged(pairs_of(slow, before), baseline)
     assert (verdict.kind, verdict.cause) == ("fail", "latency")
     assert verdict.detail == (
-        "512 of 512 answers took longer than 10 times the p99 latency of the model before, of that one's 0 did"
+        "512 of 512 answers took more than 10 times as long as the model before to the same input,"
+        " 0 the other way round"
     )
     budget = judged(pairs_of(slow, before, latency_budget_us=100), baseline)
     assert "longer than the budget of 100 us" in budget.detail
     assert judged(pairs_of(slow, before, latency_budget_us=10_000), baseline).kind == "wait"
     busy = [(c, confidence, QUICK + 16) for c, confidence, _ in before]
     assert judged(pairs_of(slow, busy, latency_budget_us=100), baseline).kind == "wait"
+    assert judged(pairs_of(slow, busy), baseline).kind == "wait"
 
 
 @pytest.mark.parametrize("fault", ["inverted", "dark", "frozen", "class mix", "less sure"])

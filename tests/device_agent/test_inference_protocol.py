@@ -39,7 +39,14 @@ def tensors(draw):
 
 requests = st.one_of(
     st.builds(InferRequest, st.lists(tensors(), max_size=4).map(tuple), st.integers(0, 2**64 - 1)),
-    st.builds(FeedbackRequest, st.integers(0, 2**64 - 1), st.text(max_size=50)),
+    st.builds(FeedbackRequest, st.integers(0, 2**64 - 1), st.text(max_size=50), st.just(""), st.just(-1)),
+    st.builds(
+        FeedbackRequest,
+        st.integers(0, 2**64 - 1),
+        st.text(max_size=50),
+        st.text(min_size=1, max_size=50),
+        st.integers(-(2**31), 2**31 - 1),
+    ),
     st.just(InfoRequest()),
 )
 answers = st.builds(
@@ -58,6 +65,12 @@ answers = st.builds(
 @given(requests)
 def test_a_request_comes_back_as_it_was_sent(request):
     assert decode_request(encode_request(request)) == request
+
+
+def test_a_label_without_an_answers_release_is_the_frame_that_it_was():
+    assert encode_request(FeedbackRequest(7, "cat", predicted=3)) == b"\2\1\3\0\7\0\0\0\0\0\0\0cat"
+    late = b"\2\1\3\0\7\0\0\0\0\0\0\0cat\3\0\0\0\5\0a 1.0"
+    assert encode_request(FeedbackRequest(7, "cat", "a 1.0", 3)) == late
 
 
 @given(answers)
