@@ -66,7 +66,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for_port(port: int, program: Program, *, limit_s: float = 20.0) -> None:
+def wait_for_port(port: int, program: Program, *, limit_s: float = 120.0) -> None:
     """Wait until a program listens on 127.0.0.1.
 
     Raises:

@@ -32,8 +32,8 @@ from fleet_server.signer.journal import AssignmentSigned, Record
 Victim = Literal["supervisor", "worker", "both"]
 VICTIMS: tuple[Victim, ...] = ("supervisor", "worker", "both")
 _WORKER = b"device_agent.worker.main"
-_BACK_LIMIT_S = 30.0
-_CAUGHT_UP_LIMIT_S = 30.0
+_BACK_LIMIT_S = 120.0
+_CAUGHT_UP_LIMIT_S = 120.0
 
 
 class AgentKill(Fact, frozen=True, kw_only=True):

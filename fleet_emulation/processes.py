@@ -53,7 +53,7 @@ class Program:
         """Tell whether the program has not ended."""
         return self.process.poll() is None
 
-    def ready(self, kind: type[T], *, limit_s: float = 30.0) -> T:
+    def ready(self, kind: type[T], *, limit_s: float = 120.0) -> T:
         """Wait for the program's first line on standard output and decode it as JSON.
 
         Raises:

@@ -43,7 +43,7 @@ MODELS = {"1.0.0": "v1_float32.tflite", "1.1.0": "v5_float32.tflite", "1.2.0": "
 ENDED = ("completed", "rolled-back")
 _TIME_SCALE = 60
 _REQUESTS_PER_S = 25.0
-_ROLLOUT_LIMIT_S = 120.0
+_ROLLOUT_LIMIT_S = 300.0
 _LOOK_AGAIN_S = 0.05
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from fleet_emulation.demo.applications import Application
 from fleet_emulation.live_stream import LiveStream
 from fleet_emulation.rehearsal import wait_until
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 Agent = Callable[[Callable[[Request], bool]], Path]
 
 

@@ -18,7 +18,7 @@ from fleet_emulation.stolen_server import StolenServer
 from fleet_emulation.testbed import PRODUCT, TENANT, Testbed
 
 VERSION = "9.0.0"
-LIMIT_S = 30.0
+LIMIT_S = 300.0
 
 
 @pytest.fixture(name="thief")
