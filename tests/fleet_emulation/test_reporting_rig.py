@@ -47,13 +47,13 @@ def test_a_server_that_is_restored_from_a_backup_has_everything_again(rig):
     rig.start_device()
     rig.wait_until_promised(20)
     backup = rig.back_up()
-    rig.wait_until_promised(60)
+    rig.wait_until_promised(len(rig.promised()) + 40)
     rig.settle()
     rig.kill_device()
     rig.restore(backup)
     assert rig.verdict().lost > 0
     rig.start_device()  # its next message shows the server that something is missing
-    rig.wait_until_promised(61)
+    rig.wait_until_promised(len(rig.promised()) + 1)
     verdict = rig.settle()
     assert (verdict.lost, verdict.duplicates, verdict.gaps) == (0, 0, 0)
 
