@@ -2,7 +2,7 @@
 """What a model's outputs say: top class, confidence, whether they are finite, and which rows of a detector count."""
 
 from collections.abc import Callable, Sequence
-from math import exp
+from math import exp, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from edgefleet.runtimes.tensors import dequantize
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
-#: Up to so many classes plain numbers are read faster than arrays; a row of them has a batch dimension.
-_FEW, _ROW = 64, 2
+#: Up to so many numbers are read faster as such than as an array; a row of them has a batch dimension.
+_FEW, _ROW = 128, 2
 #: Quantized distributions add up to 1 within half an LSB a class.
 _NEAR = 0.05
 _EIGHT_BITS = {"int8": range(-128, 128), "uint8": range(256)}
@@ -52,19 +52,20 @@ def answer_reader(specs: Sequence[TensorSpec]) -> Reader:
     def slow(outputs: Sequence[Array]) -> Answer:
         return read_answer([dequantize(output, spec) for output, spec in zip(outputs, specs, strict=True)])
 
-    few = len(first.shape) == _ROW and first.shape[0] == 1 and first.shape[1] <= _FEW
+    row = len(first.shape) == _ROW and first.shape[0] == 1
+    few = prod(first.shape) <= _FEW
     if len(specs) != 1:
         return slow
     if first.dtype == "float32" and first.scale is None:
-        return _number_reader(slow) if few else _array_reader(slow)
-    if few and first.dtype in _EIGHT_BITS and (first.scale or 0.0) > 0.0 and first.zero_point is not None:
+        return _number_reader(slow, row=row) if few else _array_reader(slow)
+    if few and row and first.dtype in _EIGHT_BITS and (first.scale or 0.0) > 0.0 and first.zero_point is not None:
         return _level_reader(first, first.scale or 0.0, first.zero_point)
     return slow
 
 
-def _number_reader(otherwise: Reader) -> Reader:
+def _number_reader(otherwise: Reader, *, row: bool) -> Reader:
     def read(outputs: Sequence[Array]) -> Answer:
-        (values,) = outputs[0].tolist()
+        values = outputs[0].tolist()[0] if row else outputs[0].ravel().tolist()
         total = sum(values)
         if total - total != 0.0:  # which is so where a number is not finite, for these cannot add up to infinity
             return otherwise(outputs)
