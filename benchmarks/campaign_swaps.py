@@ -31,7 +31,7 @@ from edgefleet.contracts.messages import RunningRelease
 Swap = Literal["resident", "cold"]
 _DEADLINE_S = 0.1
 _PERIOD_S = 0.005
-_SWAP_LIMIT_S = 30.0
+_SWAP_LIMIT_S = 120.0
 _BASELINE_S = 10.0
 _MIB = 1 << 20
 
@@ -56,7 +56,7 @@ class Load:
 
     def _run(self) -> None:
         picture = np.zeros((1, 8, 8, 1), np.float32)
-        with InferenceClient(self._path) as client:
+        with InferenceClient(self._path, timeout_s=_SWAP_LIMIT_S) as client:
             while self._running:
                 started = time.monotonic()
                 answer = client.infer(picture, deadline_s=_DEADLINE_S)

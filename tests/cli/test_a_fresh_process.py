@@ -96,7 +96,7 @@ def test_a_letter_that_the_terminal_does_not_have_is_written_as_an_escape() -> N
     program = Path(sys.executable).with_name("edgefleet")
     command = [program, "profiles", "show", "raspberry-pi-4"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "cpu: aarch64, 4 \\xd7 cortex-a72 neon\n" in done.stdout
 
@@ -105,7 +105,7 @@ def test_a_closed_output_is_one_sentence_and_a_closed_error_output_still_an_exit
     def shell(command: str) -> subprocess.CompletedProcess[str]:
         program = Path(sys.executable).with_name("edgefleet")
         words = ["sh", "-c", f'"$0" {command}', program]
-        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
 
     closed = shell("profiles list >&-")
     assert (closed.returncode, closed.stderr) == (

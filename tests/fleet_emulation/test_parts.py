@@ -89,9 +89,9 @@ def test_a_broker_carries_a_retained_message_on_loopback_only(tmp_path: Path, ki
         assert [(x.address, x.port) for x in listeners([broker.program.pid])] == [("127.0.0.1", broker.port)]
         client.connect("127.0.0.1", broker.port)
         client.loop_start()
-        client.publish("edgefleet/v1/demo/dev-1/state", b"here", qos=1, retain=True).wait_for_publish(10)
+        client.publish("edgefleet/v1/demo/dev-1/state", b"here", qos=1, retain=True).wait_for_publish(120)
         client.subscribe("edgefleet/v1/demo/+/state", qos=1)
-        wait_until(lambda: seen, "the retained message", limit_s=10)
+        wait_until(lambda: seen, "the retained message", limit_s=120)
         assert seen == [b"here"]
     finally:
         client.disconnect()
@@ -123,7 +123,7 @@ def test_no_broker_stays_behind_when_its_owner_is_killed(tmp_path: Path, kind: s
         try:
             assert lives(broker)
             owner.kill()
-            wait_until(lambda: not lives(broker), "the broker to end", limit_s=10.0)
+            wait_until(lambda: not lives(broker), "the broker to end", limit_s=120.0)
         finally:
             owner.kill()
             with contextlib.suppress(ProcessLookupError):

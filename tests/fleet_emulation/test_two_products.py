@@ -12,7 +12,7 @@ from fleet_emulation.linux_devices.small_fleet import POLICY
 from fleet_emulation.rehearsal import ENDED, wait_until
 from fleet_emulation.testbed import PRODUCT, Testbed
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 OTHER = "second-look"
 
 
@@ -59,8 +59,8 @@ def test_each_product_comes_and_goes_back_by_itself(bed: Testbed) -> None:
     agent = bed.start_agent("dev-1", ticket)
     both = [f"{PRODUCT} 1.0.0", f"{OTHER} 1.0.0"]
     with (
-        InferenceClient(agent.socket, timeout_s=20.0, model=PRODUCT) as one,
-        InferenceClient(agent.socket, timeout_s=20.0, model=OTHER) as other,
+        InferenceClient(agent.socket, timeout_s=LIMIT_S, model=PRODUCT) as one,
+        InferenceClient(agent.socket, timeout_s=LIMIT_S, model=OTHER) as other,
     ):
         clients = [one, other]
         assert roll_out(bed, clients, PRODUCT, "1.0.0") == "completed"

@@ -32,7 +32,7 @@ def _qemu(path: Path, then: Callable[[socket.socket], None]) -> Iterator[Qmp]:
         listener.listen()
         thread = threading.Thread(target=serve)
         thread.start()
-        qmp = Qmp(path, alive=lambda: True, limit_s=10.0)
+        qmp = Qmp(path, alive=lambda: True, limit_s=120.0)
         thread.join()
         yield qmp
 

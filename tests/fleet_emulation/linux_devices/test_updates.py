@@ -16,7 +16,7 @@ from fleet_emulation.rehearsal import wait_until
 from fleet_emulation.testbed import PRODUCT, AgentReady
 from fleet_server.api.documents import FleetEvent
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 
 
 @pytest.fixture(scope="module", name="fleet")

@@ -20,7 +20,7 @@ def test_the_program_of_the_how_to_is_found_out(scratch: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     for found, expected in (("''", "('1', '2')"), (r"'\x00'", "('1', '2')"), ("'1'", "('2',)")):
         assert f"the number is {found}, expected one of {expected}" in said.stdout

@@ -51,7 +51,7 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _through(link: Link, data: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", link.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", link.port), timeout=120) as client:
         sender = threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)))
         sender.start()
         got = b""
@@ -103,7 +103,7 @@ def test_a_lost_segment_is_late_by_the_retransmission_timeout_doubled_each_time(
 
 def test_nothing_passes_a_parted_link_until_it_heals(network: Network, echo: int) -> None:
     link = network.link(echo)
-    with socket.create_connection(("127.0.0.1", link.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", link.port), timeout=120) as client:
         client.sendall(b"one")
         assert client.recv(3) == b"one"
         network.part()
@@ -113,7 +113,7 @@ def test_nothing_passes_a_parted_link_until_it_heals(network: Network, echo: int
         with pytest.raises(TimeoutError):
             client.recv(3)
         network.heal()
-        client.settimeout(20)
+        client.settimeout(120)
         assert client.recv(3) == b"two"
 
 
@@ -128,7 +128,7 @@ def test_a_new_connection_through_a_parted_link_gets_no_answer(network: Network,
 
 def test_connections_can_be_reset(network: Network, echo: int) -> None:
     link = network.link(echo)
-    with socket.create_connection(("127.0.0.1", link.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", link.port), timeout=120) as client:
         client.sendall(b"one")
         assert client.recv(3) == b"one"
         link.reset_connections()
@@ -141,7 +141,7 @@ def test_a_server_that_is_not_there_ends_the_connection(network: Network) -> Non
         port = gone.getsockname()[1]
     link = network.link(port)
     with (
-        socket.create_connection(("127.0.0.1", link.port), timeout=20) as client,
+        socket.create_connection(("127.0.0.1", link.port), timeout=120) as client,
         contextlib.suppress(ConnectionResetError),
     ):
         assert client.recv(1) == b""
@@ -150,7 +150,7 @@ def test_a_server_that_is_not_there_ends_the_connection(network: Network) -> Non
 
 def test_faults_can_change_while_a_connection_is_open(network: Network, echo: int) -> None:
     link = network.link(echo)
-    with socket.create_connection(("127.0.0.1", link.port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", link.port), timeout=120) as client:
         link.change(delay_s=0.05)
         began_s = time.monotonic()
         client.sendall(b"x")
@@ -164,7 +164,7 @@ def test_closing_leaves_no_listener_and_no_thread() -> None:
     network.close()
     assert not any(thread.name == "edgefleet-network" for thread in threading.enumerate())
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", link.port), timeout=5)
+        socket.create_connection(("127.0.0.1", link.port), timeout=120)
 
 
 @pytest.mark.parametrize(
