@@ -7,7 +7,7 @@ given again then counts as it should.
 
 import logging
 
-from device_agent.core.labels import LabelledRequests, LabelMemory
+from device_agent.core.labels import LabelledRequests, LabelMemory, outcome
 from device_agent.core.serving import Collected
 from device_agent.ports import LabelStore
 from edgefleet.contracts.errors import StorageError
@@ -20,7 +20,9 @@ class Labelling:
 
     def __init__(self, store: LabelStore | None) -> None:
         self._store = store
-        self._requests = LabelledRequests(store.load().labelled if store else ())
+        known = store.load() if store else LabelMemory()
+        self._requests = LabelledRequests(known.labelled)
+        self._scores = known.scores
         self._unsaved = False
 
     @property
@@ -32,6 +34,7 @@ class Labelling:
         """Note which requests got their label."""
         if collected.labelled:
             self._requests.note(collected.labelled)
+            self._scores = outcome(self._scores, collected.models)
             self._unsaved = True
 
     def save(self) -> None:
@@ -39,7 +42,7 @@ class Labelling:
         if self._store is None or not self._unsaved:
             return
         try:
-            self._store.save(LabelMemory(labelled=self.labelled))
+            self._store.save(LabelMemory(labelled=self.labelled, scores=self._scores))
             self._unsaved = False
         except StorageError as error:
             _LOG.warning("%s", error)

@@ -2,6 +2,7 @@
 """``edgefleet-agent status``: what the device runs, read without touching the agent."""
 
 import argparse
+from typing import Any
 
 from device_agent.commands.verbs import Parser, add_verb, emit
 
@@ -15,13 +16,19 @@ def _status(options: argparse.Namespace) -> None:
     import msgspec
 
     from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.labels_file import LabelsFile
     from device_agent.adapters.state_file import read_record
+    from device_agent.core.labels import scored_releases
     from device_agent.core.record import DeviceRecord
     from device_agent.core.release_set import first_release
 
     folder = DataFolder(options.data)
     identity = folder.read_identity()
     record = read_record(folder.state) or DeviceRecord()
+    memory = LabelsFile(folder.labels).load()
+    scored = scored_releases(
+        memory, [member.release for member in (*record.active, *record.candidate, *record.previous)]
+    )
     document = {
         "device": identity.device,
         "tenant": identity.tenant,
@@ -37,7 +44,23 @@ def _status(options: argparse.Namespace) -> None:
             "previous": [msgspec.to_builtins(member.release) for member in record.previous],
         },
         "progress": msgspec.to_builtins(record.progress),
+        "labels": scored,
         "quarantine": [entry.bundle_sha256 for entry in record.quarantine],
     }
     active = ", ".join(f"{known.release.name} {known.release.version}" for known in record.active) or "no model"
-    emit(document, f"{identity.device}: {record.status}, {active}", as_json=options.json)
+    lines = [f"{identity.device}: {record.status}, {active}", *(_shown(release) for release in scored)]
+    emit(document, "\n".join(lines), as_json=options.json)
+
+
+def _shown(release: "dict[str, Any]") -> str:
+    """Return what labels say of one release in a line."""
+    means = ", ".join(f"{name} {_share(value)}" for name, value in release["macro"].items())
+    undefined = sum(None in (one["precision"], one["recall"]) for one in release["classes"].values())
+    return (
+        f"  {release['name']} {release['version']}: {release['labels']} labels, accuracy {_share(release['accuracy'])};"
+        f" mean of the classes: {means} ({undefined} of {len(release['classes'])} classes lack one)"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -42,16 +42,22 @@ class Labelled(Fact, frozen=True, kw_only=True):
     only_previous: Natural = 0
     neither: Natural = 0
 
-    @classmethod
-    def of(cls, actual: int, candidate: int, previous: int) -> "Labelled":
-        """Return the count of one label, and of the classes that both models had given."""
-        who = {(True, True): "both", (True, False): "only_candidate", (False, True): "only_previous"}
-        return cls(**{who.get((candidate == actual, previous == actual), "neither"): 1})
-
     @property
     def count(self) -> int:
         """How many labels."""
         return self.both + self.only_candidate + self.only_previous + self.neither
+
+
+class ClassPairs(Fact, frozen=True, array_like=True):
+    """Labelled inputs of one class by who had it right, and those of other classes by who took them for it."""
+
+    actual: Natural = 0
+    right_both: Natural = 0
+    right_candidate: Natural = 0
+    right_previous: Natural = 0
+    false_both: Natural = 0
+    false_candidate: Natural = 0
+    false_previous: Natural = 0
 
 
 class Unlabelled(Fact, frozen=True, kw_only=True):
@@ -77,9 +83,9 @@ class Pairs(Fact, frozen=True, kw_only=True):
     """A candidate and the previous model on the same inputs.
 
     ``agreed`` counts, class by class, the inputs to which both gave that class. ``apart`` counts, input by input, how
-    many latency bins the candidate's answer took longer than the other's, from :data:`EVEN_BIN` on.
-    ``unlabelled`` is kept for labels that come when the worker has forgotten the answers. ``latency_budget_us`` is the
-    candidate's, 0 where its bundle has none.
+    many latency bins the candidate's answer took longer than the other's, from :data:`EVEN_BIN` on. ``by_class`` are
+    the labelled inputs class by class (modulo :data:`CLASS_BINS`). ``unlabelled`` is kept for labels that come when the
+    worker has forgotten the answers. ``latency_budget_us`` is the candidate's, 0 where its bundle has none.
     """
 
     candidate: Side = Side()
@@ -87,6 +93,7 @@ class Pairs(Fact, frozen=True, kw_only=True):
     agreed: SparseCounts = SparseCounts()
     apart: SparseCounts = SparseCounts()
     labelled: Labelled = Labelled()
+    by_class: dict[Natural, ClassPairs] = msgspec.field(default_factory=dict)
     unlabelled: Unlabelled = Unlabelled()
     latency_budget_us: Natural = 0
 
@@ -112,22 +119,40 @@ def add_sides(a: Side, b: Side) -> Side:
     )
 
 
-def add_labelled(a: Labelled, b: Labelled) -> Labelled:
-    """Add two counts of labelled inputs."""
-    return Labelled(**{name: getattr(a, name) + getattr(b, name) for name in Labelled.__struct_fields__})
-
-
 def add_pairs(a: Pairs, b: Pairs) -> Pairs:
     """Add two counts of the same pair of models."""
+    counts = {name: getattr(a.labelled, name) + getattr(b.labelled, name) for name in Labelled.__struct_fields__}
     return Pairs(
         candidate=add_sides(a.candidate, b.candidate),
         previous=add_sides(a.previous, b.previous),
         agreed=add_sparse(a.agreed, b.agreed),
         apart=add_sparse(a.apart, b.apart),
-        labelled=add_labelled(a.labelled, b.labelled),
+        labelled=Labelled(**counts),
+        by_class=_add_classes(a.by_class, b.by_class),
         unlabelled=Unlabelled.of((*a.unlabelled.rows, *b.unlabelled.rows)) if b.unlabelled.numbers else a.unlabelled,
         latency_budget_us=b.latency_budget_us or a.latency_budget_us,
     )
+
+
+def labelled_pair(actual: int, candidate: int, previous: int) -> Pairs:
+    """Return one labelled input, by the classes that both models had given."""
+    who = {(True, True): "both", (True, False): "only_candidate", (False, True): "only_previous"}
+    right = candidate == actual, previous == actual
+    right_by = (right == (True, True), right == (True, False), right == (False, True))
+    by_class = {actual % CLASS_BINS: ClassPairs(1, *map(int, right_by))}
+    for said in {candidate, previous} - {actual}:
+        mine, others = candidate == said, previous == said
+        false_by = (mine and others, mine and not others, others and not mine)
+        by_class = _add_classes(by_class, {said % CLASS_BINS: ClassPairs(0, 0, 0, 0, *map(int, false_by))})
+    return Pairs(labelled=Labelled(**{who.get(right, "neither"): 1}), by_class=by_class)
+
+
+def _add_classes(a: dict[int, ClassPairs], b: dict[int, ClassPairs]) -> dict[int, ClassPairs]:
+    total = dict(a)
+    for place, counts in b.items():
+        before = msgspec.structs.astuple(total.get(place, ClassPairs()))
+        total[place] = ClassPairs(*(x + y for x, y in zip(before, msgspec.structs.astuple(counts), strict=True)))
+    return total
 
 
 def binned(classes: SparseCounts) -> SparseCounts:

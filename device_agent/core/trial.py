@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from device_agent.core import evidence, slowness
+from device_agent.core.class_evidence import worse_at_a_class
 from device_agent.core.labels import UnpairedLabel, late_pairs
 from device_agent.core.pairs import Pairs, Side, add_pairs
 from device_agent.core.record import Progress
@@ -123,7 +124,8 @@ def _look_at_labels(progress: Progress, rule: SoftRule, baseline: Side, *, last:
     progress = msgspec.structs.replace(progress, label_looks=progress.label_looks + 1)
     if evidence.has_moved(progress.pairs, baseline):
         return progress, WAIT
-    return progress, _failed(evidence.worse_on_labels(progress.pairs, rule, error))
+    worse = evidence.worse_on_labels(progress.pairs, rule, error / 2)
+    return progress, _failed(worse or worse_at_a_class(progress.pairs, rule, error / 2))
 
 
 def _look_at_pairs(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:

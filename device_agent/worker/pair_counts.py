@@ -8,12 +8,12 @@ from device_agent.core.pairs import (
     CLASS_BINS,
     EVEN_BIN,
     UNLABELLED_LIMIT,
-    Labelled,
     PairedWindow,
     Pairs,
     Side,
     Unlabelled,
-    add_labelled,
+    add_pairs,
+    labelled_pair,
 )
 from device_agent.worker.counts import bins_apart, latency_bin
 from device_agent.worker.residents import Resident
@@ -48,7 +48,7 @@ class _Pair:
         self.candidate, self.previous = _Tally(), _Tally()
         self.agreed: Counter[int] = Counter()
         self.apart: Counter[int] = Counter()
-        self.labelled = Labelled()
+        self.labels = Pairs()
         self.unlabelled: deque[tuple[int, int, int]] = deque(maxlen=UNLABELLED_LIMIT)
         self.latency_budget_us = latency_budget_us
 
@@ -58,7 +58,8 @@ class _Pair:
             previous=self.previous.take(),
             agreed=sparse(self.agreed),
             apart=sparse(self.apart),
-            labelled=self.labelled,
+            labelled=self.labels.labelled,
+            by_class=self.labels.by_class,
             unlabelled=Unlabelled.of(self.unlabelled),
             latency_budget_us=self.latency_budget_us,
         )
@@ -102,7 +103,7 @@ class PairCounts:
         self._given[number % REMEMBERED_PAIRS] = None
         _, sha256, top, before = given
         pair = self._of(sha256, 0)
-        pair.labelled = add_labelled(pair.labelled, Labelled.of(actual, top, before))
+        pair.labels = add_pairs(pair.labels, labelled_pair(actual, top, before))
         return True
 
     def take(self) -> tuple[PairedWindow, ...]:

@@ -55,7 +55,8 @@ class SoftRule(Fact, frozen=True, kw_only=True):
     """When a shadow or a trial ends badly although no answer alone is wrong: beside the previous model, same inputs.
 
     ``error`` is the whole probability of a false alarm of a shadow or a trial. Beyond chance, and beyond these, roll
-    back: a loss of labelled accuracy by ``accuracy_drop``; a class that is not answered any more in ``lost_share`` of
+    back: a loss of labelled accuracy by ``accuracy_drop``, or at one class of F1, precision or recall by theirs (1: not
+    judged); a class that is not answered any more in ``lost_share`` of
     its cases; a class whose share changes by ``class_shift``; a mean confidence that falls by ``confidence_drop``; a
     p99 latency over the bundle's budget, or (without one) answers that take ``latency_ratio`` times as long as the
     previous model's to the same input; and a worker that grows by ``memory_growth_bytes`` (0: never).
@@ -63,6 +64,9 @@ class SoftRule(Fact, frozen=True, kw_only=True):
 
     error: Annotated[float, msgspec.Meta(gt=0.0, le=0.1)] = 1e-4
     accuracy_drop: Share = 0.03
+    f1_drop: Share = 0.2
+    precision_drop: Share = 1.0
+    recall_drop: Share = 1.0
     lost_share: Share = 0.8
     class_shift: Share = 0.15
     confidence_drop: Share = 0.15

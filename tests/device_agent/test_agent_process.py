@@ -135,11 +135,16 @@ def test_status_and_feedback_speak_json_and_a_clean_stop_is_not_counted(
     assert agent_says(enrolled, "feedback", number, "3") == (0, counted)
     status, refusal = agent_says(enrolled, "feedback", number, "3")
     assert (status, refusal["error"]["message"]) == (2, f"the request {number} is not known, or too long ago")
+    late = ("--release", answer.release, "--predicted", "4")
+    assert agent_says(enrolled, "feedback", str(answer.request_id + 999), "4", *late)[1]["predicted"] == 4
     process.send_signal(signal.SIGTERM)
     assert process.wait(LIMIT_S) == 0
     assert read_record(enrolled.state).clean_stop
     assert not Path(ready["socket"]).exists()
-    assert agent_says(enrolled, "status")[1]["status"] == "idle"
+    status = agent_says(enrolled, "status")[1]
+    (scored,) = status["labels"]
+    assert (status["status"], scored["version"], scored["labels"]) == ("idle", "1.0.0", 2)
+    assert scored["classes"]["4"]["recall"] == 1.0
     before = len(stories(enrolled))
     agent_process()
     assert stories(enrolled)[before] == ("agent-started", "clean-start")

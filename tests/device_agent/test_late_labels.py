@@ -10,7 +10,7 @@ import pytest
 from device_agent.adapters.labels_file import LabelsFile
 from device_agent.client import InferenceClient
 from device_agent.core.labels import REMEMBERED_LABELS, LabelledRequests, LabelMemory, UnpairedLabel, late_pairs
-from device_agent.core.pairs import UNLABELLED_LIMIT, Labelled, Pairs, Unlabelled, add_pairs
+from device_agent.core.pairs import UNLABELLED_LIMIT, Pairs, Unlabelled, add_pairs, labelled_pair
 from device_agent.core.serving import Collected, ModelRef, PlannedModel, ServingPlan
 from device_agent.inference_protocol import AnswerFrame, FeedbackRequest, decode_request, encode_answer, frame
 from device_agent.inference_protocol import frame_length as length_of
@@ -114,7 +114,7 @@ def test_a_label_after_a_restart_within_a_trial_is_paired_by_what_the_trial_reme
     assert after.feedback(number, "3", "digits 5.0.0", mine).status == "ok"
     collected = after.collect()
     assert collected.unpaired == (UnpairedLabel(request_id=number, actual=3),)
-    assert late_pairs(window.pairs, collected.unpaired).labelled == Labelled.of(3, mine, other)
+    assert late_pairs(window.pairs, collected.unpaired).labelled == labelled_pair(3, mine, other).labelled
     assert late_pairs(window.pairs, (UnpairedLabel(request_id=number + 1, actual=3),)) == window.pairs
 
 
