@@ -8,12 +8,12 @@ or the server what to do about the failure.
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.command import require
-from fleet_emulation.demo.records import Records, devices_of, wait_for
+from fleet_emulation.demo.records import Records, StoryTimeoutError, devices_of, wait_for
 from fleet_emulation.demo.releases import Workshop, start_rollout
 from fleet_emulation.demo.report import StoryReport
 from fleet_emulation.demo.stage import Stage
@@ -22,8 +22,8 @@ from fleet_emulation.testbed import PRODUCT, TENANT
 from fleet_server.api.documents import RolloutStatus
 from fleet_server.core.gate import Finding
 
-_ROLLOUT_LIMIT_S = 60.0
-_STORY_LIMIT_S = 40.0
+_ROLLOUT_LIMIT_S = 240.0
+_STORY_LIMIT_S = 120.0
 _ENDED = ("completed", "rolled-back")
 _ACCURACY_RULES = ("accuracy-drop", "disagreement")
 
@@ -49,7 +49,7 @@ class Teller:
         self._workshop.wait_for_release("1.0.0")
         started = time.monotonic()
         rollout = self._roll_out("1.0.0")
-        running = self._records.running("1.0.0")
+        running = self._on_all("1.0.0", rollout)
         if rollout.state != "completed":
             raise EdgeFleetError(
                 f"the first release ended as {rollout.state} ({rollout.cause})", hint="see the server's log with --keep"
@@ -66,6 +66,7 @@ class Teller:
         rollout = self._roll_out("2.0.0")
         broken = _broken(rollout)
         wave = [device.device for device in rollout.devices if device.assigned]
+        self._soon("the wave's way back", lambda: set(wave) <= set(self._records.running("1.0.0")))
         back = set(self._records.running("1.0.0"))
         answered = devices_of(self._records.events(since=began, kind="trial-started"))
         as_told = (
@@ -95,6 +96,7 @@ class Teller:
         started = time.monotonic()
         self._say("3.0.0 is as accurate as 1.0.0, and divides by zero when a frame is blank")
         rollout = self._roll_out("3.0.0")
+        self._soon("the others' way back", lambda: not self._records.running("3.0.0"))
         gone_back = self._records.events(since=began, kind="rolled-back", cause="non-finite")
         proved = self._records.events(since=began, kind="rollback-verified")
         proved_devices = set(devices_of(proved)) & set(devices_of(gone_back))
@@ -166,8 +168,8 @@ class Teller:
             )
         rollout = self._ended(rollout_id)
         corrupt = devices_of(self._records.events(since=began, kind="download-corrupt"))
+        running = self._on_all("5.0.0", rollout)
         verified = [e for e in self._records.events(since=began, kind="verified") if e.device in corrupt]
-        running = self._records.running("5.0.0")
         healed = set(devices_of(verified)) & set(running)
         first = min((event.received_at for event in verified), default=time.time())
         flipped = StoryReport(
@@ -197,6 +199,17 @@ class Teller:
             return rollout if rollout.state in _ENDED else None
 
         return wait_for(f"the rollout {rollout_id} to end", look, limit_s=_ROLLOUT_LIMIT_S)
+
+    def _soon(self, what: str, look: Callable[[], object]) -> None:
+        """Wait until something is so, or for long: a rollout ends on evidence enough, and the last devices follow."""
+        with suppress(StoryTimeoutError):
+            wait_for(what, look, limit_s=_STORY_LIMIT_S)
+
+    def _on_all(self, version: str, rollout: RolloutStatus) -> list[str]:
+        """Return the devices that run a version, when all do that a completed rollout covers."""
+        if rollout.state == "completed":
+            self._soon(f"{version} on all devices", lambda: len(self._records.running(version)) >= rollout.covered)
+        return self._records.running(version)
 
     def _tell(self, *sentences: str) -> tuple[str, ...]:
         for sentence in sentences:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT_S = 400.0
+LIMIT_S = 1200.0
 
 
 @pytest.fixture(name="short_folder")
