@@ -77,6 +77,8 @@ def run(options: RunOptions, ready: Callable[[str], None]) -> None:
         capture=_capture_plan(settings),
         accelerator=settings.accelerator,
     )
+    with suppress(OSError):  # said by whatever needs it
+        folder.slots.mkdir(exist_ok=True)  # a worker that shuts itself in can never read a folder that came later
     inference.start()  # first of all: it imports the runtime while this process imports the rest
     try:
         _run_with(folder, settings, options, inference, lambda: ready(_ready_line(path)))

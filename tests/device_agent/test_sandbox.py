@@ -12,10 +12,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.core.identity import Identity
 from device_agent.core.serving import AdmissionRequest, ModelRef
+from device_agent.field import RunOptions, run
 from device_agent.sandbox import confinement, landlock, seccomp
 from device_agent.sandbox.confinement import Protection
 from device_agent.sandbox.system_calls import AUDIT_ARCH, BY_ARGUMENT, MACHINES, NEVER, WRITING, number
+from device_agent.settings import AgentSettings
 from edgefleet.contracts.messages import RunningRelease
 
 ATTEMPTS = Path(__file__).with_name("sandbox_attempts.py")
@@ -187,3 +192,19 @@ def test_x32_calls_are_refused_on_x86_64():
 def test_a_worker_with_an_accelerator_may_open_files_to_write_where_landlock_lets_it():
     program = seccomp.program("x86_64", 1, may_write=True)
     assert verdict(program, machine=AUDIT_ARCH["x86_64"], call=257, arguments=(0, 0, os.O_RDWR)) == _ALLOW
+
+
+def test_a_fresh_devices_slots_are_there_before_its_first_worker_shuts_itself_in(tmp_path, monkeypatch):
+    class StartedError(Exception):
+        """The worker would start now."""
+
+    def start(_):
+        raise StartedError(folder.slots.is_dir())
+
+    folder = DataFolder(tmp_path)
+    folder.identity.parent.mkdir()
+    folder.write_identity(Identity(server_url="https://127.0.0.1:1", tenant="acme", device="d", profile="linux-x86_64"))
+    monkeypatch.setattr(WorkerProcess, "start", start)
+    with pytest.raises(StartedError) as started:
+        run(RunOptions(data=tmp_path, settings=AgentSettings()), lambda _: None)
+    assert started.value.args == (True,)
