@@ -40,8 +40,9 @@ def stored(folder, fault):
         (deadly_models.crash_in_load, "crash", "SIGSEGV"),
         (deadly_models.crash_in_invoke, "crash", "SIGFPE"),
         (deadly_models.leaks, "memory-leak", "kept"),
+        (deadly_models.leaks_a_little, "memory-leak", "kept"),
     ],
-    ids=["crash in load", "crash in invoke", "memory leak"],
+    ids=["crash in load", "crash in invoke", "memory leak", "memory leak of 1 KiB"],
 )
 def test_a_deadly_model_is_refused_and_harms_its_admission_child_alone(tmp_path, fault, cause, told):
     request = AdmissionRequest(model=stored(tmp_path, fault), profile=PROFILE, compat_hash=COMPAT)
