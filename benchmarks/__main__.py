@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.record import SKIPPED
 
 _INFRASTRUCTURE = {
-    *("bad_models", "deadly_models", "live_device", "zoo_device"),
+    *("bad_models", "deadly_models", "live_device", "zoo", "zoo_device", "zoo_innocents", "zoo_parents", "zoo_worker"),
     *("__main__", "keras_operations", "operator_cases", "operator_models", "preprocessing_cases"),
     *("process_figures", "quantizer_recipes", "record", "serving_models"),
 }

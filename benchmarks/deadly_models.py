@@ -21,7 +21,8 @@ _LOWEST = np.iinfo(np.int32).min
 def crash_in_load(graph: Graph) -> None:
     """A branch of the graph is the graph itself: preparing it has no end, and the stack has one (SIGSEGV)."""
     yes = graph.tensor(graph.main, [], _BOOL, np.array(True))
-    out = graph.tensor(graph.main, list(graph.main.tensors[graph.main.outputs[0]].shape), _FLOAT)
+    answer = graph.main.tensors[graph.main.outputs[0]]
+    out = graph.tensor(graph.main, list(answer.shape), answer.type)
     options = schema.IfOptionsT()
     options.thenSubgraphIndex = options.elseSubgraphIndex = 0
     _with(graph.operator(graph.main, _OPERATOR.IF, [yes, graph.main.inputs[0]], [out]), "IfOptions", options)
@@ -61,6 +62,33 @@ def nan_on_blank(graph: Graph) -> None:
 
 def leaks(graph: Graph, integers: int = 16 << 10) -> None:
     """A variable gets longer with each inference, by 64 KiB."""
+    _grow(graph, graph.tensor(graph.main, [integers], _INT32, np.zeros(integers, np.int32)))
+
+
+def leaks_a_little(graph: Graph) -> None:
+    """The same, by 1 KiB."""
+    leaks(graph, 256)
+
+
+def leaks_on_blank(graph: Graph, integers: int = 8 << 10) -> None:
+    """The same, by 32 KiB, on a blank frame only."""
+    dark, number, length = (graph.tensor(graph.main, [], kind) for kind in (_BOOL, _INT32, _INT32))
+    half = graph.tensor(graph.main, [], _FLOAT, np.array(0.5, np.float32))
+    less = graph.operator(graph.main, _OPERATOR.LESS, [brightest(graph), half], [dark])
+    _with(less, "LessOptions", schema.LessOptionsT())
+    _with(graph.operator(graph.main, _OPERATOR.CAST, [dark], [number]), "CastOptions", schema.CastOptionsT())
+    longest = graph.tensor(graph.main, [1], _INT32, np.array([integers], np.int32))
+    graph.main.tensors[length].shape = [1]
+    _with(graph.operator(graph.main, _OPERATOR.MUL, [number, longest], [length]), "MulOptions", schema.MulOptionsT())
+    zero = graph.tensor(graph.main, [], _INT32, np.array(0, np.int32))
+    more = graph.tensor(graph.main, [1], _INT32)
+    graph.main.tensors[more].shapeSignature = np.array([-1], np.int32)
+    _with(graph.operator(graph.main, _OPERATOR.FILL, [length, zero], [more]), "FillOptions", schema.FillOptionsT())
+    _grow(graph, more)
+
+
+def _grow(graph: Graph, more: int) -> None:
+    """Let a variable get longer by a tensor with each inference."""
     start = graph.subgraph()
     start.name = b"start"
     _assign(graph, start, graph.tensor(start, [1], _INT32, np.zeros(1, np.int32)))
@@ -70,17 +98,11 @@ def leaks(graph: Graph, integers: int = 16 << 10) -> None:
     kept, longer = (graph.tensor(graph.main, [1], _INT32) for _ in range(2))
     graph.main.tensors[kept].shape = []  # of unknown rank, so that its length is asked for each time
     graph.main.tensors[longer].shapeSignature = np.array([-1], np.int32)
-    more = graph.tensor(graph.main, [integers], _INT32, np.zeros(integers, np.int32))
     read = graph.operator(graph.main, _OPERATOR.READ_VARIABLE, [_handle(graph, graph.main)], [kept])
     _with(read, "ReadVariableOptions", schema.ReadVariableOptionsT())
     joined = graph.operator(graph.main, _OPERATOR.CONCATENATION, [kept, more], [longer])
     _with(joined, "ConcatenationOptions", schema.ConcatenationOptionsT())
     _assign(graph, graph.main, longer)
-
-
-def leaks_a_little(graph: Graph) -> None:
-    """The same, by 1 KiB."""
-    leaks(graph, 256)
 
 
 def slower_and_slower(graph: Graph) -> None:

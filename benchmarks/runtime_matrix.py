@@ -216,15 +216,15 @@ def shared(count: int) -> list[Subject]:
     folder = SHARED / "models"
     if not (folder / "vww_float32.tflite").is_file():
         return []
-    small, y = _pictures("evaluation", 32, count)
-    large, _ = _pictures("evaluation", 96, count)
+    small, y = photographs("evaluation", 32, count)
+    large, _ = photographs("evaluation", 96, count)
     draw = np.random.default_rng(0)
-    features = _features(draw, (folder / "ad_int8.tflite").read_bytes(), count + _CALIBRATION)
+    features = made_up_features(draw, (folder / "ad_int8.tflite").read_bytes(), count + _CALIBRATION)
     read = {name: (folder / f"{name}_float32.tflite").read_bytes() for name in ("vww", "ic_resnet8", "ad")}
     bgr, bgr_calibration = (
-        pictures[..., ::-1] / np.float32(255) for pictures in (large, _pictures("calibration", 96, _CALIBRATION)[0])
+        pictures[..., ::-1] / np.float32(255) for pictures in (large, photographs("calibration", 96, _CALIBRATION)[0])
     )
-    ic = _subject("ic", read["ic_resnet8"], small, _unknown, _pictures("calibration", 32, _CALIBRATION)[0])
+    ic = _subject("ic", read["ic_resnet8"], small, _unknown, photographs("calibration", 32, _CALIBRATION)[0])
     ad = _subject("ad", read["ad"], features[_CALIBRATION:], _unknown, features[:_CALIBRATION])
     on_ic, on_ad = _float_answers(ic), _float_answers(ad)
     return [
@@ -274,7 +274,7 @@ def _rank(expected: Array) -> Score:
     return score
 
 
-def _pictures(part: str, size: int, count: int) -> tuple[Array, Array]:
+def photographs(part: str, size: int, count: int) -> tuple[Array, Array]:
     from PIL import Image
 
     folder = SHARED / "data" / "vww" / part
@@ -286,7 +286,7 @@ def _pictures(part: str, size: int, count: int) -> tuple[Array, Array]:
     return np.stack([np.asarray(picture, np.float32) for picture in opened]), np.array([int(row[1]) for row in rows])
 
 
-def _features(draw: np.random.Generator, int8_model: bytes, count: int) -> Array:
+def made_up_features(draw: np.random.Generator, int8_model: bytes, count: int) -> Array:
     """Made-up spectrograms inside the range that the int8 model takes."""
     (spec,) = open_oracle(int8_model, kind="litert").inputs
     assert spec.scale is not None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.record import ROOT
+from benchmarks.zoo_parents import DIGITS, Parent, digits
 from device_agent.adapters.identity import DataFolder, encode_identity
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.identity import Identity
@@ -25,72 +25,102 @@ from edgefleet.contracts import manifest as m
 from edgefleet.contracts.messages import Event, RunningRelease
 from edgefleet.contracts.policy import AcceptancePin, DevicePolicy, ShadowRule, TrialRule
 from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.runtimes.parity import difference
 
+__all__ = ["COMPAT", "DIGITS", "PROFILE"]
 Array = npt.NDArray[Any]
-DIGITS = ROOT / "examples" / "digits"
 PROFILE, COMPAT = "linux-x86_64", "c" * 64
 _SAMPLES = 8
 
 
 class Made(NamedTuple):
-    """A bundle."""
+    """A bundle, and what its product pins: the acceptance examples (none: empty) with the share to be right."""
 
     release: RunningRelease
     data: bytes
     acceptance_sha256: str
+    minimum: float = 0.95
 
 
 def pack(
-    model: bytes, version: str, *, golden: bytes | None = None, latency_p99_us: int | None = None, blank: bool = False
+    model: bytes,
+    version: str,
+    *,
+    parent: Parent | None = None,
+    golden: bytes | None = None,
+    latency_p99_us: int | None = None,
+    blank: bool = False,
 ) -> Made:
-    """Pack a digits model; its parity vectors are those of ``golden``, by default its own; one may be ``blank``.
+    """Pack a model for the inputs of ``parent`` (digits); its parity vectors are by default its own, else ``golden``'s.
 
-    With ``golden`` the model itself is not loaded here, for there are some that no process survives.
+    One may be ``blank``. With ``golden`` the model itself is not loaded here: there are some that no process survives.
     """
-    honest = LiteRtInterpreter(golden or model, kernels="reference")
-    pictures = np.load(DIGITS / "digits.npz")["calibration_x"][:_SAMPLES].astype(np.float32)
+    parent = parent or digits()
+    honest, usual = (LiteRtInterpreter(golden or model, kernels=kernels) for kernels in ("reference", "production"))
+    inputs = parent.vectors(golden or model, _SAMPLES)
     if blank:
-        pictures[-1] = 0.0
-    outputs = np.concatenate([honest.invoke([picture[np.newaxis]])[0] for picture in pictures])
-    acceptance = (DIGITS / "acceptance.npz").read_bytes()
+        inputs[-1] = np.zeros_like(inputs[-1])
+    outputs, others = ([runs.invoke([one])[0] for one in inputs] for runs in (honest, usual))
     members = {
         "model/model.tflite": model,
-        "golden/input.bin": pictures.tobytes(),
-        "golden/output.bin": outputs.astype("<f4").tobytes(),
-        m.ACCEPTANCE_PATH: acceptance,
-        m.MODEL_CARD_PATH: b"# digits\n",
+        "golden/input.bin": np.concatenate(inputs).tobytes(),
+        "golden/output.bin": np.concatenate(outputs).tobytes(),
+        m.MODEL_CARD_PATH: f"# {parent.name}\n".encode(),
     }
-    sha256 = hashlib.sha256(acceptance).hexdigest()
+    if parent.acceptance:
+        members[m.ACCEPTANCE_PATH] = parent.acceptance
+    sha256 = hashlib.sha256(parent.acceptance).hexdigest()
+    quantized = honest.inputs[0].dtype == "int8"
     manifest = m.Manifest(
         format_version=1,
-        name="digits",
+        name=parent.name.replace("_", "-"),
         version=version,
-        task="classification",
-        metric="accuracy",
-        precision="float32",
+        task=parent.task,
+        metric="accuracy" if parent.acceptance else "rank-correlation",
+        precision="int8" if quantized else "float32",
         profile=m.ProfileReference(id=PROFILE, compat_hash=COMPAT),
         runtime=m.RuntimeRequirement(kind="litert", minimum_version="2.0.0", numerics="litert/1"),
-        interface=m.Interface(inputs=honest.inputs, outputs=honest.outputs, labels=tuple("0123456789")),
+        interface=m.Interface(inputs=honest.inputs, outputs=honest.outputs, labels=_labels(parent)),
         preprocessing=m.Preprocessing(),
-        tolerances=m.Tolerances(unit="absolute", reference=1e-6, production=1e-3),
+        tolerances=_tolerances(outputs, others, quantized=quantized),
         budgets=m.Budgets(latency_p99_us=latency_p99_us),
         parity=m.ParityVectors(samples=_SAMPLES, inputs=("golden/input.bin",), outputs=("golden/output.bin",)),
-        acceptance=m.AcceptanceExamples(
-            path=m.ACCEPTANCE_PATH, sha256=sha256, samples=158, metric="accuracy", value=0.98
-        ),
+        acceptance=_acceptance(parent, sha256),
         model="model/model.tflite",
         members=bundle_format.describe_members(members),
         lineage=m.Lineage(source_sha256="0" * 64, recipe_sha256="1" * 64),
     )
     data = bundle_format.pack(manifest, members)
-    release = RunningRelease(name="digits", version=version, bundle_sha256=hashlib.sha256(data).hexdigest())
-    return Made(release, data, sha256)
+    release = RunningRelease(name=manifest.name, version=version, bundle_sha256=hashlib.sha256(data).hexdigest())
+    return Made(release, data, sha256 if parent.acceptance else "", parent.minimum)
 
 
-def policy(made: Made, *, pinned: bool, requests: int = 200) -> DevicePolicy:
-    """Return the rules of a release; ``pinned``: with the product's acceptance examples."""
-    pin = AcceptancePin(sha256=made.acceptance_sha256, minimum=0.95) if pinned else None
-    trial = TrialRule(requests=requests, minimum_s=60.0, limit_s=86400.0)
+def _labels(parent: Parent) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(parent.classes)) if parent.acceptance else ()
+
+
+def _acceptance(parent: Parent, sha256: str) -> m.AcceptanceExamples | None:
+    if not parent.acceptance:
+        return None
+    return m.AcceptanceExamples(
+        path=m.ACCEPTANCE_PATH, sha256=sha256, samples=parent.examples, metric="accuracy", value=parent.minimum
+    )
+
+
+def _tolerances(reference: list[Array], production: list[Array], *, quantized: bool) -> m.Tolerances:
+    """Return what a converter would measure: twice what kernels differ by, and a little."""
+    worst = max(difference(a, b) for a, b in zip(reference, production, strict=True))
+    apart = 2.0 * worst if np.isfinite(worst) else 0.0
+    if quantized:
+        return m.Tolerances(unit="lsb", reference=0.0, production=apart + 1.0)
+    return m.Tolerances(unit="absolute", reference=1e-6, production=apart + 1e-3)
+
+
+def policy(made: Made, *, pinned: bool, requests: int = 200, minimum_s: float = 60.0) -> DevicePolicy:
+    """Return the rules of a release; ``pinned``: with the product's acceptance examples, if there are any."""
+    pins = pinned and made.acceptance_sha256
+    pin = AcceptancePin(sha256=made.acceptance_sha256, minimum=made.minimum) if pins else None
+    trial = TrialRule(requests=requests, minimum_s=minimum_s, limit_s=86400.0)
     return DevicePolicy(acceptance=pin, shadow=ShadowRule(samples=100, limit_s=86400.0), trial=trial)
 
 
@@ -133,7 +163,7 @@ class Shelf:
     def put(self, made: Made, rules: DevicePolicy) -> None:
         """Order a release."""
         (self._folder / made.release.bundle_sha256).write_bytes(made.data)
-        target = TargetFile(f"digits/{made.release.version}", made.release.bundle_sha256, len(made.data))
+        target = TargetFile(f"{made.release.name}/{made.release.version}", made.release.bundle_sha256, len(made.data))
         self.order = Order(self.order.counter + 1, (Wanted(made.release, target, rules, COMPAT),))
 
     def check(self, seen_counter: int) -> Order:  # noqa: ARG002  the port's
@@ -148,7 +178,12 @@ class Shelf:
 
 
 class ZooDevice:
-    """One device; :meth:`live` lets an application ask, give labels, and time pass."""
+    """One device; :meth:`live` lets an application ask, give labels, and time pass.
+
+    A trial takes ``minimum_s`` of its clock.
+    """
+
+    minimum_s = 60.0
 
     def __init__(self, folder: Path, *, admission: Admission | None = None) -> None:
         self.folder = DataFolder(folder / "device")

@@ -3,7 +3,7 @@
 
 import pytest
 
-from benchmarks.campaign_bad_models import Zoo
+from benchmarks.zoo import Zoo
 from benchmarks.zoo_device import DIGITS, ZooDevice, pack, policy
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.serving import AdmissionVerdict
