@@ -88,13 +88,20 @@ class Memory:
             self.save(self.record)
 
     def lift(self, bundle_sha256s: tuple[str, ...]) -> None:
-        """Let bundles be tried again, by a signed order."""
-        for sha256 in bundle_sha256s:
+        """Let bundles be tried again, once by each signed order: what fails again under it stays in quarantine."""
+        in_quarantine = {entry.bundle_sha256 for entry in self.record.quarantine}
+        keys = {sha256: f"lifted {sha256}" for sha256 in bundle_sha256s if sha256 in in_quarantine}
+        due = tuple(sha256 for sha256, key in keys.items() if key not in self.record.reported)
+        if not due:
+            return
+        record = lifted(self.record, due)
+        for sha256 in due:
+            record = reported(record, keys[sha256])
             try:
                 self._ports.slots.unmark_bad(sha256)
             except StorageError as error:
                 _LOG.warning("%s", error)
-        self.save(lifted(self.record, bundle_sha256s))
+        self.save(record)
 
     def report_once(self, key: str) -> bool:
         """Tell whether ``key`` was not reported before, and remember it."""

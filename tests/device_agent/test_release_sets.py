@@ -82,6 +82,11 @@ def test_a_lifted_quarantine_lets_a_bundle_be_tried_again(device, device_side, a
     device.until(lambda: device.agent.status == "trial", "the trial begins again")
     assert device.agent.record.quarantine == ()
     assert list(device.folder.slots.glob("*.bad")) == []
+    assert device.ask(BLANK).status == "failed"
+    device.until(lambda: device.agent.status == "safe-mode", "it fails again")
+    seen = len(device_side.requests)
+    device.until(lambda: len(device_side.requests) > seen + 10, "the order is seen again and again")
+    assert (device.agent.status, len(device.agent.record.quarantine)) == ("safe-mode", 1)
 
 
 def test_a_recall_takes_off_what_runs_and_the_release_before_answers_after_a_proof(
