@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from benchmarks.record import ROOT, skip, write
-from device_agent.adapters.software_slots import SoftwareSlots
+from device_agent.adapters.system.software_slots import SoftwareSlots
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.demo.applications import Application
 from fleet_emulation.demo.run import example_folder

@@ -33,7 +33,7 @@ from benchmarks.deadly_models import crashes_on_blank, nan_on_blank
 from benchmarks.live_device import Deaths, LiveAgent, LiveDevice, Log, wait_for
 from benchmarks.record import keep, kept
 from benchmarks.zoo_device import DIGITS, pack
-from device_agent.adapters.holds import Hold, HoldFolder
+from device_agent.adapters.storage.holds import Hold, HoldFolder
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 

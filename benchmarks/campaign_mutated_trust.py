@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.record import write
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from edgefleet.contracts.bundle import open_bundle
 from fleet_emulation.demo.run import example_folder
 from fleet_emulation.hostile_server.live_agent import LiveAgent

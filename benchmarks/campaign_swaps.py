@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.record import ROOT, write
 from benchmarks.serving_models import pack_bundle
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import ModelRef, PlannedModel, Serving, ServingPlan
 from edgefleet.contracts.manifest import Preprocessing

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.zoo_device import DIGITS, Made
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.storage.state_file import read_record
 from device_agent.client import InferenceClient
 from device_agent.core.record import DeviceRecord
 from edgefleet.contracts.bundle import Bundle, open_bundle

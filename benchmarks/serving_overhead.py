@@ -33,8 +33,8 @@ from typing import Any
 
 from benchmarks.record import write
 from benchmarks.serving_models import ServedModel, served_models
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import PlannedModel, Serving, ServingPlan, plan_for
 from device_agent.worker.engine import Engine

@@ -18,7 +18,7 @@ from benchmarks.bad_models import EVERYWHERE, bad_model, fails_on_blank, hangs, 
 from benchmarks.zoo_device import Made, ZooDevice, pack, policy
 from benchmarks.zoo_parents import DIGITS, Parent, digits
 from benchmarks.zoo_worker import WorkedDevice
-from device_agent.adapters.admission_process import AdmissionProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
 from edgefleet.contracts.messages import Event
 from edgefleet.runtimes.litert import LiteRtInterpreter
 

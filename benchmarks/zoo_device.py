@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.zoo_parents import DIGITS, Parent, digits
-from device_agent.adapters.identity import DataFolder, encode_identity
+from device_agent.adapters.identity.data_folder import DataFolder, encode_identity
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.identity import Identity
 from device_agent.core.orders import Order, TargetFile, Wanted

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from benchmarks.record import ROOT
 from benchmarks.zoo import Outcome, Zoo, update
 from benchmarks.zoo_device import ZooDevice
-from device_agent.adapters.admission_process import AdmissionProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
 
 Array = npt.NDArray[Any]
 #: What each read, write and flush of a file takes longer: a worn card, and one that is less so.

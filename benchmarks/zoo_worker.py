@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.zoo_device import AtOnce, ZooDevice
-from device_agent.adapters.admission_process import AdmissionProcess
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import Collected, Died, Report
 from device_agent.settings import AgentSettings

@@ -4,10 +4,10 @@
 import sys
 from pathlib import Path
 
-from device_agent.adapters.capture_folder import CaptureFolder
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.trust_memory_file import known_time
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.storage.capture_folder import CaptureFolder
+from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.process_bounds import be_first_to_go, die_with_parent
 from edgefleet.contracts.errors import EdgeFleetError
 

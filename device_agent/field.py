@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from device_agent.adapters.control_group import NoControlGroupError, WorkerGroup, worker_group
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.local_socket import listen, lock
-from device_agent.adapters.own_health import OwnHealth, of_this_process
-from device_agent.adapters.proxy import tell_proxy
-from device_agent.adapters.service_manager import ServiceManager
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.control_group import NoControlGroupError, WorkerGroup, worker_group
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.network.proxy import tell_proxy
+from device_agent.adapters.system.local_socket import listen, lock
+from device_agent.adapters.system.own_health import OwnHealth, of_this_process
+from device_agent.adapters.system.service_manager import ServiceManager
 from device_agent.core.heartbeat import Heartbeat
 from device_agent.core.serving import CapturePlan
 from device_agent.settings import AgentSettings
@@ -33,7 +33,7 @@ from edgefleet.contracts.errors import StorageError
 from edgefleet.contracts.messages import Event
 
 if TYPE_CHECKING:
-    from device_agent.adapters.inbox import Inbox
+    from device_agent.adapters.verification.inbox import Inbox
     from device_agent.agent import Agent
 
 _LOG = logging.getLogger("edgefleet.agent")
@@ -114,13 +114,13 @@ def _run_with(
     inference: WorkerProcess,
     ready: Callable[[], None],
 ) -> None:
-    from device_agent.adapters.admission_process import AdmissionProcess
-    from device_agent.adapters.background import BackgroundExecutor
-    from device_agent.adapters.inbox import Inbox
-    from device_agent.adapters.mqtt_pump import MqttPump
-    from device_agent.adapters.own_software import OwnSoftware
-    from device_agent.adapters.repositories_process import RepositoriesProcess
-    from device_agent.adapters.upkeep_process import UpkeepProcess
+    from device_agent.adapters.children.admission_process import AdmissionProcess
+    from device_agent.adapters.children.background import BackgroundExecutor
+    from device_agent.adapters.children.repositories_process import RepositoriesProcess
+    from device_agent.adapters.children.upkeep_process import UpkeepProcess
+    from device_agent.adapters.network.mqtt_pump import MqttPump
+    from device_agent.adapters.system.own_software import OwnSoftware
+    from device_agent.adapters.verification.inbox import Inbox
     from device_agent.wiring import assemble
 
     pump = MqttPump()

@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from device_agent.adapters.capture_folder import CaptureFolder
-from device_agent.adapters.holds import HoldFolder
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.labels_file import LabelsFile
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.software import installed_software
-from device_agent.adapters.state_file import StateFile
-from device_agent.adapters.trust_memory_file import known_time
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.storage.capture_folder import CaptureFolder
+from device_agent.adapters.storage.holds import HoldFolder
+from device_agent.adapters.storage.labels_file import LabelsFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.storage.state_file import StateFile
+from device_agent.adapters.system.software import installed_software
+from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.agent import Agent
 from device_agent.core.identity import Identity
 from device_agent.core.serving import ModelRef
@@ -29,7 +29,7 @@ from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import RunningRelease
 
 if TYPE_CHECKING:
-    from device_agent.adapters.mqtt_pump import MqttPump
+    from device_agent.adapters.network.mqtt_pump import MqttPump
 
 _LOG = logging.getLogger("edgefleet.agent")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -119,7 +119,7 @@ def _messenger(
     pump: "MqttPump | None",
     random_share: Callable[[], float],
 ) -> Messenger:
-    from device_agent.adapters.mqtt import MqttChannel, NoBroker, TlsFiles
+    from device_agent.adapters.network.mqtt import MqttChannel, NoBroker, TlsFiles
 
     broker = settings.broker or identity.broker
     if pump is None or broker is None:

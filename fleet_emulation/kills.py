@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.storage.state_file import read_record
 from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import UnreachableError

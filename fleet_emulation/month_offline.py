@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from edgefleet.contracts.messages import (
     Confusion,
     Event,

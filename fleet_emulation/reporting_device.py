@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from device_agent.adapters.mqtt import MqttChannel
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.network.mqtt import MqttChannel
+from device_agent.adapters.network.mqtt_pump import MqttPump
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.reporting import Reporter
 from device_agent.wiring import SystemClock
 from edgefleet.contracts.enrolment import BrokerAddress

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.mqtt_pump import MqttPump
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
+from device_agent.adapters.network.mqtt_pump import MqttPump
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings

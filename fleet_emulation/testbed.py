@@ -22,7 +22,7 @@ from typing import Self
 
 import msgspec
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.settings import AgentSettings
 from edgefleet.contracts.errors import EdgeFleetError, SettingError
 from edgefleet.contracts.manifest import Fact

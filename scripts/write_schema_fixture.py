@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.state_file import StateFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.storage.state_file import StateFile
 from device_agent.core.record import DeviceRecord
 from edgefleet.contracts.messages import Event, RunningRelease
 
@@ -78,7 +78,7 @@ def write_device(device: Path) -> None:
     for release, counter in ((PREVIOUS, 3), (ACTIVE, 5)):
         slots.mark_good(release, counter=counter, committed_at=1.76e9 + counter)
     slots.mark_bad(BAD)
-    if find_spec("device_agent.adapters.identity") is not None:
+    if find_spec("device_agent.adapters.identity.data_folder") is not None:
         _write_identity(device)
     if _schema() > 1:
         _write_later(device)
@@ -86,9 +86,9 @@ def write_device(device: Path) -> None:
 
 def shapes(kept: Mapping[str, str]) -> dict[str, object]:
     """Return what is laid down of each durable file: the tables of databases, the fields and types of structures."""
-    from device_agent.adapters.check_in import CheckInMemory
-    from device_agent.adapters.holds import Hold
-    from device_agent.adapters.slots import GoodMark
+    from device_agent.adapters.identity.check_in import CheckInMemory
+    from device_agent.adapters.storage.holds import Hold
+    from device_agent.adapters.storage.slots import GoodMark
     from device_agent.core.identity import Identity
     from device_agent.core.record_schema import BaseRecord
     from device_agent.core.software_trial import SoftwareRecord
@@ -152,8 +152,8 @@ def _record() -> DeviceRecord:
 
 
 def _write_identity(device: Path) -> None:
-    from device_agent.adapters.durable import write_durably
-    from device_agent.adapters.identity import DataFolder, encode_identity
+    from device_agent.adapters.identity.data_folder import DataFolder, encode_identity
+    from device_agent.adapters.storage.durable import write_durably
     from device_agent.core.identity import Identity
 
     (device / "identity").mkdir(exist_ok=True)
@@ -166,10 +166,10 @@ def _write_identity(device: Path) -> None:
 
 def _write_later(device: Path) -> None:
     """Write the files that came with schema 2."""
-    from device_agent.adapters.check_in import CheckInMemory
-    from device_agent.adapters.durable import write_durably
-    from device_agent.adapters.holds import Hold, HoldFolder
-    from device_agent.adapters.trust_memory_file import TrustMemoryFile
+    from device_agent.adapters.identity.check_in import CheckInMemory
+    from device_agent.adapters.storage.durable import write_durably
+    from device_agent.adapters.storage.holds import Hold, HoldFolder
+    from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
     from device_agent.core.software_trial import SoftwareRecord
     from device_agent.core.trust_memory import TrustMemory
     from device_agent.launcher import write_record

@@ -16,9 +16,9 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> None:
-    from device_agent.adapters.diagnosis import diagnosis
-    from device_agent.adapters.durable import write_durably
-    from device_agent.adapters.known_secrets import known_secrets
+    from device_agent.adapters.identity.known_secrets import known_secrets
+    from device_agent.adapters.storage.durable import write_durably
+    from device_agent.adapters.system.diagnosis import diagnosis
     from device_agent.core.secrecy import Secrets
     from device_agent.errors import storage_failed
 

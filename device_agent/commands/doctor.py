@@ -17,8 +17,8 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _doctor(options: argparse.Namespace) -> None:
-    from device_agent.adapters.examination import examine
-    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.system.examination import examine
     from device_agent.settings import read_settings
 
     settings = read_settings(options.config)

@@ -16,8 +16,8 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _enrol(options: argparse.Namespace) -> None:
-    from device_agent.adapters.enrolment import enrol, read_ticket
-    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.identity.enrolment import enrol, read_ticket
 
     identity = enrol(read_ticket(options.ticket), DataFolder(options.data.resolve()))
     document = {"device": identity.device, "tenant": identity.tenant, "profile": identity.profile}

@@ -30,7 +30,7 @@ def _request_id(text: str) -> int:
 
 
 def _feedback(options: argparse.Namespace) -> None:
-    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.identity.data_folder import DataFolder
     from device_agent.client import InferenceClient
     from device_agent.settings import read_settings
 

@@ -21,8 +21,8 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _hold(options: argparse.Namespace) -> None:
-    from device_agent.adapters.holds import HOLD_LIMIT_S, Hold, HoldFolder
-    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.storage.holds import HOLD_LIMIT_S, Hold, HoldFolder
 
     if not is_name(options.name):
         raise InputError(f"'{options.name}' is no name for a hold", hint="use lower case letters, digits, - and _")

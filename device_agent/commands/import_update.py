@@ -17,8 +17,8 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _import(options: argparse.Namespace) -> None:
-    from device_agent.adapters.identity import DataFolder
-    from device_agent.adapters.importing import import_update
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.verification.importing import import_update
     from device_agent.settings import read_settings
 
     folder = DataFolder(options.data.resolve())
@@ -33,7 +33,7 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _is_running(path: Path) -> bool:
-    from device_agent.adapters.local_socket import lock
+    from device_agent.adapters.system.local_socket import lock
     from edgefleet.contracts.errors import ConflictError
 
     try:

@@ -28,7 +28,7 @@ def _sha256(text: str) -> str:
 
 
 def _install(options: argparse.Namespace) -> None:
-    from device_agent.adapters.software_slots import SoftwareSlots
+    from device_agent.adapters.system.software_slots import SoftwareSlots
 
     if not options.file.is_file():
         raise FileMissingError(f"there is no file '{options.file}'", hint="check the path")
@@ -38,7 +38,7 @@ def _install(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from device_agent.adapters.software_slots import SoftwareSlots
+    from device_agent.adapters.system.software_slots import SoftwareSlots
 
     record = SoftwareSlots(options.data.resolve()).record
     human = f"active: {record.active or 'the system package'}, on trial: {record.trial or 'nothing'}"

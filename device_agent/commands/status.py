@@ -15,9 +15,9 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
 def _status(options: argparse.Namespace) -> None:
     import msgspec
 
-    from device_agent.adapters.identity import DataFolder
-    from device_agent.adapters.labels_file import LabelsFile
-    from device_agent.adapters.state_file import read_record
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.storage.labels_file import LabelsFile
+    from device_agent.adapters.storage.state_file import read_record
     from device_agent.core.labels import scored_releases
     from device_agent.core.record import DeviceRecord
     from device_agent.core.release_set import first_release

@@ -69,7 +69,7 @@ def _init(folder: Path, root: Path) -> dict[str, object]:
     from tuf.api.exceptions import RepositoryError
     from tuf.api.metadata import Metadata, Root  # type: ignore[attr-defined]  # tuf re-exports without saying so
 
-    from device_agent.adapters.durable import write_durably
+    from device_agent.adapters.storage.durable import write_durably
 
     try:
         data = root.read_bytes()
@@ -108,8 +108,8 @@ def _client(options: argparse.Namespace) -> "Updater":
     import urllib3
     from tuf.ngclient import Updater  # type: ignore[attr-defined]  # tuf re-exports without saying so
 
-    from device_agent.adapters.https import body_pieces
-    from device_agent.adapters.metadata_client import BoundedFetcher, client_settings
+    from device_agent.adapters.network.https import body_pieces
+    from device_agent.adapters.verification.metadata_client import BoundedFetcher, client_settings
 
     pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=_CONNECT_S, read=_READ_S))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an examination of a device says: each thing that was looked at, how it is, and what to do about it.
 
-The judgements here take what was observed as arguments; observing is :mod:`device_agent.adapters.examination`'s.
+The judgements here take what was observed as arguments; observing is :mod:`device_agent.adapters.system.examination`'s.
 """
 
 from collections.abc import Iterator, Mapping

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from device_agent.adapters.download import BundleDownloads
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.inbox import FolderConnection, Inbox
-from device_agent.adapters.trust import TufTrust
-from device_agent.adapters.trust_memory_file import known_time
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.verification.download import BundleDownloads
+from device_agent.adapters.verification.inbox import FolderConnection, Inbox
+from device_agent.adapters.verification.trust import TufTrust
+from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.core.agreement import Agreement
 from device_agent.core.orders import Notice, Order, TargetFile
 from device_agent.errors import TrustRefusedError

@@ -11,7 +11,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.control_channel import ControlChannel
 from device_agent.core.repository_calls import Agreed, Answer, Call, CheckBoth, Fetched, failed
 from device_agent.process_bounds import be_first_to_go, die_with_parent

@@ -4,10 +4,10 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from device_agent.adapters.check_in import check_in
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.renewal import make_up, read_life, renew
-from device_agent.adapters.trust_memory_file import known_time
+from device_agent.adapters.identity.check_in import check_in
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.renewal import make_up, read_life, renew
+from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.core.clock_judgement import believed
 from device_agent.core.identity import Identity
 from device_agent.core.renewal import CertificateLife

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.process_bounds import be_first_to_go, die_with_parent
 from device_agent.upkeep.in_process import InProcessUpkeep
 from edgefleet.contracts.errors import EdgeFleetError

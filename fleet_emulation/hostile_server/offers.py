@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from device_agent.adapters.download import BundleDownloads
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.verification.download import BundleDownloads
+from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import admit
 from device_agent.core.orders import Order
 from device_agent.core.serving import AdmissionRequest, ModelRef

@@ -29,7 +29,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
     Timestamp,
 )
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.core.identity import Identity
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.names import bundle_target_path

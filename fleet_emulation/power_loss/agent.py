@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.core.serving import ModelRef
 from device_agent.worker.engine import verify
 from edgefleet.contracts.canonical import sha256_file

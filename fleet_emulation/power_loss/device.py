@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from device_agent.adapters.download import BundleDownloads
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.verification.download import BundleDownloads
+from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.orders import Order, TargetFile
 from device_agent.settings import AgentSettings

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from device_agent.adapters import download, durable, slots, state_file
+from device_agent.adapters.storage import durable, slots, state_file
+from device_agent.adapters.verification import download
 
 
 def bundle_data() -> None:

@@ -20,7 +20,7 @@ from tuf.api.metadata import (  # type: ignore[attr-defined]  # tuf re-exports w
     Timestamp,
 )
 
-from device_agent.adapters.https import ServerConnection
+from device_agent.adapters.network.https import ServerConnection
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.names import bundle_target_path
 from edgefleet.contracts.policy import DevicePolicy

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from device_agent.adapters.identity import DataFolder, encode_identity
+from device_agent.adapters.identity.data_folder import DataFolder, encode_identity
 from device_agent.core.identity import Identity
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.messages import RunningRelease

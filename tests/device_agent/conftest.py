@@ -42,8 +42,8 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.ordered_targets import hashed_path
 from device_agent.errors import TrustRefusedError
@@ -599,8 +599,8 @@ def device_side(tmp_path):
 @pytest.fixture
 def enrolled(device_side, tmp_path):
     """The data folder of an enrolled device."""
-    from device_agent.adapters.enrolment import enrol
-    from device_agent.adapters.identity import DataFolder
+    from device_agent.adapters.identity.data_folder import DataFolder
+    from device_agent.adapters.identity.enrolment import enrol
 
     folder = DataFolder(tmp_path / "device")
     enrol(device_side.ticket(), folder)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from device_agent.adapters.admission_process import AdmissionProcess
-from device_agent.adapters.hardware import hardware_facts
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.software import installed_software
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.hardware import hardware_facts
+from device_agent.adapters.system.local_socket import listen
+from device_agent.adapters.system.software import installed_software
 from device_agent.client import InferenceClient
 from device_agent.core.serving import (
     AdmissionRequest,

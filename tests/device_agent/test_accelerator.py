@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import AcceleratorLost, LoadFailed, ModelRef, PlannedModel, Serving, ServingPlan

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from device_agent.adapters.admission_process import AdmissionProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
 from device_agent.admission import checks
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.serving import AdmissionRequest, ModelRef

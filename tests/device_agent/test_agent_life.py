@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.core.usefulness import LEAST_FAILED
 from edgefleet.contracts.messages import Telemetry
 

@@ -20,9 +20,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from device_agent.adapters.enrolment import enrol
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol
+from device_agent.adapters.storage.state_file import read_record
 from device_agent.client import InferenceClient, RawTensor
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import ConflictError, UnreachableError
@@ -292,8 +292,9 @@ def test_a_second_agent_on_the_same_folder_is_refused_in_one_sentence(agent_proc
 
 def test_the_supervisor_never_loads_numpy_or_a_runtime():
     script = (
-        "import sys, device_agent.wiring, device_agent.field, device_agent.adapters.trust, device_agent.adapters.mqtt, "
-        "device_agent.adapters.download, device_agent.adapters.enrolment, device_agent.cli\n"
+        "import sys, device_agent.wiring, device_agent.field, device_agent.adapters.verification.trust, "
+        "device_agent.adapters.network.mqtt, device_agent.adapters.verification.download, "
+        "device_agent.adapters.identity.enrolment, device_agent.cli\n"
         "print([n for n in ('numpy', 'ai_edge_litert', 'edgefleet.runtimes', 'typer', 'rich') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "[]\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import Died, ModelRef, PlannedModel, ServingPlan
 from edgefleet.contracts.messages import RunningRelease

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from device_agent.adapters.capture_folder import CaptureFolder
+from device_agent.adapters.storage.capture_folder import CaptureFolder
 from device_agent.client import InferenceClient
 from device_agent.core.capture import DAY_S, Budget, admitted
 from device_agent.core.serving import CapturePlan

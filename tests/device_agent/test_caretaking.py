@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.mqtt import MqttChannel
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.sealed_copy import copy_of, mend, write_twice
-from device_agent.adapters.upkeep_process import UpkeepProcess
+from device_agent.adapters.children.upkeep_process import UpkeepProcess
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.sealed_copy import copy_of, mend, write_twice
+from device_agent.adapters.network.mqtt import MqttChannel
+from device_agent.adapters.network.mqtt_pump import MqttPump
 from device_agent.caretaking import FIRST_S, PERIOD_S, TAKEOVER_LIMIT, Caretaking
 from device_agent.core.renewal import CertificateLife
 from device_agent.core.timers import Timers

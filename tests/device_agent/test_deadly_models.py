@@ -10,9 +10,9 @@ import pytest
 from benchmarks import deadly_models
 from benchmarks.bad_models import bad_model, hangs_on_blank
 from benchmarks.zoo_device import COMPAT, DIGITS, PROFILE, pack
-from device_agent.adapters.admission_process import AdmissionProcess
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.admission_process import AdmissionProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import AdmissionRequest, Died, ModelRef, PlannedModel, Serving, ServingPlan
 from device_agent.core.timers import Timers

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.proxy import CREDENTIALS_VARIABLE
-from device_agent.adapters.state_file import StateFile
+from device_agent.adapters.network.proxy import CREDENTIALS_VARIABLE
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.state_file import StateFile
 from device_agent.cli import main
 from device_agent.core.record import DeviceRecord
 from device_agent.core.secrecy import TAKEN_OUT, Secrets

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.slots import SlotFolder
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.cli import main
 from device_agent.core.findings import Finding, of_certificate, of_clock, of_disk, of_key, of_packages, of_python
 

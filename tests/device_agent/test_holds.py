@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from device_agent.adapters.holds import HOLD_LIMIT_S, Hold, HoldFolder
+from device_agent.adapters.storage.holds import HOLD_LIMIT_S, Hold, HoldFolder
 from device_agent.cli import main
 
 BLANK = np.zeros((1, 8, 8, 1), np.float32)

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.download import BundleDownloads
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.state_file import StateFile
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.state_file import StateFile
+from device_agent.adapters.verification.download import BundleDownloads
+from device_agent.adapters.verification.trust import TufTrust
 from device_agent.cli import main
 from device_agent.client import InferenceClient, RawTensor
 from device_agent.core.ledger import PART_ENTRIES, merge, parted
@@ -361,7 +361,7 @@ def test_a_server_that_trickles_a_bundle_is_left_and_the_next_one_goes_on_from_t
 def test_a_flood_of_hints_is_no_flood_of_requests(enrolled, device_side, agent_tools):
     from concurrent.futures import ThreadPoolExecutor
 
-    from device_agent.adapters.https import ServerConnection as Connection
+    from device_agent.adapters.network.https import ServerConnection as Connection
     from device_agent.core.timers import Timers
     from device_agent.polling import Polling
 

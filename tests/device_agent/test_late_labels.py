@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from device_agent.adapters.labels_file import LabelsFile
+from device_agent.adapters.storage.labels_file import LabelsFile
 from device_agent.client import InferenceClient
 from device_agent.core.labels import REMEMBERED_LABELS, LabelledRequests, LabelMemory, UnpairedLabel, late_pairs
 from device_agent.core.pairs import UNLABELLED_LIMIT, Pairs, Unlabelled, add_pairs, labelled_pair

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.storage.state_file import read_record
 from device_agent.client import InferenceClient, RawTensor
 
 #: The last commit before the device's record, its outbox and its messages got their second schema.
@@ -79,7 +79,9 @@ class Generation:
     def reads(self):
         """Return the record as agents of this age read it."""
         program = (
-            "import sys, msgspec; from pathlib import Path; from device_agent.adapters.state_file import read_record; "
+            "import sys, msgspec; from pathlib import Path\n"
+            "try: from device_agent.adapters.storage.state_file import read_record\n"
+            "except ImportError: from device_agent.adapters.state_file import read_record\n"
             "print(msgspec.json.encode(read_record(Path(sys.argv[1]))).decode())"
         )
         run = self.command("-c", program, str(self.folder.state))

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.control_group import NoControlGroupError, worker_group
-from device_agent.adapters.credentials import DEVICE_KEY, device_key
-from device_agent.adapters.service_manager import ServiceManager
+from device_agent.adapters.children.control_group import NoControlGroupError, worker_group
+from device_agent.adapters.identity.credentials import DEVICE_KEY, device_key
+from device_agent.adapters.system.service_manager import ServiceManager
 from device_agent.core.heartbeat import Heartbeat
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "agent"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.core.eviction import Row, Span, low_value_spans, oldest_span, passed_s
 from edgefleet.contracts.messages import Event, Gap, Message, Telemetry
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.state_file import StateFile, read_record
+from device_agent.adapters.storage.state_file import StateFile, read_record
 from device_agent.core.recall import Recall
 from device_agent.core.record import DeviceRecord, Fault, Progress, Quarantined, Software
 from device_agent.core.record_schema import (

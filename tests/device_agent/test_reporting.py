@@ -14,9 +14,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from device_agent.adapters.mqtt import MqttChannel
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.network.mqtt import MqttChannel
+from device_agent.adapters.network.mqtt_pump import MqttPump
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.reporting import IN_FLIGHT, Reporter
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.messages import (
@@ -279,8 +279,8 @@ def test_the_state_is_retained_and_the_last_will_says_that_the_device_is_gone(re
     agent_tools.wait_until(lambda: server.states and server.states[-1].connected, "the state")
     script = (
         "import sys, threading\n"
-        "from device_agent.adapters.mqtt import MqttChannel\n"
-        "from device_agent.adapters.mqtt_pump import MqttPump\n"
+        "from device_agent.adapters.network.mqtt import MqttChannel\n"
+        "from device_agent.adapters.network.mqtt_pump import MqttPump\n"
         "from edgefleet.contracts.enrolment import BrokerAddress\n"
         "from edgefleet.contracts.messages import State\n"
         f"names = dict(tenant='acme', device='dev-2', tls=None, random=lambda: 0.0)\n"

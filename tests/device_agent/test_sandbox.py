@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.core.identity import Identity
 from device_agent.core.serving import AdmissionRequest, ModelRef
 from device_agent.field import RunOptions, run

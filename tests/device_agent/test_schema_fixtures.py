@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_agent.adapters.check_in import _read_memory
-from device_agent.adapters.holds import HoldFolder
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.state_file import StateFile, read_record
-from device_agent.adapters.trust_memory_file import TrustMemoryFile
+from device_agent.adapters.identity.check_in import _read_memory
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.storage.holds import HoldFolder
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.storage.state_file import StateFile, read_record
+from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
 from device_agent.core.record_schema import SCHEMA, encode, to_base
 from device_agent.core.trust_memory import recall_of
 from device_agent.launcher import read_record as read_software

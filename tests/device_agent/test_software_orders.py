@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from device_agent.adapters.holds import Hold, HoldFolder
-from device_agent.adapters.own_software import OwnSoftware
-from device_agent.adapters.software_slots import SoftwareSlots
+from device_agent.adapters.storage.holds import Hold, HoldFolder
+from device_agent.adapters.system.own_software import OwnSoftware
+from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.orders import SignedSoftware, TargetFile
 from device_agent.core.record import Software
 from device_agent.core.software_orders import Here, Verdict, judge

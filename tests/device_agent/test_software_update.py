@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.own_health import OwnHealth
-from device_agent.adapters.software_slots import SoftwareSlots
+from device_agent.adapters.system.own_health import OwnHealth
+from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.software_trial import ATTEMPTS, FAILURES, SYSTEM, SoftwareRecord, at_start, on_trial
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, read_record, write_record
 from device_agent.sandbox import landlock

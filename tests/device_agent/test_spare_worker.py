@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
 from device_agent.core.serving import Died, ModelRef, PlannedModel, Serving, ServingPlan
 from device_agent.core.timers import Timers

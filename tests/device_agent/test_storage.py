@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_agent.adapters.durable import write_durably
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.state_file import StateFile, read_record
+from device_agent.adapters.storage.durable import write_durably
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.storage.state_file import StateFile, read_record
 from device_agent.core.record import DeviceRecord
 from device_agent.core.record_schema import encode
 from device_agent.errors import DamagedStateError
@@ -186,7 +186,7 @@ def test_a_watermark_can_always_pass_evicted_messages(tmp_path_factory, acknowle
 STEPS = """
 import os, sys
 from pathlib import Path
-from device_agent.adapters.outbox_file import OutboxFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
 from edgefleet.contracts.messages import Event
 box = OutboxFile(Path(sys.argv[1]), "dev-1", limit_bytes=1 << 20)
 for step in ("/step/append", "/step/acknowledge", "/step/append-again"):
@@ -222,9 +222,9 @@ def test_each_message_is_waited_for_until_it_is_on_the_disk_and_no_acknowledgeme
 WRITER = """
 import sys
 from pathlib import Path
-from device_agent.adapters.outbox_file import OutboxFile
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.state_file import StateFile
+from device_agent.adapters.storage.outbox_file import OutboxFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.storage.state_file import StateFile
 from device_agent.core.record import DeviceRecord
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.messages import Event

@@ -16,9 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from device_agent.adapters.mqtt import MqttChannel, TlsFiles
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.trust_memory_file import TrustMemoryFile
+from device_agent.adapters.network.mqtt import MqttChannel, TlsFiles
+from device_agent.adapters.network.mqtt_pump import MqttPump
+from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
 from device_agent.core.clock_judgement import day
 from device_agent.core.trust_memory import TrustMemory
 from device_agent.repositories.in_process import InProcessRepositories
@@ -145,10 +145,10 @@ def test_the_broker_is_judged_by_the_same_time(enrolled, future, run_broker, to_
 _IN_1970 = """
 import json, sys, threading, time
 from pathlib import Path
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.mqtt import MqttChannel, TlsFiles
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.trust_memory_file import known_time
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.network.mqtt import MqttChannel, TlsFiles
+from device_agent.adapters.network.mqtt_pump import MqttPump
+from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.enrolment import BrokerAddress
 folder = DataFolder(Path(sys.argv[1]))

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.mqtt import PROTOCOLS, MqttChannel, TlsFiles
-from device_agent.adapters.mqtt_pump import MqttPump
-from device_agent.adapters.proxy import CREDENTIALS_VARIABLE, proxy_for, tell_proxy
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.network.mqtt import PROTOCOLS, MqttChannel, TlsFiles
+from device_agent.adapters.network.mqtt_pump import MqttPump
+from device_agent.adapters.network.proxy import CREDENTIALS_VARIABLE, proxy_for, tell_proxy
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import SettingError, UnreachableError
 from edgefleet.contracts.messages import State

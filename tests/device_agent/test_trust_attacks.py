@@ -12,8 +12,8 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import DownloadError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Timestamp
 
-from device_agent.adapters import metadata_client
-from device_agent.adapters.metadata_client import BoundedFetcher
+from device_agent.adapters.verification import metadata_client
+from device_agent.adapters.verification.metadata_client import BoundedFetcher
 from device_agent.core.clock_judgement import day
 from device_agent.errors import TrustRefusedError
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from tuf.api.metadata import TargetFile
 
-from device_agent.adapters.slots import SlotFolder
-from device_agent.adapters.trust import LOOK_S
-from device_agent.adapters.trust_memory_file import TrustMemoryFile
+from device_agent.adapters.storage.slots import SlotFolder
+from device_agent.adapters.verification.trust import LOOK_S
+from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
 from device_agent.core.orders import SignedSettings
 from device_agent.core.recall import Recall
 from device_agent.core.trust_memory import TrustMemory

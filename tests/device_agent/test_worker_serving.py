@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from device_agent.adapters.local_socket import listen
-from device_agent.adapters.worker_process import WorkerProcess
+from device_agent.adapters.children.worker_process import WorkerProcess
+from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient, RawTensor
 from device_agent.core.serving import (
     Declared,

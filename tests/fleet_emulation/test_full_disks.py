@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.storage.state_file import read_record
 from fleet_emulation.rehearsal import POLICY, Rehearsal, wait_until
 from fleet_emulation.testbed import RealAgent, Testbed
 

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.trust import TufTrust
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.verification.trust import TufTrust
 from device_agent.core.orders import Order
 from edgefleet.contracts.bundle import open_bundle
 from fleet_emulation.demo.run import example_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_agent.adapters.state_file import read_record
+from device_agent.adapters.storage.state_file import read_record
 from edgefleet.contracts.bundle import open_bundle, pack
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.command import edgefleet, require

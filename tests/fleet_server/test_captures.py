@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from device_agent.adapters.capture_folder import CaptureFolder
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
+from device_agent.adapters.storage.capture_folder import CaptureFolder
 from edgefleet.contracts.capture import CapturedInput, CapturedTensor
 from edgefleet.contracts.errors import MessageError, NotAllowedError, StorageError
 from edgefleet.contracts.messages import RunningRelease

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters import check_in as check_ins_of_the_agent
-from device_agent.adapters.check_in import check_in
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.hardware import hardware_facts
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity import check_in as check_ins_of_the_agent
+from device_agent.adapters.identity.check_in import check_in
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.system.hardware import hardware_facts
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import UnreachableError
 from fleet_server.core.instance_chain import InstanceChain, present

@@ -19,11 +19,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from device_agent.adapters import renewal
-from device_agent.adapters.enrolment import certificate_request, enrol, read_ticket
-from device_agent.adapters.https import ServerConnection
-from device_agent.adapters.identity import DataFolder, key_of
-from device_agent.adapters.trust_memory_file import TrustMemoryFile
+from device_agent.adapters.identity import renewal
+from device_agent.adapters.identity.data_folder import DataFolder, key_of
+from device_agent.adapters.identity.enrolment import certificate_request, enrol, read_ticket
+from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
 from device_agent.core.renewal import CertificateLife
 from device_agent.core.trust_memory import TrustMemory
 from device_agent.core.upkeep import Note, UpkeepResult
@@ -149,7 +149,7 @@ def test_a_board_whose_clock_says_1970_renews_by_the_time_that_it_knows_of(serve
     bound = first.begins_at + 0.75 * (first.ends_at - first.begins_at)
     TrustMemoryFile(board.folder.trust).save(TrustMemory(bound=bound))
     with pytest.MonkeyPatch.context() as patched:  # TLS judges by the bound, too
-        patched.setattr("device_agent.adapters.tls_time.time.time", lambda: 3600.0)
+        patched.setattr("device_agent.adapters.network.tls_time.time.time", lambda: 3600.0)
         assert causes(in_1970.round()) == [("certificate-renewed", "due")]
     assert board.life.serial != first.serial
     assert board.status() == 200

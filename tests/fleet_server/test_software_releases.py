@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from device_agent.adapters.check_in import check_in
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.importing import import_update
+from device_agent.adapters.identity.check_in import check_in
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
+from device_agent.adapters.verification.importing import import_update
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.enrolment import EnrolmentTicket, HardwareFacts

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.adapters.enrolment import enrol, read_ticket
-from device_agent.adapters.identity import DataFolder
-from device_agent.adapters.importing import import_update
-from device_agent.adapters.inbox import Inbox
+from device_agent.adapters.identity.data_folder import DataFolder
+from device_agent.adapters.identity.enrolment import enrol, read_ticket
+from device_agent.adapters.verification.importing import import_update
+from device_agent.adapters.verification.inbox import Inbox
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.canonical import sha256_hex

@@ -21,8 +21,8 @@ ROLES = {
     ),
     "front door": ("import edgefleet.cli.main", HEAVY | WEB | NUMERIC | TERMINAL | {"tuf", "cryptography"}),
     "agent supervisor": (
-        "import device_agent.cli, device_agent.wiring, device_agent.field, device_agent.adapters.mqtt,"
-        "device_agent.adapters.admission_process, device_agent.adapters.repositories_process",
+        "import device_agent.cli, device_agent.wiring, device_agent.field, device_agent.adapters.network.mqtt,"
+        "device_agent.adapters.children.admission_process, device_agent.adapters.children.repositories_process",
         HEAVY | WEB | NUMERIC | TERMINAL | UPDATE | {"edgefleet.runtimes"},
     ),
     "server": ("import fleet_server.wiring", HEAVY | NUMERIC | {"edgefleet.runtimes"}),

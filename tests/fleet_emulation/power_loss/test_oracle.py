@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from device_agent.adapters.identity import DataFolder
+from device_agent.adapters.identity.data_folder import DataFolder
 from fleet_emulation.power_loss.agent import AgentSubject, forget_state, read_promises
 from fleet_emulation.power_loss.children import ask_child, run_child
 from fleet_emulation.power_loss.device import Promise

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's own software as content-addressed folders: unpacked from wheel sets, tried once here, then put on trial.
+
+A set lies in ``software/sets/<sha256>/``; its mark ``.complete`` comes when all else is on the disk, and goes before
+anything else does, so that what a power cut left half done is nothing. Which set starts is the launcher's decision
+(:mod:`device_agent.launcher`).
+"""
+
+import io
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from device_agent.adapters.storage.durable import sync_file, sync_folder, write_durably
+from device_agent.adapters.system.local_socket import lock
+from device_agent.adapters.system.own_software import RELEASE
+from device_agent.core.software_orders import misfit
+from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
+from device_agent.errors import storage_failed
+from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
+from edgefleet.contracts.canonical import canonical_json, sha256_file
+from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError
+from edgefleet.contracts.messages import RunningRelease
+from edgefleet.contracts.software import WHEEL_SET_LIMIT_BYTES, WheelSet
+from edgefleet.contracts.wheel_set import read_facts, read_wheel
+
+_CHECK_S = 120.0
+_COMPILE_S = 600.0
+_HINT = "publish a wheel set that was built by scripts/build_wheel_set.py"
+#: What a set must bring and be able to do before it may start: import every part, and read this device's own state.
+_CHECK = "import device_agent.cli, device_agent.field, device_agent.worker.main, device_agent.repositories.main"
+
+
+class SoftwareSlots:
+    """The wheel sets of one device, in its data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._folder = data / "software"
+
+    @property
+    def record(self) -> SoftwareRecord:
+        """What the launcher will decide by."""
+        return read_record(self._folder)
+
+    def install(self, archive: Path, sha256: str) -> WheelSet:
+        """Verify a set, unpack it, see that it runs here, and put it on trial from the next start on.
+
+        Raises:
+            BundleError: the file has another hash, or is no wheel set.
+            IncompatibleError: it is for another machine or Python.
+            ModelFailedError: its agent cannot be imported here, or cannot read this device's state.
+            ConflictError: another installation is under way.
+            StorageError: it cannot be written.
+        """
+        found = sha256_file(archive)
+        if found != sha256:
+            raise BundleError(f"'{archive.name}' has the SHA-256 {found}, expected {sha256}", hint="fetch it again")
+        try:
+            with tarfile.open(archive, "r:") as members:
+                return self._install(members, archive.name, sha256)
+        except (tarfile.TarError, EOFError) as error:
+            raise BundleError(f"'{archive.name}' is no wheel set: {error}", hint=_HINT) from error
+        except OSError as error:
+            raise storage_failed(f"unpack '{archive.name}'", error) from error
+
+    def _install(self, members: tarfile.TarFile, source: str, sha256: str) -> WheelSet:
+        facts = read_facts(members, source)
+        if why := misfit(facts.machine, facts.python, machine=platform.machine(), python=platform.python_version()):
+            raise IncompatibleError(
+                f"{facts.name} {facts.version} is for {why}", hint="publish a wheel set for each kind of device"
+            )
+        held = self._lock()
+        try:
+            self._put(members, facts, sha256)
+        finally:
+            os.close(held)
+        return facts
+
+    def _lock(self) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return lock(self._folder / "lock")
+        except ConflictError as error:
+            raise ConflictError(
+                "another installation of software is under way", hint="wait until it is done"
+            ) from error
+
+    def _put(self, members: tarfile.TarFile, facts: WheelSet, sha256: str) -> None:
+        """Unpack a set unless it lies there whole, and put it on trial."""
+        folder = self._folder / "sets" / sha256
+        if not (folder / COMPLETE).exists():
+            try:
+                self._complete(members, facts, sha256, folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)  # what is kept free is for a way back
+                raise
+        before = proved(self.record, read_report(self._folder / HEALTHY))
+        after = on_trial(before, sha256)
+        write_record(self._folder, after)
+        self._keep({before.active, before.trial, after.trial})  # what was on trial may be what runs just now
+
+    def _complete(self, members: tarfile.TarFile, facts: WheelSet, sha256: str, folder: Path) -> None:
+        self._unpack(members, facts, folder)
+        self._try_here(folder, facts)
+        release = RunningRelease(name=facts.name, version=facts.version, bundle_sha256=sha256)
+        write_durably(folder / RELEASE, canonical_json(release))
+        _sync_tree(folder)
+        (folder / COMPLETE).touch()
+        sync_folder(folder)
+
+    def _unpack(self, members: tarfile.TarFile, facts: WheelSet, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for wheel in facts.wheels:
+            _unzip(read_wheel(members, wheel), wheel.name, folder)
+
+    def _try_here(self, folder: Path, facts: WheelSet) -> None:
+        """Import its parts and let it read this device's state, in a process of its own."""
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        commands = [["-c", _CHECK]]
+        if (self._data / "identity" / "device.json").exists():
+            commands.append(["-m", "device_agent", "status", "--data", str(self._data), "--json"])
+        for command in commands:
+            words = [sys.executable, "-P", *command]
+            try:
+                ran = subprocess.run(words, env=environment, capture_output=True, timeout=_CHECK_S, check=False)
+                said, status = ran.stderr.decode(errors="replace").strip()[-500:], ran.returncode
+            except subprocess.TimeoutExpired:
+                said, status = f"took longer than {_CHECK_S:g} s", 1
+            if status:
+                raise ModelFailedError(
+                    f"{facts.name} {facts.version} does not run on this device: {said}", hint="what runs goes on"
+                )
+        compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(folder)]
+        with suppress(subprocess.TimeoutExpired):  # it only makes starts faster
+            subprocess.run(compiling, capture_output=True, timeout=_COMPILE_S, check=False)
+
+    def _keep(self, named: set[str]) -> None:
+        """Delete the other sets."""
+        for folder in (self._folder / "sets").iterdir():
+            if folder.name not in named:
+                (folder / COMPLETE).unlink(missing_ok=True)
+                sync_folder(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unzip(data: bytes, name: str, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+            infos = wheel.infolist()
+            if sum(info.file_size for info in infos) > WHEEL_SET_LIMIT_BYTES:
+                raise BundleError(f"the wheel '{name}' unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
+            for info, target in _targets(infos, name):
+                path = folder / target
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(wheel.read(info))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise BundleError(f"'{name}' is no wheel: {error}", hint=_HINT) from error
+
+
+def _targets(infos: list[zipfile.ZipInfo], name: str) -> Iterator[tuple[zipfile.ZipInfo, PurePosixPath]]:
+    """Yield the files to write and where; what a wheel brings for other folders than its packages' is left out."""
+    for info in infos:
+        path = PurePosixPath(info.filename)
+        if info.is_dir():
+            continue
+        if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.filename:
+            raise BundleError(f"the wheel '{name}' has a file outside of itself: '{info.filename[:100]}'", hint=_HINT)
+        parts = path.parts
+        if parts == (COMPLETE,):  # the mark is ours to make, when all is there
+            continue
+        if parts[0].endswith(".data"):
+            if len(parts) > 2 and parts[1] in ("purelib", "platlib"):
+                yield info, PurePosixPath(*parts[2:])
+        else:
+            yield info, path
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync_file(path)
+    sync_folder(folder)
+    sync_folder(folder.parent)
