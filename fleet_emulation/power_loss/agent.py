@@ -23,7 +23,7 @@ from device_agent.core.serving import ModelRef
 from device_agent.worker.engine import verify
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import EdgeFleetError
-from edgefleet.contracts.messages import Event, Message, RunningRelease, State
+from edgefleet.contracts.messages import Event, Gap, Message, RunningRelease, State
 from fleet_emulation.live_stream import Frame, LiveStream
 from fleet_emulation.power_loss.device import OneDevice, Promise
 
@@ -113,7 +113,7 @@ class AgentSubject:
             until_idle_with(device, self.new)
         except EdgeFleetError as error:
             yield error.message
-        yield from wrong_numbers(told, device.broker.sent)
+        yield from wrong_numbers(told, device.broker.sent, damaged=not messages)
         if messages:
             yield from lost_messages(told, device.broker.sent)
         device.agent.stop()
@@ -183,12 +183,16 @@ def forgotten_order(told: Sequence[Promise], state: State) -> Iterator[str]:
         yield f"the order {highest} was told, and the last one that is known is {state.counter}"
 
 
-def wrong_numbers(told: Sequence[Promise], sent: Sequence[Message]) -> Iterator[str]:
-    """Yield each message whose number an earlier, other message had."""
+def wrong_numbers(told: Sequence[Promise], sent: Sequence[Message], *, damaged: bool = False) -> Iterator[str]:
+    """Yield each message whose number an earlier, other message had.
+
+    With ``damaged`` a gap may stand in a message's own place: it says that the message cannot be read any more, and a
+    server that has the message takes it for the same one.
+    """
     first = {(message.epoch, message.sequence): message for message in _sent(told)}
     for message in sent:
         before = first.setdefault((message.epoch, message.sequence), message)
-        if before != message:
+        if before != message and not (damaged and _tells_of_damage(message)):
             yield f"the number {message.sequence} was used twice, for {_kind(before)} and for {_kind(message)}"
 
 
@@ -203,6 +207,10 @@ def lost_messages(told: Sequence[Promise], sent: Sequence[Message]) -> Iterator[
         numbers = {sequence for other, sequence in again if other == epoch}
         if missing := sorted(set(range(min(numbers), max(numbers))) - numbers):
             yield f"no message has the numbers {missing}"
+
+
+def _tells_of_damage(message: Message) -> bool:
+    return isinstance(message.body, Gap) and message.body.first == message.body.last == message.sequence
 
 
 def _sent(told: Sequence[Promise]) -> list[Message]:

@@ -142,6 +142,7 @@ class OneDevice:
         self, root: Path, frames: Iterator[Frame], *, server: Path | None = None, promises: Path | None = None
     ) -> None:
         folder = DataFolder(root)
+        folder.mend()  # the first thing that the agent's process does
         self._connection = FolderConnection(server, ca=folder.ca, certificate=folder.certificate, key=folder.key)
         chance = random.Random(_SEED)
         self.clock = PassingClock()

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from device_agent.adapters.identity.data_folder import DataFolder
-from fleet_emulation.power_loss.agent import AgentSubject, forget_state, read_promises
+from edgefleet.contracts.messages import Event, Gap, Message
+from fleet_emulation.power_loss.agent import AgentSubject, forget_state, read_promises, wrong_numbers
 from fleet_emulation.power_loss.children import ask_child, run_child
 from fleet_emulation.power_loss.device import Promise
 from fleet_emulation.power_loss.kill_sweep import read_promise_lines
@@ -68,6 +69,15 @@ def test_a_number_that_comes_again_is_seen(agent_subject: AgentSubject, updated:
     told = [msgspec.json.encode(Promise(sent=other))]
     wrong = ask_child(lambda: agent_subject.examine(updated, told))
     assert f"the number {last.sequence} was used twice, for telemetry and for telemetry" in wrong
+
+
+def test_only_after_damage_may_a_gap_stand_in_a_messages_place() -> None:
+    told = Message(v=1, device="d", epoch="e" * 16, sequence=7, created_at=1.0, body=Event(kind="committed", cause="c"))
+    own, other = (msgspec.structs.replace(told, body=Gap(first=first, last=7)) for first in (7, 6))
+    assert list(wrong_numbers([Promise(sent=told)], [own], damaged=True)) == []
+    for sent, damaged in ((own, False), (other, True)):
+        wrong = wrong_numbers([Promise(sent=told)], [sent], damaged=damaged)
+        assert list(wrong) == ["the number 7 was used twice, for committed and for gap"]
 
 
 def test_a_device_without_its_state_answers_by_the_marks_beside_its_slots(
