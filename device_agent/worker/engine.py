@@ -25,7 +25,7 @@ from device_agent.core.serving import (
     ServingPlan,
 )
 from device_agent.worker.accelerator import Accelerator
-from device_agent.worker.counts import NOTES, ModelCounts, Refusal
+from device_agent.worker.counts import NOTES, Refusal
 from device_agent.worker.late_labels import LateLabels
 from device_agent.worker.mark import AT_WORK, Mark, new_mark, write_mark
 from device_agent.worker.places import Comparison, Place, Prepared, refs_of, serving
@@ -37,6 +37,7 @@ from device_agent.worker.tally import Tally
 from device_agent.worker.unsure import UnsureInputs
 from edgefleet.contracts.errors import EdgeFleetError, SampleError
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.runtimes.answers import Answer
 
 Array = npt.NDArray[Any]
 _LOG = logging.getLogger("edgefleet.worker")
@@ -156,15 +157,43 @@ class Engine:
         prepared = self.prepare(plan)
         return prepared if isinstance(prepared, LoadFailed) else self.switch(prepared)
 
-    def infer(self, raw: Sequence[Array], model: str = "") -> Reply:
-        """Answer one raw sample by the model of a name (empty: the only one).
+    def infer(self, raw: Sequence[Array], model: str = "", place: Place | None = None) -> Reply:
+        """Answer one raw sample by the model of a name (empty: the only one), or by that of a given place.
 
         :meth:`settle`, called by the same thread, runs the comparison that this may have left for later.
         """
-        place = self._now.places.get(model) if model else self._only
         if place is None:
-            return self._no_place(model)
-        return self._answer(place, place.primary, place.counts, raw)
+            place = self._now.places.get(model) if model else self._only
+            if place is None:
+                return self._no_place(model)
+        started = perf_counter()
+        _, resident, companion, counts = place
+        if resident is not self._marked:
+            self._use(resident)
+        mark = self._mark
+        mark[AT_WORK] = 1
+        try:
+            tensors, answer = resident.ask(raw)
+        except SampleError as error:
+            return Reply("bad-input", release=resident.name, detail=error.message)
+        except EdgeFleetError as error:
+            return self._without_answer(place, raw, "failed", error.message)
+        finally:
+            mark[AT_WORK] = 0
+        top, confidence, finite = answer
+        if not finite:
+            return self._without_answer(place, raw, "non-finite", "the model answered with NaN or infinity")
+        number = next(self._ids)
+        notes = counts.notes
+        seconds = perf_counter() - started
+        notes.append((number, top, confidence, seconds))
+        if confidence < self.unsure.below:
+            self.unsure.offer(resident.release, raw, confidence)
+        if companion is not None or len(notes) >= NOTES:
+            self._look_closer(Comparison(place, raw, tensors, Answer(*answer), number, seconds))
+        labels = resident.labels
+        label = labels[top] if top < len(labels) else ""
+        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", tensors, resident))
 
     def infer_safely(self, raw: Sequence[Array], model: str) -> Reply:
         """Answer as :meth:`infer` does; what one application sends must not end the worker of all."""
@@ -260,52 +289,21 @@ class Engine:
         self._marked = resident
         write_mark(self._mark, resident.sha256)
 
-    def _answer(self, place: Place, resident: Resident, counts: ModelCounts, raw: Sequence[Array]) -> Reply:
-        started = perf_counter()
-        if resident is not self._marked:
-            self._use(resident)
-        mark = self._mark
-        mark[AT_WORK] = 1
-        try:
-            tensors, answer = resident.ask(raw)
-        except SampleError as error:
-            return Reply("bad-input", release=resident.name, detail=error.message)
-        except EdgeFleetError as error:
-            return self._without_answer(place, resident, counts, raw, "failed", error.message)
-        finally:
-            mark[AT_WORK] = 0
-        top, confidence, finite = answer
-        if not finite:
-            detail = "the model answered with NaN or infinity"
-            return self._without_answer(place, resident, counts, raw, "non-finite", detail)
-        number = next(self._ids)
-        notes = counts.notes
-        seconds = perf_counter() - started
-        notes.append((number, top, confidence, seconds))
-        if confidence < self.unsure.below:
-            self.unsure.offer(resident.release, raw, confidence)
-        if len(notes) >= NOTES or place.companion is not None:
-            self._look_closer(counts, resident, Comparison(place, raw, tensors, answer, number, seconds))
-        labels = resident.labels
-        label = labels[top] if top < len(labels) else ""
-        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", tensors, resident))
-
-    def _look_closer(self, counts: ModelCounts, resident: Resident, given: Comparison) -> None:
+    def _look_closer(self, given: Comparison) -> None:
         """Sort what was counted, and keep a drawn input for the companion."""
-        self._tally.settle(counts)
         place = given.place
-        if place.companion is not None and resident is place.primary and self._random() < place.planned.share:
+        self._tally.settle(place.counts)
+        if place.companion is not None and self._random() < place.planned.share:
             # its memory may be the next request's as soon as this one is answered
             self._later.comparison = given._replace(raw=[array.copy() for array in given.raw])
 
-    def _without_answer(
-        self, place: Place, resident: Resident, counts: ModelCounts, raw: Sequence[Array], kind: Refusal, detail: str
-    ) -> Reply:
-        self._tally.refused(counts, kind, detail, fault=counts.role == "trial")
+    def _without_answer(self, place: Place, raw: Sequence[Array], kind: Refusal, detail: str) -> Reply:
+        self._tally.refused(place.counts, kind, detail, fault=place.counts.role == "trial")
         fallback = place.fallback
-        if fallback is not None and resident is not fallback:
-            return self._answer(place, fallback, self._tally.of(fallback, "active"), raw)
-        return Reply("failed", release=resident.name, detail=detail)
+        if fallback is not None:
+            counts = self._tally.of(fallback, "active")
+            return self.infer(raw, place=Place(place.planned, fallback, None, counts))
+        return Reply("failed", release=place.primary.name, detail=detail)
 
     def _compare(self, pending: Comparison, companion: Resident) -> None:
         """Run the companion on a live input. The candidate's window takes the count, whichever of both it is."""
@@ -315,13 +313,14 @@ class Engine:
         self._use(companion)
         self._mark[AT_WORK] = 1
         try:
-            tensors, answer = companion.ask(pending.raw)
+            tensors, reading = companion.ask(pending.raw)
         except EdgeFleetError as error:
             if shadow:
                 tally.refused(shadow, "failed", error.message, fault=True)
             return
         finally:
             self._mark[AT_WORK] = 0
+        answer = Answer(*reading)
         if not answer.finite:
             if shadow:
                 tally.refused(shadow, "non-finite", "the model answered with NaN or infinity", fault=True)

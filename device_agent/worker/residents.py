@@ -18,9 +18,9 @@ from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import BundleError, EdgeFleetError, SampleError
 from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.contracts.messages import RunningRelease
-from edgefleet.runtimes.answers import Answer, answer_reader
 from edgefleet.runtimes.loaded_model import LoadedModel
 from edgefleet.runtimes.parity import check_parity, read_vectors
+from edgefleet.runtimes.quick_answers import Reading, answer_reader
 from edgefleet.runtimes.quick_inputs import quick_input
 from edgefleet.runtimes.tensors import Floats, dequantize
 
@@ -46,7 +46,11 @@ class Resident:
         #: Reads what tensors of the model say.
         self.read = answer_reader(self.outputs)
         self._quick_input = quick_input(manifest.interface.inputs, manifest.preprocessing)
-        self._parts = self._quick_input, model.invoke, self.read, self.lock
+        #: Fills the model's own tensor, if it stays where it is; only under the lock.
+        quick_fill = quick_input(
+            manifest.interface.inputs, manifest.preprocessing, getattr(model.interpreter, "place", None)
+        )
+        self._parts = quick_fill, model.invoke, self.read, self.lock
         #: Returns the first output's real values as little-endian float32.
         self.real_bytes = _real_bytes(self.outputs[0])
 
@@ -69,18 +73,17 @@ class Resident:
             raise SampleError("the input has NaN or infinite values", hint="check the sensor")
         return self.model.prepare(raw)
 
-    def ask(self, raw: Sequence[Array]) -> tuple[list[Array], Answer]:
+    def ask(self, raw: Sequence[Array]) -> tuple[list[Array], Reading]:
         """Run the model on one raw sample; return its tensors, and what they say.
 
         Raises:
             SampleError: the sample does not fit, or has NaN or infinite values.
             ModelFailedError: the interpreter failed.
         """
-        quick_input, invoke, read, lock = self._parts
-        tensor = quick_input(raw[0]) if len(raw) == 1 else None
-        given = self.prepare(raw) if tensor is None else (tensor,)
+        quick_fill, invoke, read, lock = self._parts
         with lock:
-            tensors = invoke(given)
+            tensor = quick_fill(raw[0]) if len(raw) == 1 else None
+            tensors = invoke(self.prepare(raw) if tensor is None else (tensor,))
         return tensors, read(tensors)
 
     def real(self, outputs: Sequence[Array]) -> tuple[Floats, ...]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgefleet.contracts.errors import EdgeFleetError, MissingExtraError, ModelFailedError, UnsupportedModelError
 from edgefleet.contracts.manifest import Dtype, RuntimeKind, TensorSpec
+from edgefleet.runtimes.litert_memory import InPlace, in_place
 
 Kernels = Literal["production", "reference"]
 Array = npt.NDArray[Any]
@@ -69,8 +70,10 @@ class LiteRtInterpreter:
         self._input_ids = [int(detail["index"]) for detail in inputs]
         self._output_ids = [int(detail["index"]) for detail in outputs]
         self._set, self._run, self._get = _calls(self._interpreter)
+        #: Where the only input lies for good: what is written there before :meth:`invoke` needs no copy.
+        self.place: Array | None = None
         if len(self._input_ids) == len(self._output_ids) == 1:
-            self.invoke = self._one_to_one()  # type: ignore[assignment,method-assign]
+            self.invoke = self._one_to_one(delegated=delegate is not None)  # type: ignore[assignment,method-assign]
 
     def invoke(self, inputs: Sequence[Array]) -> list[Array]:
         """Run one inference; arrays have the shapes and dtypes of ``self.inputs`` and come back as ``self.outputs``.
@@ -86,10 +89,14 @@ class LiteRtInterpreter:
         except (ValueError, RuntimeError) as error:
             raise _failed(error) from error
 
-    def _one_to_one(self) -> Callable[[Sequence[Array]], list[Array]]:
+    def _one_to_one(self, *, delegated: bool) -> Callable[[Sequence[Array]], list[Array]]:
         """Return :meth:`invoke` for one input and one output: its microseconds are what a small model's users feel."""
         set_tensor, run, get_tensor = self._set, self._run, self._get
         taken, given = self._input_ids[0], self._output_ids[0]
+        views = None if delegated else in_place(self._interpreter, taken, given)
+        if views is not None:
+            self.place = views.taken
+            return _in_place(views, set_tensor, run, taken)
 
         def invoke(inputs: Sequence[Array]) -> list[Array]:
             try:
@@ -180,6 +187,22 @@ def _calls(interpreter: Any) -> tuple[Any, Any, Any]:
     if all(hasattr(inner, name) for name in ("SetTensor", "Invoke", "GetTensor")):
         return inner.SetTensor, inner.Invoke, inner.GetTensor
     return lambda where, value, _: interpreter.set_tensor(where, value), interpreter.invoke, interpreter.get_tensor
+
+
+def _in_place(views: InPlace, set_tensor: Any, run: Any, taken: int) -> Callable[[Sequence[Array]], list[Array]]:
+    place, copy_output = views.taken, views.given.copy
+
+    def invoke(inputs: Sequence[Array]) -> list[Array]:
+        try:
+            (value,) = inputs
+            if value is not place:
+                set_tensor(taken, value, 0)
+            run()
+            return [copy_output()]
+        except (ValueError, RuntimeError) as error:
+            raise _failed(error) from error
+
+    return invoke
 
 
 def _details(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -91,7 +91,7 @@ def test_what_was_noted_before_a_switch_is_told_after_it_and_feedback_finds_its_
 def test_a_place_that_is_still_being_asked_when_the_plan_changes_is_counted(engine, refs, digits_live):
     place = engine._now.places["digits"]
     _serve(engine, primary=refs["v5"])
-    engine._answer(place, place.primary, place.counts, [digits_live[0][0][None]])
+    engine.infer([digits_live[0][0][None]], place=place)
     assert _requests(engine) == {("1.0.0", "active"): 1}
 
 

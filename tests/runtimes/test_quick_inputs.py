@@ -27,7 +27,18 @@ def _same(value, spec, how=PLAIN):
     (expected,) = to_model_inputs([preprocess(value, how)], (spec,))
     assert tensor.dtype == expected.dtype
     np.testing.assert_array_equal(tensor, expected)
+    _same_in_place(value, spec, how, expected)
     return True
+
+
+def _same_in_place(value, spec, how, expected):
+    """With a place for the tensor, what has to be computed is written there; what has not is left where it is."""
+    place = np.full(spec.shape, 77, spec.dtype)
+    fill = quick_input((spec,), how, place)
+    for _ in range(2):
+        made = fill(value)
+        np.testing.assert_array_equal(made, expected)
+        assert (made is place) is (how.image is not None or spec.scale is not None)
 
 
 @given(
