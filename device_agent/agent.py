@@ -230,6 +230,7 @@ class Agent:
             self.software.forget_failures()
         if any(entry.bundle_sha256 in order.lift for entry in self.record.quarantine):
             self.memory.lift(order.lift)
+        self.software.lift(order)
         if order.recall != self.record.recall:
             self._life.recalled(order.recall)
         for notice in order.notices:

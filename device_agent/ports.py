@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent needs of the world, as interfaces: real adapters in the field, in-process ones in a simulation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +254,13 @@ class OwnSoftware(Protocol):
 
     def choose(self, sha256: str) -> None:
         """Let a set that lies here whole be the one that starts next.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+
+    def lift(self, sha256s: Collection[str]) -> None:
+        """Let sets be tried again that failed their trial.
 
         Raises:
             StorageError: it cannot be noted.

@@ -112,6 +112,21 @@ class SoftwareUpdate:
         self._told.clear()
         self._retry_at = 0.0
 
+    def lift(self, order: Order) -> None:
+        """Let software be tried again, once by each order that says so, whatever else the order wants."""
+        named = [sha256 for sha256 in self.bad if sha256 in order.lift] if self._job is None else []
+        due = [sha256 for sha256 in named if f"software-lifted {sha256}" not in self._memory.record.reported]
+        if self._own is None or not due:
+            return
+        try:
+            self._own.lift(due)
+        except StorageError as error:  # tried again at the next step
+            _LOG.warning("%s", error)
+            return
+        for sha256 in due:
+            self._memory.report_once(f"software-lifted {sha256}")
+        self.bad, self._judged = self._own.record.bad, None
+
     def step(self, order: Order | None, *, free: bool) -> None:
         """Do what is next; ``free`` says that the device is at nothing else and the order's models are settled."""
         wanted = order.software if order is not None else None
@@ -121,6 +136,8 @@ class SoftwareUpdate:
             if not self._job.done():
                 return
             self._finish()
+        if order is not None:
+            self.lift(order)
         if order is None or wanted is None or not free or order is self._judged:
             return
         if self._ports.clock.monotonic() < self._retry_at:
@@ -133,8 +150,7 @@ class SoftwareUpdate:
         if self._own is None:
             return
         sha256 = wanted.target.sha256
-        lifted = sha256 in order.lift and f"software-lifted {sha256}" not in self._memory.record.reported
-        verdict = judge(wanted, self._own.record, self._own.here, lifted=lifted)
+        verdict = judge(wanted, self._own.record, self._own.here)
         if verdict.action == "refuse":
             self._refuse(wanted, verdict.cause, verdict.detail)
         elif verdict.action == "choose":
@@ -145,10 +161,10 @@ class SoftwareUpdate:
             _LOG.info("%s %s is due: the agent ends for its launcher", wanted.release.name, wanted.release.version)
             self.restart_due = True
             self._wake()
-        elif verdict.action == "install" and (lifted or not self._is_answered(sha256)):
-            self._bring(wanted, lifted=lifted)
+        elif verdict.action == "install" and not self._is_answered(sha256):
+            self._bring(wanted)
 
-    def _bring(self, wanted: SignedSoftware, *, lifted: bool) -> None:
+    def _bring(self, wanted: SignedSoftware) -> None:
         """Fetch a set, then install it when no application minds."""
         sha256 = wanted.target.sha256
         if self._about != wanted:
@@ -158,8 +174,6 @@ class SoftwareUpdate:
         if self._fetched is None:
             self._submit(lambda: self._ports.repositories.fetch(wanted.target, self._cancelled.is_set))
         elif not self._held():
-            if lifted:
-                self._memory.report_once(f"software-lifted {sha256}")
             fetched, self._fetched = self._fetched, None
             self._submit(lambda: self._install(fetched, sha256))
 

@@ -33,6 +33,7 @@ from fleet_server.adapters.mqtt_link import MqttLink, parse_broker
 from fleet_server.adapters.order_store import Hinted
 from fleet_server.adapters.poll_times import PollTimes
 from fleet_server.adapters.private_files import write_file
+from fleet_server.adapters.quarantines import Quarantines
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.rollout_engine import RolloutEngine
 from fleet_server.adapters.signer_process import SignerProcess
@@ -125,6 +126,7 @@ def _open_parts(folder: DataFolder, options: RunOptions) -> Iterator[ServerParts
         director=director,
         exports=UpdateExport(database, images, director, folder.targets, clock, tenant=settings.tenant),
         engine=RolloutEngine(database, releases, signer, clock, time_scale=options.time_scale, hint=hint),
+        quarantines=Quarantines(database, clock, hint=hint),
         telemetry=telemetry,
         polls=PollTimes(database),
         captures=CaptureStore(folder.captures, limit_bytes=options.captures_bytes),

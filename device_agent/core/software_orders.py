@@ -2,7 +2,7 @@
 """What to do about software of the agent's own that a verified order names.
 
 What an order says of software is followed once: what was refused, or failed its trial, is not tried again for the same
-order. A signed order that lifts it gives it another trial, again once.
+order. Once a signed order has lifted it, it gets another trial from that order or from a later one, again once.
 """
 
 from typing import Literal, NamedTuple
@@ -45,8 +45,8 @@ _NO_LAUNCHER = (
 )
 
 
-def judge(wanted: SignedSoftware, record: SoftwareRecord, here: Here, *, lifted: bool) -> Verdict:
-    """Return what to do about ordered software; ``record`` is the launcher's, ``lifted`` ends a quarantine.
+def judge(wanted: SignedSoftware, record: SoftwareRecord, here: Here) -> Verdict:
+    """Return what to do about ordered software; ``record`` is the launcher's.
 
     What is on trial is left alone until it has proved itself or was taken back, unless the active one is ordered.
     """
@@ -60,7 +60,7 @@ def judge(wanted: SignedSoftware, record: SoftwareRecord, here: Here, *, lifted:
         return Verdict("restart" if sha256 == due else "choose")
     if here.on_trial:
         return NOTHING
-    if sha256 in record.bad and not lifted:
+    if sha256 in record.bad:
         return Verdict("refuse", "quarantined", f"{_name(wanted)} failed its trial on this device")
     return Verdict("install")
 

@@ -15,6 +15,7 @@ anything else           counted; after ``ATTEMPTS`` it is bad   counted; after `
 An attempt is counted durably *before* it starts: a start that takes the device down has been counted.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 #: Starts of one on trial that did not end well.
@@ -68,6 +69,11 @@ def on_trial(record: SoftwareRecord, sha256: str) -> SoftwareRecord:
 def given_up(record: SoftwareRecord, running: str) -> SoftwareRecord:
     """Return the record after one on trial found itself that it does worse than the one before."""
     return SoftwareRecord(active=record.active, bad=(*record.bad, running))
+
+
+def lifted(record: SoftwareRecord, sha256s: Collection[str]) -> SoftwareRecord:
+    """Return the record without these sets' failures: they may be tried again."""
+    return record._replace(bad=tuple(name for name in record.bad if name not in sha256s))
 
 
 def _settled(record: SoftwareRecord, *, healthy: str | None, stopped: str | None) -> SoftwareRecord:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from edgefleet.contracts.errors import ConflictError, StorageError
 
 #: The newest migration; a start that finds it in place does not load Alembic.
-REVISION = "0003"
+REVISION = "0004"
 MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 15_000
 

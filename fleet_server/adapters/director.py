@@ -20,7 +20,7 @@ from edgefleet.contracts.errors import EdgeFleetError, NotFoundError
 from edgefleet.contracts.names import bundle_target_path
 from fleet_server.adapters.database import Database
 from fleet_server.adapters.image_repository import next_version
-from fleet_server.adapters.order_store import read_members
+from fleet_server.adapters.order_store import read_lift, read_members
 from fleet_server.adapters.signer_process import SignerProcess
 from fleet_server.signer.requests import SignAssignment
 
@@ -29,7 +29,8 @@ RENEW_AFTER_S = timedelta(days=1).total_seconds()
 _LOG = logging.getLogger(__name__)
 
 _CURRENT = """
-SELECT d.profile, coalesce(a.counter, 0) AS counter, a.members, a.name, a.version AS release_version, a.bundle_sha256,
+SELECT d.profile, coalesce(a.counter, 0) AS counter, a.members, a.lift, a.name, a.version AS release_version,
+       a.bundle_sha256,
        i.grace_until AS grace_until, s.grace_until AS signed_grace,
        s.version, s.counter AS signed_counter, s.signed_at, s.targets, s.snapshot, s.timestamp
 FROM device d
@@ -60,6 +61,7 @@ class _Current:
     files: DirectorFiles | None
     grace_until: int | None = None
     signed_grace: int | None = None
+    lift: tuple[str, ...] = ()
 
 
 class Director:
@@ -149,6 +151,7 @@ class Director:
                 offline=offline,
                 target_paths=current.target_paths,
                 renewal_grace_until=current.grace_until,
+                lift=current.lift,
             )
         )
         return DirectorFiles(version, signed.targets, signed.snapshot, signed.timestamp)
@@ -174,6 +177,7 @@ def _read_current(database: Database, device: str) -> _Current:
         files,
         row["grace_until"],
         row["signed_grace"],
+        read_lift(row["lift"]),
     )
 
 

@@ -4,8 +4,11 @@
 An order says what changes and, as ``members``, all that the device is to run from then on; a rollout of one product
 leaves the others as they are. An order's counter is the device's newest plus one, taken in the transaction that stores
 the order: two orders never share a counter, whatever dies when.
+
+What an order lifts out of a device's quarantine is in the later ones too, until the device has seen one of them.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -79,21 +82,54 @@ def insert_order(
     """Order a device to run this release of a product (None: none), and the others as before; return the counter."""
     newest, before = newest_order(connection, device)
     members = {other: kept for other, kept in before.items() if other != name} | ({name: release} if release else {})
-    counter = newest + 1
-    connection.execute(
-        insert(assignment).values(
-            device=device,
-            counter=counter,
-            name=name,
-            version=release.version if release else None,
-            bundle_sha256=release.bundle_sha256 if release else None,
-            members=msgspec.json.encode(members, order="sorted").decode(),
-            rollout_id=rollout_id,
-            purpose=purpose,
-            created_at=now,
-        )
-    )
+    row = {
+        "name": name,
+        "version": release.version if release else None,
+        "bundle_sha256": release.bundle_sha256 if release else None,
+        "rollout_id": rollout_id,
+        "purpose": purpose,
+        "created_at": now,
+    }
+    return _insert(connection, device, newest + 1, members, _unseen_lift(connection, device), row)
+
+
+def insert_lift(connection: Connection, device: str, sha256s: Sequence[str], *, now: float) -> int:
+    """Order a device to run what it is ordered to run, and to try these bundles once more; return the counter."""
+    newest, members = newest_order(connection, device)
+    lift = sorted({*_unseen_lift(connection, device), *sha256s})
+    row = {"rollout_id": "", "purpose": "lift", "created_at": now}
+    return _insert(connection, device, newest + 1, members, lift, row)
+
+
+def _insert(
+    connection: Connection,
+    device: str,
+    counter: int,
+    members: OrderedSet,
+    lift: Sequence[str],
+    row: Mapping[str, object],
+) -> int:
+    texts = {
+        "members": msgspec.json.encode(members, order="sorted").decode(),
+        "lift": msgspec.json.encode(lift).decode() if lift else None,
+    }
+    connection.execute(insert(assignment).values(device=device, counter=counter, **texts, **row))
     return counter
+
+
+def read_lift(lift: str | None) -> tuple[str, ...]:
+    """Return the bundles that a row of ``assignment`` lifts out of a device's quarantine."""
+    return msgspec.json.decode(lift, type=tuple[str, ...]) if lift else ()
+
+
+def _unseen_lift(connection: Connection, device: str) -> tuple[str, ...]:
+    """Return what the newest order lifts, if the device has not said that it saw it."""
+    row = connection.exec_driver_sql(
+        "SELECT a.lift, a.counter, s.counter AS seen FROM assignment a LEFT JOIN device_state s ON s.device = a.device "
+        "WHERE a.device = ? ORDER BY a.counter DESC LIMIT 1",
+        (device,),
+    ).first()
+    return read_lift(row.lift) if row is not None and (row.seen or 0) < row.counter else ()
 
 
 def release_before(connection: Connection, device: str, name: str) -> OrderedRelease | None:

@@ -135,7 +135,7 @@ def find_newcomers(connection: Connection) -> list[tuple[Rollout, str]]:
     """
     rows = connection.exec_driver_sql(
         "SELECT name, profile, facts FROM device WHERE enrolled_at IS NOT NULL "
-        "AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.device = device.name)"
+        "AND NOT EXISTS (SELECT 1 FROM assignment a WHERE a.device = device.name AND a.purpose != 'lift')"
     ).fetchall()
     newest: dict[str, Rollout] = {}
     for completed in list_rollouts(connection, ("completed",)) if rows else []:
@@ -182,7 +182,9 @@ def _device_evidence(value: Rollout, row: Row[Any], hashes: set[str], reports: _
     software = value.name == SOFTWARE_NAME
     at_rest = software or (row.status in ("idle", "committed") and row.candidate_sha256 is None)
     settled = given and runs_it and at_rest
-    quarantined = row.body is not None and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
+    # what was said before the order came may have been lifted by it
+    up_to_date = given and row.body is not None and (row.seen_counter or 0) >= row.given_counter
+    quarantined = up_to_date and any(f'"{sha256}"' in _quarantine(row.body) for sha256 in hashes)
     ran_before = row.previous_sha256 if given else running
     had_previous = ran_before is not None and ran_before not in hashes
     return DeviceEvidence(
@@ -228,7 +230,10 @@ def _failures(connection: Connection, value: Rollout) -> set[str]:
                  WHEN e.bundle_sha256 IS NULL THEN e.counter = rd.counter
                  WHEN b.sha256 IS NULL THEN FALSE
                  WHEN e.counter IS NULL THEN e.received_at >= rd.assigned_at
-                 ELSE e.counter >= rd.counter
+                 ELSE e.counter >= rd.counter AND NOT EXISTS (
+                   SELECT 1 FROM assignment a
+                   WHERE a.device = e.device AND a.counter > e.counter AND instr(a.lift, e.bundle_sha256) > 0
+                 )
                END)
         """,  # noqa: S608 - FAILURE_KINDS is a constant
         (value.id, value.name, value.version),

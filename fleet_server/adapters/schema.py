@@ -86,6 +86,7 @@ assignment = Table(
     Column("version", String(64)),
     Column("bundle_sha256", String(64)),
     Column("members", Text),
+    Column("lift", Text),
     Column("rollout_id", String(160)),
     Column("purpose", String(16), nullable=False),
     Column("created_at", Float, nullable=False),

@@ -26,6 +26,13 @@ class GraceWish(Fact, frozen=True, kw_only=True):
     days: Annotated[float, msgspec.Meta(ge=0.0)]
 
 
+class LiftWish(Fact, frozen=True, kw_only=True):
+    """Let a device try a release again that it has in quarantine."""
+
+    name: Name
+    version: Version
+
+
 class ExportWish(Fact, frozen=True, kw_only=True):
     """Make an update file for some devices, whose metadata live for so many days."""
 

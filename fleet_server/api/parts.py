@@ -16,6 +16,7 @@ from fleet_server.adapters.director import Director
 from fleet_server.adapters.image_repository import ImageRepository
 from fleet_server.adapters.mqtt_link import LinkStatus, MqttLink
 from fleet_server.adapters.poll_times import PollTimes
+from fleet_server.adapters.quarantines import Quarantines
 from fleet_server.adapters.release_store import ReleaseStore
 from fleet_server.adapters.rollout_engine import RolloutEngine
 from fleet_server.adapters.signer_process import SignerProcess
@@ -40,6 +41,7 @@ class ServerParts:
     director: Director
     exports: UpdateExport
     engine: RolloutEngine
+    quarantines: Quarantines
     telemetry: TelemetryStore
     polls: PollTimes
     captures: CaptureStore

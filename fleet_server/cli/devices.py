@@ -85,6 +85,24 @@ def grace(
     emit(device, as_json=as_json, human=f"{name} may renew a lapsed certificate until {until}")
 
 
+@app.command(epilog="Example: edgefleet devices lift door-1 digits 2.0.0")
+def lift(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    name: Annotated[str, typer.Argument(help="The release's name; 'edgefleet-agent' is the agents' own software.")],
+    version: Annotated[str, typer.Argument(help="The release's version.")],
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a device try a release once more that it refused, or went back from: a signed order ends its quarantine."""
+    from fleet_server.adapters.api_client import ApiClient, segment
+    from fleet_server.adapters.home import Home
+
+    with ApiClient(Home(home).login()) as client:
+        found = client.post(f"devices/{segment(device)}/lift", {"name": name, "version": version})
+    said = f"{device} may try {name} {version} once more, by order {found['counter']}"
+    emit(found, as_json=as_json, human=said)
+
+
 @app.command(epilog="Example: edgefleet devices decommission door-1 --yes")
 def decommission(
     name: Annotated[str, typer.Argument(help="The device's name; it can never be used again.")],

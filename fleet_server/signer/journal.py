@@ -47,6 +47,7 @@ class AssignmentSigned(Fact, frozen=True, kw_only=True, tag="assignment"):
     target_paths: tuple[str, ...] = ()
     target_path: str | None = None
     renewal_grace_until: int | None = None
+    lift: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:

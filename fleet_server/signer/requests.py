@@ -14,7 +14,7 @@ import msgspec
 
 from edgefleet.contracts.enrolment import SignedRenewal
 from edgefleet.contracts.manifest import Fact, Natural, Positive
-from edgefleet.contracts.names import Name, Version
+from edgefleet.contracts.names import Name, Sha256, Version
 
 FRAME_LIMIT_BYTES = 32 << 20
 _LENGTH = struct.Struct(">I")
@@ -50,7 +50,8 @@ class OpenRollout(Fact, frozen=True, kw_only=True, tag=True):
 class SignAssignment(Fact, frozen=True, kw_only=True, tag=True):
     """Order one device to run approved bundles, one of each product at most; ``version`` is of all three files.
 
-    ``renewal_grace_until`` (Unix seconds) lets the device renew a certificate that has lapsed until then.
+    ``renewal_grace_until`` (Unix seconds) lets the device renew a certificate that has lapsed until then. ``lift`` are
+    approved bundles that the device may try again although it has them in quarantine.
     """
 
     device: Name
@@ -61,6 +62,7 @@ class SignAssignment(Fact, frozen=True, kw_only=True, tag=True):
     offline: bool = False
     target_paths: tuple[str, ...] = ()
     renewal_grace_until: Natural | None = None
+    lift: tuple[Sha256, ...] = ()
 
 
 class SignCertificate(Fact, frozen=True, kw_only=True, tag=True):

@@ -186,11 +186,15 @@ class SignerService:
     def _sign_assignment(self, request: SignAssignment) -> SignedAssignment:
         targets = [self._allowed_target(request, path) for path in request.target_paths]
         _check_one_of_each(request.device, [target.release.name for target in targets])
+        self._check_lift(request)
         check_not_decommissioned(request.device, request.device in self._gone)
         before = self._orders.get(request.device)
         if before is not None and (
             request.counter < before.counter
-            or (request.counter == before.counter and request.target_paths != before.paths)
+            or (
+                request.counter == before.counter
+                and (request.target_paths, request.lift) != (before.paths, before.lift)
+            )
         ):
             raise TrustError(
                 f"device '{request.device}' has counter {before.counter} already, got {request.counter}", hint=_HINT
@@ -207,6 +211,7 @@ class SignerService:
                 sha256=sha256,
                 at=self._clock(),
                 renewal_grace_until=request.renewal_grace_until,
+                lift=request.lift,
             )
         )
         order, snapshot, timestamp = (_signed_bytes(part, self._director_key) for part in metadata)
@@ -222,6 +227,7 @@ class SignerService:
             profile=request.profile,
             counter=request.counter,
             renewal_grace_until=request.renewal_grace_until,
+            lift=request.lift,
         )
         bare = {file.path: TargetFile(length=file.length, hashes=dict(file.hashes), path=file.path) for file in files}
         version = request.version
@@ -230,6 +236,14 @@ class SignerService:
             Metadata(Snapshot(version=version, expires=expires, meta={"targets.json": MetaFile(version=version)})),
             Metadata(Timestamp(version=version, expires=expires, snapshot_meta=MetaFile(version=version))),
         )
+
+    def _check_lift(self, request: SignAssignment) -> None:
+        if not request.lift:
+            return
+        approved = {target.file.hashes.get("sha256") for target in self._bundles()}
+        for sha256 in request.lift:
+            if sha256 not in approved:
+                raise TrustError(f"'{sha256}' is no approved bundle whose quarantine could be lifted", hint=_HINT)
 
     def _allowed_target(self, request: SignAssignment, path: str) -> ApprovedTarget:
         target = self._approved.bundles.get(path) if self._approved else None

@@ -17,7 +17,7 @@ from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.orders import SignedSoftware, TargetFile
 from device_agent.core.record import Software
 from device_agent.core.software_orders import Here, Verdict, judge
-from device_agent.core.software_trial import SYSTEM, SoftwareRecord
+from device_agent.core.software_trial import SYSTEM, SoftwareRecord, lifted
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, prepare, write, write_record
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.messages import RunningRelease
@@ -55,7 +55,7 @@ def here(running, *, on_trial=False, launcher=True):
 def test_ordered_software_is_installed_once_and_what_is_on_trial_is_left_alone(
     wanted, record, running, on_trial, action
 ):
-    assert judge(signed(wanted), record, here(running, on_trial=on_trial), lifted=False).action == action
+    assert judge(signed(wanted), record, here(running, on_trial=on_trial)).action == action
 
 
 @pytest.mark.parametrize(
@@ -83,14 +83,15 @@ def test_ordered_software_is_installed_once_and_what_is_on_trial_is_left_alone(
     ],
 )
 def test_what_cannot_run_or_be_tried_here_is_refused_by_name(wanted, launcher, cause, detail):
-    verdict = judge(wanted, SoftwareRecord(), here(SYSTEM, launcher=launcher), lifted=False)
+    verdict = judge(wanted, SoftwareRecord(), here(SYSTEM, launcher=launcher))
     assert verdict == Verdict("refuse", cause, detail)
 
 
-def test_what_failed_its_trial_is_tried_again_when_a_signed_order_lifts_it():
-    record = SoftwareRecord(bad=(A,))
-    assert judge(signed(A), record, here(SYSTEM), lifted=False).cause == "quarantined"
-    assert judge(signed(A), record, here(SYSTEM), lifted=True).action == "install"
+def test_what_failed_its_trial_is_tried_again_once_it_is_lifted():
+    record = SoftwareRecord(active=B, bad=(A, B))
+    assert judge(signed(A), record, here(B)).cause == "quarantined"
+    assert lifted(record, (A,)) == SoftwareRecord(active=B, bad=(B,))
+    assert judge(signed(A), lifted(record, (A,)), here(B)).action == "install"
 
 
 # ---------------------------------------------------------------------------- the agent
@@ -228,9 +229,22 @@ def test_a_trial_that_failed_is_told_and_not_repeated_until_it_is_lifted(
     assert told(device, *SOFTWARE)[2:] == []
     device_side.assign(target)
     device.until(lambda: told(device, *SOFTWARE)[2:] == [("software-refused", "quarantined")], "the refusal")
-    device_side.assign(target, lift=(sha256,))
+    device_side.assign(None, lift=(sha256,))  # the fleet went back from it meanwhile, and orders none
+    device.until(lambda: not SoftwareSlots(enrolled.root).record.bad, "the end of its quarantine")
+    assert device.agent.state(connected=True).quarantined == ()
+    device_side.assign(target)
     device.until(lambda: device.agent.software.restart_due, "the restart")
     assert SoftwareSlots(enrolled.root).record == SoftwareRecord(trial=sha256)
+    write_record(enrolled.root / "software", SoftwareRecord(bad=(sha256,)))
+    start(happened="software-rolled-back")
+    device_side.assign(target, lift=(sha256,))
+    device.until(lambda: device.agent.software.restart_due, "the restart by the order that lifts and wants it")
+    write_record(enrolled.root / "software", SoftwareRecord(bad=(sha256,)))
+    start(happened="software-rolled-back")
+    device_side.requests.clear()
+    device.until(lambda: [path for path, _ in device_side.requests].count(polled) > 3, "some more polls")
+    assert not device.agent.software.restart_due
+    assert SoftwareSlots(enrolled.root).record == SoftwareRecord(bad=(sha256,))
 
 
 def test_software_with_which_a_model_fails_that_answered_before_is_left_at_once(

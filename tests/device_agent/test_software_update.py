@@ -21,7 +21,7 @@ from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.software_trial import ATTEMPTS, FAILURES, SYSTEM, SoftwareRecord, at_start, on_trial
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, read_record, write_record
 from device_agent.sandbox import landlock
-from edgefleet.contracts.errors import BundleError, EdgeFleetError, IncompatibleError, ModelFailedError
+from edgefleet.contracts.errors import BundleError, EdgeFleetError, IncompatibleError, ModelFailedError, StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
 A, B = "a" * 64, "b" * 64
@@ -105,6 +105,25 @@ def test_a_set_that_crashes_is_taken_back_after_its_attempts_and_stays_bad(devic
     assert device.slots.record.bad == (bad,)
     assert device.slots.record.active == good
     assert device.happened() == "software-rolled-back"
+
+
+def test_a_set_for_which_there_is_no_room_leaves_the_disk_as_it_is(device, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        path, sha256 = device.tools.wheel_set(tmp_path / "large", {"large.py": "#" * (1 << 20)}, name="large")
+        free = os.statvfs(disk).f_bavail
+        with pytest.raises(StorageError) as refused:
+            SoftwareSlots(disk).install(path, sha256)
+        assert refused.value.message.startswith("the wheel set needs 1572864 bytes to be unpacked, ")
+        assert not (disk / "software" / "sets").exists()
+        assert free - os.statvfs(disk).f_bavail < 16
+        assert SoftwareSlots(disk).record == SoftwareRecord()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_set_that_hangs_is_ended_by_the_alarm_and_taken_back(device):

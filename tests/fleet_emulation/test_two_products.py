@@ -37,10 +37,11 @@ def _bed(tmp_path_factory: pytest.TempPathFactory, digits_example: Path) -> Iter
         yield bed
 
 
-def roll_out(bed: Testbed, clients: list[InferenceClient], product: str, version: str) -> str:
+def roll_out(bed: Testbed, clients: list[InferenceClient], product: str, version: str, *, blanks: bool = True) -> str:
     """Roll a release out while an application asks both models, also with blank frames; return how it ended."""
     with np.load(bed.examples / "digits.npz", allow_pickle=False) as digits:
-        pictures = [np.ascontiguousarray(picture) for picture in (*digits["live_x"][:20], 0 * digits["live_x"][0])]
+        blank = [0 * digits["live_x"][0]] if blanks else []
+        pictures = [np.ascontiguousarray(picture) for picture in (*digits["live_x"][:20], *blank)]
     started = bed.api.post("rollouts", {"name": product, "version": version})
 
     def ask() -> str | None:
@@ -54,7 +55,7 @@ def roll_out(bed: Testbed, clients: list[InferenceClient], product: str, version
 
 
 @pytest.mark.slow
-def test_each_product_comes_and_goes_back_by_itself(bed: Testbed) -> None:
+def test_each_product_comes_and_goes_back_by_itself_and_again_when_its_quarantine_is_lifted(bed: Testbed) -> None:
     (ticket,) = bed.invite(["dev-1"])
     agent = bed.start_agent("dev-1", ticket)
     both = [f"{PRODUCT} 1.0.0", f"{OTHER} 1.0.0"]
@@ -69,5 +70,16 @@ def test_each_product_comes_and_goes_back_by_itself(bed: Testbed) -> None:
         assert [client.infer(picture).release for client in clients] == both
         assert roll_out(bed, clients, OTHER, "2.0.0") == "rolled-back"
         assert [client.infer(picture).release for client in clients] == both
-    (device,) = bed.api.get("devices")
-    assert device["ordered"] == ", ".join(both)
+        (device,) = bed.api.get("devices")
+        assert device["ordered"] == ", ".join(both)
+        assert roll_out(bed, clients, OTHER, "2.0.0", blanks=False) == "rolled-back"  # it is in quarantine
+        (bad,) = bed.api.get("devices/dev-1")["state"]["quarantined"]
+        bed.api.post("devices/dev-1/lift", {"name": OTHER, "version": "2.0.0"})
+        wait_until(lambda: not quarantined(bed), "the device to have seen the order that lifts", limit_s=LIMIT_S)
+        assert roll_out(bed, clients, OTHER, "2.0.0", blanks=False) == "completed"
+    assert bed.api.get("devices/dev-1")["state"]["also_running"][0]["bundle_sha256"] == bad
+
+
+def quarantined(bed: Testbed) -> list[str]:
+    """Return what the device says is in its quarantine."""
+    return list(bed.api.get("devices/dev-1")["state"].get("quarantined", []))

@@ -18,7 +18,7 @@ from device_agent.adapters.identity.check_in import check_in
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.identity.enrolment import enrol, read_ticket
 from device_agent.adapters.network.https import ServerConnection
-from device_agent.adapters.system.hardware import hardware_facts
+from device_agent.adapters.system.hardware import facts_to_tell, hardware_facts
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import UnreachableError
 from fleet_server.core.instance_chain import InstanceChain, present
@@ -209,17 +209,17 @@ def test_a_board_that_changes_is_reported_with_what_changed(
     assert board.record()["facts"] == msgspec.to_builtins(hardware_facts().first())
     assert board.check_in() == []
     record = board.record()
-    assert record["facts"] == json.loads(msgspec.json.encode(hardware_facts()))
+    assert record["facts"] == json.loads(msgspec.json.encode(facts_to_tell()))
     assert len(record["facts"]["cpu_features"]) > 5
     told = record["facts_at"]
     board.check_in()
     assert board.record()["facts_at"] == told  # the same facts are not sent again
 
     other = msgspec.structs.replace(
-        hardware_facts(), memory_bytes=1 << 30, accelerators=("usb:1a6e:089a",), kernel="7.0"
+        facts_to_tell(), memory_bytes=1 << 30, accelerators=("usb:1a6e:089a",), kernel="7.0"
     )
-    old = hardware_facts()
-    monkeypatch.setattr(check_ins_of_the_agent, "hardware_facts", lambda: other)
+    old = facts_to_tell()
+    monkeypatch.setattr(check_ins_of_the_agent, "facts_to_tell", lambda: other)
     assert board.check_in() == [
         f"hardware-changed: kernel from '{old.kernel}' to '7.0'; "
         f"memory_bytes from '{old.memory_bytes}' to '{1 << 30}'; accelerators"

@@ -79,6 +79,7 @@ def test_every_operation_answers_what_is_described(api: Api) -> None:
         "/api/v1/devices": b'{"name": "d2", "profile": "linux-x86_64"}',
         "/api/v1/updates": b'{"devices": ["d2"]}',
         "/api/v1/devices/{name}/grace": b'{"days": 1}',
+        "/api/v1/devices/{name}/lift": b'{"name": "digits", "version": "1.0.0"}',
         "/api/v1/bundles/{sha256}": api.bundle.read_bytes(),
         "/api/v1/tokens": b'{"name": "eve", "role": "viewer"}',
     }

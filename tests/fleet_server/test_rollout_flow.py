@@ -145,6 +145,10 @@ def test_a_device_that_joins_a_finished_rollout_gets_what_the_fleet_runs(
         1,
         ["digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"],
     )
+    lifted_on = fleet.server.enrol("later")
+    cli("devices", "lift", "later", "digits", "2.0.0", "--home", fleet.server.admin)  # an order, and no release yet
+    _, targets = wait_for(lambda: (found := lifted_on.order())[1] and found, "an order for the other newcomer")
+    assert [target.path for target in targets] == ["digits/1.0.0/digits-1.0.0-linux-x86_64.bundle"]
 
 
 @pytest.mark.slow

@@ -77,7 +77,16 @@ class Bench:
         self.signer.close()
         self.signer = SignerProcess(self.folder.signer)
 
-    def order(self, device: str, *, counter: int, version: int, path: str | None = TARGET, also: str = "") -> Any:
+    def order(
+        self,
+        device: str,
+        *,
+        counter: int,
+        version: int,
+        path: str | None = TARGET,
+        also: str = "",
+        lift: tuple[str, ...] = (),
+    ) -> Any:
         return self.signer.sign_assignment(
             SignAssignment(
                 device=device,
@@ -86,6 +95,7 @@ class Bench:
                 version=version,
                 expires_at=EXPIRES_AT,
                 target_paths=tuple(one for one in (path, also) if one),
+                lift=lift,
             )
         )
 
@@ -134,6 +144,20 @@ def test_a_snapshot_lists_only_what_a_threshold_signed_and_nothing_older(bench: 
         bench.snapshot({})
     with pytest.raises(TrustError, match="'snapshot' has version"):
         bench.snapshot({"production-digits": bench.delegated(ada, bob)}, version=1)
+
+
+def test_a_quarantine_is_lifted_of_approved_bundles_and_by_a_new_order(certified: Bench) -> None:
+    certified.approve()
+    (approved,) = {target.sha256 for target in certified.bundles}
+    signed = certified.order("d0", counter=1, version=1, path=None, lift=(approved,))
+    assert read_assignment(Metadata[Targets].from_bytes(signed.targets).signed.unrecognized_fields).lift == (approved,)
+    certified.restart()
+    with pytest.raises(TrustError, match="device 'd0' has counter 1 already"):
+        certified.order("d0", counter=1, version=2, path=None)
+    with pytest.raises(TrustError) as raised:
+        certified.order("d0", counter=2, version=2, path=None, lift=(approved, "a" * 64))
+    assert raised.value.message == f"'{'a' * 64}' is no approved bundle whose quarantine could be lifted"
+    certified.order("d0", counter=2, version=2, path=None)
 
 
 def test_an_order_needs_an_approved_bundle_and_an_opened_rollout(certified: Bench) -> None:

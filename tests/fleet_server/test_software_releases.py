@@ -17,6 +17,7 @@ from device_agent.adapters.identity.check_in import check_in
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.identity.enrolment import enrol, read_ticket
 from device_agent.adapters.verification.importing import import_update
+from device_agent.launcher import FOLDER_VARIABLE
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.enrolment import EnrolmentTicket, HardwareFacts
@@ -218,7 +219,9 @@ def test_models_are_rolled_out_beside_software_and_leave_it_as_it_is(
     }
 
 
-def test_an_update_file_brings_software_to_a_device_that_said_that_it_takes_any(fleet: Fleet, cli: Any) -> None:
+def test_an_update_file_brings_software_to_a_device_that_said_that_it_takes_any(
+    fleet: Fleet, cli: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, ticket = DataFolder(fleet.server.folder / "boards" / "s1"), fleet.server.folder / "s1.ticket.json"
     invited = ("devices", "invite", "s1", "--profile", "linux-x86_64", "--output", ticket)
     cli(*invited, "--home", fleet.server.admin)
@@ -226,6 +229,12 @@ def test_an_update_file_brings_software_to_a_device_that_said_that_it_takes_any(
     fleet.release("1.0.0", platform.machine())
     unfit = cli("rollouts", "create", SOFTWARE, "1.0.0", "--home", fleet.server.admin, "--json").document["unfit"]
     assert unfit["s1"] == ["order_kinds lack software: its agent takes none by order"]
+    check_in(folder, folder.read_identity())  # by an agent that no launcher started, and so nobody could take back
+    assert (
+        cli("devices", "show", "s1", "--home", fleet.server.admin, "--json").document["facts"].get("order_kinds", [])
+        == []
+    )
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder.root / "software"))
     check_in(folder, folder.read_identity())
     output = fleet.server.folder / "s1.update"
 

@@ -8,7 +8,7 @@ import msgspec
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.storage.durable import write_durably
-from device_agent.adapters.system.hardware import hardware_facts
+from device_agent.adapters.system.hardware import facts_to_tell
 from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.core.identity import Identity
 from device_agent.core.upkeep import Note
@@ -36,7 +36,7 @@ def check_in(folder: DataFolder, identity: Identity) -> tuple[Note, ...]:
         StorageError: the token cannot be stored.
         InputError: the device's certificates cannot be used.
     """
-    before, facts = _read_memory(folder), hardware_facts()
+    before, facts = _read_memory(folder), facts_to_tell()
     files = {"ca": folder.ca, "certificate": folder.certificate, "key": folder.key}
     connection = ServerConnection(identity.server_url, **files, bound=known_time(folder.trust))
     try:

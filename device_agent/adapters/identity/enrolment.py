@@ -14,7 +14,7 @@ from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.identity.sealed_copy import copy_of, write_twice
 from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.storage.durable import write_durably
-from device_agent.adapters.system.hardware import hardware_facts
+from device_agent.adapters.system.hardware import facts_to_tell
 from device_agent.core.identity import Identity
 from device_agent.errors import storage_failed
 from edgefleet.contracts.decoding import decode_json
@@ -131,7 +131,7 @@ def _request(ticket: EnrolmentTicket, key: ec.EllipticCurvePrivateKey, folder: D
         device=ticket.device,
         token=ticket.token,
         csr_pem=certificate_request(key, tenant=ticket.tenant, device=ticket.device),
-        facts=hardware_facts().first(),
+        facts=facts_to_tell().first(),
     )
     connection = ServerConnection(ticket.server_url, ca=folder.ca)
     try:

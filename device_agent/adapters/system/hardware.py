@@ -9,6 +9,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import msgspec
+
+from device_agent.launcher import FOLDER_VARIABLE
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.software import ORDER_KIND
 from edgefleet.version import __version__
@@ -55,6 +58,14 @@ def hardware_facts(root: Path = Path("/")) -> HardwareFacts:
         agent_version=__version__,
         order_kinds=ORDER_KINDS,
     )
+
+
+def facts_to_tell() -> HardwareFacts:
+    """Observe this board for its server; an agent that no launcher started wants no orders of software, which nobody
+    could try and take back.
+    """
+    facts = hardware_facts()
+    return facts if FOLDER_VARIABLE in os.environ else msgspec.structs.replace(facts, order_kinds=())
 
 
 def _runtimes() -> tuple[str, ...]:

@@ -9,13 +9,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
 
 from device_agent.core.software_orders import Here
-from device_agent.core.software_trial import SoftwareRecord, given_up, on_trial, proved
+from device_agent.core.software_trial import SoftwareRecord, given_up, lifted, on_trial, proved
 from device_agent.errors import SoftwareRefusedError, storage_failed
 from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, read_record, read_report, write_record
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError
@@ -93,6 +93,17 @@ class OwnSoftware:
             write_record(self._folder, on_trial(proved(self.record, self._healthy), sha256))
         except OSError as error:
             raise storage_failed("choose the software that starts next", error) from error
+
+    def lift(self, sha256s: Collection[str]) -> None:
+        """Let sets be tried again.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+        try:
+            write_record(self._folder, lifted(proved(self.record, self._healthy), sha256s))
+        except OSError as error:
+            raise storage_failed("lift the quarantine of software", error) from error
 
     def give_up(self) -> None:
         """Let the active set start next: what runs is on trial, and does worse.

@@ -26,7 +26,7 @@ from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
 from device_agent.errors import storage_failed
 from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
 from edgefleet.contracts.canonical import canonical_json, sha256_file
-from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError
+from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError, StorageError
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.software import WHEEL_SET_LIMIT_BYTES, WheelSet
 from edgefleet.contracts.wheel_set import read_facts, read_wheel
@@ -64,6 +64,7 @@ class SoftwareSlots:
         if found != sha256:
             raise BundleError(f"'{archive.name}' has the SHA-256 {found}, expected {sha256}", hint="fetch it again")
         try:
+            self._check_room(_unpacked_bytes(archive))
             with tarfile.open(archive, "r:") as members:
                 return self._install(members, archive.name, sha256)
         except (tarfile.TarError, EOFError) as error:
@@ -83,6 +84,16 @@ class SoftwareSlots:
         finally:
             os.close(held)
         return facts
+
+    def _check_room(self, unpacked_bytes: int) -> None:
+        """Leave a disk alone that a set would fill: what runs keeps its state there."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        needed, free = unpacked_bytes * 3 // 2, shutil.disk_usage(self._folder).free  # a third of it is bytecode
+        if free < needed:
+            raise StorageError(
+                f"the wheel set needs {needed} bytes to be unpacked, {free} bytes are free",
+                hint="free space on the device; what runs goes on",
+            )
 
     def _lock(self) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +161,18 @@ class SoftwareSlots:
                 (folder / COMPLETE).unlink(missing_ok=True)
                 sync_folder(folder)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpacked_bytes(archive: Path) -> int:
+    """Return what the wheels of a set say that they unpack to; one that is none is refused when it is unpacked."""
+    total = 0
+    with tarfile.open(archive, "r:") as members:
+        for member in members:
+            stream = members.extractfile(member)
+            if stream is not None and member.name.endswith(".whl"):
+                with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(stream) as wheel:
+                    total += sum(info.file_size for info in wheel.infolist())
+    return total
 
 
 def _unzip(data: bytes, name: str, folder: Path) -> None:

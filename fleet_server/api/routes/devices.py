@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes for devices: invitations, the register, grace, decommissioning."""
+"""Routes for devices: invitations, the register, grace, lifted quarantines, decommissioning."""
 
 from fastapi import Depends, FastAPI
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from fleet_server.api.access_control import require
 from fleet_server.api.documents import (
     GraceWish,
     Invitation,
+    LiftWish,
     answers,
     json_answer,
     takes,
@@ -69,6 +70,17 @@ def add_routes(app: FastAPI, parts: ServerParts) -> None:
         wanted = decode_json(body, GraceWish, source="the grace", error=InputError)
         parts.certificates.give_grace(name, wanted.days, caller.name)
         parts.director.sign_files(name)  # it counts once it is signed, and this device cannot ask for that
+        return get_device(name)
+
+    @app.post(
+        f"{PREFIX}/devices/{{name}}/lift",
+        tags=["devices"],
+        responses=answers(DeviceRecord),
+        openapi_extra=takes(LiftWish),
+    )
+    def lift_quarantine(name: str, body: Body, caller: Caller = admin) -> Response:
+        wanted = decode_json(body, LiftWish, source="the lift", error=InputError)
+        parts.quarantines.lift(name, wanted.name, wanted.version, caller.name)
         return get_device(name)
 
     @app.post(f"{PREFIX}/devices/{{name}}/decommission", tags=["devices"], responses=answers(DeviceRecord))
