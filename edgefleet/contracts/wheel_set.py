@@ -64,7 +64,7 @@ def read_facts(members: tarfile.TarFile, source: str) -> WheelSet:
         BundleError: there are none, or they break the schema.
     """
     first = members.next()
-    if first is None or first.name != WHEEL_SET_FACTS or first.size > _FACTS_LIMIT_BYTES:
+    if first is None or first.name != WHEEL_SET_FACTS or not first.isreg() or first.size > _FACTS_LIMIT_BYTES:
         raise BundleError(f"'{source}' is no wheel set: its first member is not {WHEEL_SET_FACTS}", hint=_HINT)
     facts = decode_json(_content(members, first), WheelSet, source=f"{source}: {WHEEL_SET_FACTS}", error=BundleError)
     if facts.format_version != WHEEL_SET_VERSION:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,54 @@ def test_what_is_not_for_this_device_or_does_not_run_here_never_starts(
         assert raised.value.message == message.format(sha256, wanted, platform.machine())
     assert slots.record == SoftwareRecord()
     assert not list(enrolled.root.glob("software/sets/*"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["a", "a/b"], ["x" * 300], ["."]],
+    ids=["a file and a folder of one name", "a name that is too long", "no name"],
+)
+def test_names_that_no_file_can_have_are_the_sets_fault(device, tmp_path, names):
+    files = {**device.tools.tiny_files("tiny"), **dict.fromkeys(names, "")}
+    path, sha256 = device.tools.wheel_set(tmp_path / "set", files)
+    with suppress(BundleError):  # where a name is none, the file is left out
+        device.slots.install(path, sha256)
+        assert names == ["."]
+    assert (device.slots.record == SoftwareRecord(trial=sha256)) is (names == ["."])
+
+
+@pytest.mark.parametrize("name", [".complete", ".complete/x", "x.data/purelib/.complete", ".release.json"])
+def test_a_set_does_not_write_the_agents_own_marks(device, tmp_path, name):
+    text = "written by the set"
+    files = {**device.tools.tiny_files("tiny"), name: text, "device_agent/mark.py": ""}
+    path, sha256 = device.tools.wheel_set(tmp_path / "set", files)
+    device.slots.install(path, sha256)
+    folder = device.data / "software" / "sets" / sha256
+    assert (folder / ".complete").read_text() == ""
+    assert text not in (folder / ".release.json").read_text()
+    assert (folder / "device_agent" / "mark.py").exists()
+
+
+def test_a_set_without_an_agent_of_its_own_is_none_though_one_is_installed_here(device, tmp_path):
+    path, sha256 = device.tools.wheel_set(tmp_path / "set", {"other.py": ""})
+    with pytest.raises(ModelFailedError, match="the set brings no agent"):
+        device.slots.install(path, sha256)
+    assert device.slots.record == SoftwareRecord()
+
+
+def test_what_a_wheel_understates_is_not_unpacked(device, tmp_path):
+    files = device.tools.tiny_files("tiny") | {"device_agent/large.py": "#" * (1 << 24)}
+    path, _ = device.tools.wheel_set(tmp_path / "set", files)
+    with tarfile.open(path) as members:
+        first, wheel = (members.extractfile(one).read() for one in members)
+    broken = wheel.replace((1 << 24).to_bytes(4, "little"), (10).to_bytes(4, "little"))
+    assert broken != wheel
+    facts = json.loads(first)
+    facts["wheels"][0]["sha256"] = hashlib.sha256(broken).hexdigest()
+    path.write_bytes(_tar([("set.json", json.dumps(facts).encode()), (facts["wheels"][0]["name"], broken)]))
+    with pytest.raises(BundleError, match="is no wheel: "):
+        device.slots.install(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert not list(device.data.glob("software/sets/*"))
 
 
 def _tar(members):

@@ -6,14 +6,17 @@ anything else does, so that what a power cut left half done is nothing. Which se
 (:mod:`device_agent.launcher`).
 """
 
+import errno
 import io
 import os
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -35,7 +38,16 @@ _CHECK_S = 120.0
 _COMPILE_S = 600.0
 _HINT = "publish a wheel set that was built by scripts/build_wheel_set.py"
 #: What a set must bring and be able to do before it may start: import every part, and read this device's own state.
-_CHECK = "import device_agent.cli, device_agent.field, device_agent.worker.main, device_agent.repositories.main"
+_CHECK = (
+    "import sys, device_agent.cli, device_agent.field, device_agent.worker.main, device_agent.repositories.main; "
+    "sys.exit(None if device_agent.__file__.startswith(sys.argv[1]) else 'the set brings no agent')"
+)
+#: What writing says of names that no two files, or no file, can have here: the set's fault, not the disk's.
+_NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+#: What the standard library raises on archives that are none.
+_NO_ARCHIVE = (tarfile.TarError, EOFError, KeyError, RecursionError, UnicodeError, zlib.error, struct.error)
+_OURS = (COMPLETE, RELEASE)
+_PIECE_BYTES = 1 << 20
 
 
 class SoftwareSlots:
@@ -67,9 +79,13 @@ class SoftwareSlots:
             self._check_room(_unpacked_bytes(archive))
             with tarfile.open(archive, "r:") as members:
                 return self._install(members, archive.name, sha256)
-        except (tarfile.TarError, EOFError) as error:
+        except _NO_ARCHIVE as error:
             raise BundleError(f"'{archive.name}' is no wheel set: {error}", hint=_HINT) from error
         except OSError as error:
+            if error.errno in _NAMES_AT_FAULT:
+                raise BundleError(
+                    f"'{archive.name}' cannot be unpacked: {error.strerror} ({str(error.filename)[-100:]})", hint=_HINT
+                ) from error
             raise storage_failed(f"unpack '{archive.name}'", error) from error
 
     def _install(self, members: tarfile.TarFile, source: str, sha256: str) -> WheelSet:
@@ -88,6 +104,8 @@ class SoftwareSlots:
     def _check_room(self, unpacked_bytes: int) -> None:
         """Leave a disk alone that a set would fill: what runs keeps its state there."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        if unpacked_bytes > WHEEL_SET_LIMIT_BYTES:
+            raise BundleError(f"the wheel set unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
         needed, free = unpacked_bytes * 3 // 2, shutil.disk_usage(self._folder).free  # a third of it is bytecode
         if free < needed:
             raise StorageError(
@@ -136,7 +154,7 @@ class SoftwareSlots:
     def _try_here(self, folder: Path, facts: WheelSet) -> None:
         """Import its parts and let it read this device's state, in a process of its own."""
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-        commands = [["-c", _CHECK]]
+        commands = [["-c", _CHECK, str(folder)]]
         if (self._data / "identity" / "device.json").exists():
             commands.append(["-m", "device_agent", "status", "--data", str(self._data), "--json"])
         for command in commands:
@@ -168,8 +186,8 @@ def _unpacked_bytes(archive: Path) -> int:
     total = 0
     with tarfile.open(archive, "r:") as members:
         for member in members:
-            stream = members.extractfile(member)
-            if stream is not None and member.name.endswith(".whl"):
+            stream = members.extractfile(member) if member.isreg() and member.name.endswith(".whl") else None
+            if stream is not None:
                 with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(stream) as wheel:
                     total += sum(info.file_size for info in wheel.infolist())
     return total
@@ -179,12 +197,11 @@ def _unzip(data: bytes, name: str, folder: Path) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as wheel:
             infos = wheel.infolist()
-            if sum(info.file_size for info in infos) > WHEEL_SET_LIMIT_BYTES:
-                raise BundleError(f"the wheel '{name}' unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
             for info, target in _targets(infos, name):
                 path = folder / target
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(wheel.read(info))
+                with wheel.open(info) as packed, path.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked, _PIECE_BYTES)  # never more than it is said to unpack to
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise BundleError(f"'{name}' is no wheel: {error}", hint=_HINT) from error
 
@@ -197,14 +214,15 @@ def _targets(infos: list[zipfile.ZipInfo], name: str) -> Iterator[tuple[zipfile.
             continue
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename or "\0" in info.filename:
             raise BundleError(f"the wheel '{name}' has a file outside of itself: '{info.filename[:100]}'", hint=_HINT)
-        parts = path.parts
-        if parts == (COMPLETE,):  # the mark is ours to make, when all is there
-            continue
-        if parts[0].endswith(".data"):
-            if len(parts) > 2 and parts[1] in ("purelib", "platlib"):
-                yield info, PurePosixPath(*parts[2:])
-        else:
-            yield info, path
+        target = _target(path)
+        if target is not None and target.parts and target.parts[0] not in _OURS:  # these are ours to write
+            yield info, target
+
+
+def _target(path: PurePosixPath) -> PurePosixPath | None:
+    if not path.parts or not path.parts[0].endswith(".data"):
+        return path
+    return PurePosixPath(*path.parts[2:]) if path.parts[1:2] in (("purelib",), ("platlib",)) else None
 
 
 def _sync_tree(folder: Path) -> None:
