@@ -41,7 +41,6 @@ from edgefleet.runtimes.answers import Answer
 
 Array = npt.NDArray[Any]
 _LOG = logging.getLogger("edgefleet.worker")
-_made = tuple.__new__
 
 
 class Engine:
@@ -173,7 +172,7 @@ class Engine:
         mark = self._mark
         mark[AT_WORK] = 1
         try:
-            tensors, answer = resident.ask(raw)
+            kept, answer = resident.ask(raw)
         except SampleError as error:
             return Reply("bad-input", release=resident.name, detail=error.message)
         except EdgeFleetError as error:
@@ -190,10 +189,10 @@ class Engine:
         if confidence < self.unsure.below:
             self.unsure.offer(resident.release, raw, confidence)
         if companion is not None or len(notes) >= NOTES:
-            self._look_closer(Comparison(place, raw, tensors, Answer(*answer), number, seconds))
+            self._look_closer(Comparison(place, raw, kept, Answer(*answer), number, seconds))
         labels = resident.labels
         label = labels[top] if top < len(labels) else ""
-        return _made(Reply, ("ok", number, top, confidence, resident.name, label, "", tensors, resident))
+        return Reply("ok", number, top, confidence, resident.name, label, "", kept, resident)
 
     def infer_safely(self, raw: Sequence[Array], model: str) -> Reply:
         """Answer as :meth:`infer` does; what one application sends must not end the worker of all."""
@@ -313,7 +312,7 @@ class Engine:
         self._use(companion)
         self._mark[AT_WORK] = 1
         try:
-            tensors, reading = companion.ask(pending.raw)
+            kept, reading = companion.ask(pending.raw)
         except EdgeFleetError as error:
             if shadow:
                 tally.refused(shadow, "failed", error.message, fault=True)
@@ -327,7 +326,7 @@ class Engine:
             return
         own_s, seconds = thread_time() - worked, perf_counter() - started
         its, mine = (answer, seconds), (pending.answer, pending.seconds)
-        tally.compared(shadow or place.counts, disagreed=pending.disagrees(companion, tensors, answer))
+        tally.compared(shadow or place.counts, disagreed=pending.disagrees(companion, kept, answer))
         if shadow:
             tally.shadowed(shadow, its)
             tally.paired(pending.number, companion, its, mine, own_s=min(own_s, seconds))

@@ -4,6 +4,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -12,15 +13,16 @@ from device_agent.inference_protocol import Status
 from device_agent.worker.counts import ModelCounts, Role
 from device_agent.worker.residents import Resident
 from edgefleet.runtimes.answers import Answer
+from edgefleet.runtimes.quick_answers import Kept
 from edgefleet.runtimes.tensors import Floats
 
 Array = npt.NDArray[Any]
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What one request gets; ``release`` names the model that answered, ``detail`` says why there is no answer.
 
-    ``tensors`` are the model's own, as ``resident`` reads them.
+    ``kept`` is what was kept of the model's outputs, as ``resident`` reads them.
     """
 
     status: Status
@@ -30,13 +32,13 @@ class Reply(NamedTuple):
     release: str = ""
     label: str = ""
     detail: str = ""
-    tensors: Sequence[Array] = ()
+    kept: Kept = ()
     resident: Resident | None = None
 
     @property
     def outputs(self) -> tuple[Floats, ...]:
         """The real-valued outputs."""
-        return self.resident.real(self.tensors) if self.resident else ()
+        return self.resident.real(self.kept) if self.resident else ()
 
 
 class Place(NamedTuple):
@@ -84,17 +86,17 @@ class Comparison(NamedTuple):
 
     place: Place
     raw: Sequence[Array]
-    tensors: Sequence[Array]
+    kept: Kept
     answer: Answer
     number: int
     seconds: float
 
-    def disagrees(self, companion: Resident, outputs: Sequence[Array], answer: Answer) -> bool:
+    def disagrees(self, companion: Resident, kept: Kept, answer: Answer) -> bool:
         """Tell whether the companion answered otherwise: in the top-1 class, or (no classes) beyond the tolerance."""
         manifest = companion.model.manifest
         if manifest.task == "classification":
             return answer.top != self.answer.top
-        mine, others = companion.real(outputs), self.place.primary.real(self.tensors)
+        mine, others = companion.real(kept), self.place.primary.real(self.kept)
         tolerance = manifest.tolerances.production
         for spec, one, other in zip(manifest.interface.outputs, mine, others, strict=False):
             limit = tolerance * (spec.scale or 1.0) if manifest.tolerances.unit == "lsb" else tolerance

@@ -19,7 +19,17 @@ _REMEMBERED = 256
 def encoded(reply: Reply) -> bytes:
     """Return an answer's body."""
     tensors = tuple(Tensor("float32", o.shape, o.astype("<f4", copy=False).tobytes()) for o in reply.outputs)
-    return encode_answer(AnswerFrame(*reply[:7], tensors))
+    frame = AnswerFrame(
+        status=reply.status,
+        request_id=reply.request_id,
+        top_class=reply.top_class,
+        confidence=reply.confidence,
+        release=reply.release,
+        label=reply.label,
+        detail=reply.detail,
+        tensors=tensors,
+    )
+    return encode_answer(frame)
 
 
 class _Form(NamedTuple):
@@ -46,14 +56,14 @@ class ReplyWriter:
 
         The returned size is then larger than the buffer's.
         """
-        status, number, top, confidence, _, label, _, tensors, resident = reply
-        if resident is None or status != "ok" or len(tensors) != 1:
+        resident, label = reply.resident, reply.label
+        if resident is None or reply.status != "ok" or len(resident.outputs) != 1:
             return self._put(encoded(reply))
         if resident is not self._resident:
             self._resident = resident
             self._forms.clear()
         form = self._forms.get(label)
-        numbers = resident.real_bytes(tensors[0])
+        numbers = resident.real_bytes(reply.kept)
         if form is None or len(numbers) != form.size_bytes:
             return self._learn(label, encoded(reply), len(numbers))
         buffer = self._buffer
@@ -61,7 +71,7 @@ class ReplyWriter:
             buffer[:_OWN_AT] = _FINE
             buffer[_SIZES_AT : form.start] = form.texts
             self._written = form
-        _OWN.pack_into(buffer, _OWN_AT, number, top, confidence)
+        _OWN.pack_into(buffer, _OWN_AT, reply.request_id, reply.top_class, reply.confidence)
         buffer[form.start : form.end] = numbers
         return form.end
 

@@ -2,6 +2,7 @@
 """Models in the worker's memory: loaded out of their slots, warmed, and proved by fresh inferences."""
 
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,19 +15,18 @@ import numpy.typing as npt
 from device_agent.core.serving import ModelRef, Verified
 from device_agent.core.silence import patience_s
 from device_agent.worker.accelerator import Accelerator
+from device_agent.worker.asking import asker
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import BundleError, EdgeFleetError, SampleError
 from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.runtimes.loaded_model import LoadedModel
 from edgefleet.runtimes.parity import check_parity, read_vectors
-from edgefleet.runtimes.quick_answers import Reading, answer_reader
+from edgefleet.runtimes.quick_answers import Kept, as_arrays
 from edgefleet.runtimes.quick_inputs import quick_input
 from edgefleet.runtimes.tensors import Floats, dequantize
 
 Array = npt.NDArray[Any]
-#: Up to so many levels are looked up one by one sooner than as an array.
-_FEW = 64
 
 
 class Resident:
@@ -43,14 +43,9 @@ class Resident:
         self.lock = threading.Lock()
         #: How long one call may take before the model hangs.
         self.patience_s = patience_s(manifest.budgets.latency_p99_us, first_call_s)
-        #: Reads what tensors of the model say.
-        self.read = answer_reader(self.outputs)
         self._quick_input = quick_input(manifest.interface.inputs, manifest.preprocessing)
-        #: Fills the model's own tensor, if it stays where it is; only under the lock.
-        quick_fill = quick_input(
-            manifest.interface.inputs, manifest.preprocessing, getattr(model.interpreter, "place", None)
-        )
-        self._parts = quick_fill, model.invoke, self.read, self.lock
+        #: Runs the model on one raw sample; returns what is kept of its outputs, and what they say.
+        self.ask = asker(model, self.prepare, self.lock)
         #: Returns the first output's real values as little-endian float32.
         self.real_bytes = _real_bytes(self.outputs[0])
 
@@ -73,37 +68,32 @@ class Resident:
             raise SampleError("the input has NaN or infinite values", hint="check the sensor")
         return self.model.prepare(raw)
 
-    def ask(self, raw: Sequence[Array]) -> tuple[list[Array], Reading]:
-        """Run the model on one raw sample; return its tensors, and what they say.
-
-        Raises:
-            SampleError: the sample does not fit, or has NaN or infinite values.
-            ModelFailedError: the interpreter failed.
-        """
-        quick_fill, invoke, read, lock = self._parts
-        with lock:
-            tensor = quick_fill(raw[0]) if len(raw) == 1 else None
-            tensors = invoke(self.prepare(raw) if tensor is None else (tensor,))
-        return tensors, read(tensors)
-
-    def real(self, outputs: Sequence[Array]) -> tuple[Floats, ...]:
-        """Return tensors of the model as real values."""
+    def real(self, kept: Kept) -> tuple[Floats, ...]:
+        """Return outputs of the model as real values."""
+        outputs = as_arrays(kept, self.outputs)
         return tuple(dequantize(output, spec) for output, spec in zip(outputs, self.outputs, strict=True))
 
 
-def _real_bytes(spec: TensorSpec) -> Callable[[Array], bytes]:
-    """Return what makes bytes of a tensor's real values; those of 8-bit levels are looked up, as there are few."""
-    if spec.dtype not in ("int8", "uint8") or spec.scale is None:
-        return lambda output: dequantize(output, spec).astype("<f4", copy=False).tobytes()
-    table = dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec).astype("<f4")
-    texts = [value.tobytes() for value in table]
+def _real_bytes(spec: TensorSpec) -> Callable[[Kept], bytes]:
+    """Return what makes bytes of the first output's real values; those of 8-bit levels are looked up, being few."""
+    if spec.dtype in ("int8", "uint8") and spec.scale is not None:
+        table = dequantize(np.arange(256).astype(np.uint8).view(spec.dtype), spec).astype("<f4")
+        texts = [value.tobytes() for value in table]
 
-    def look_up(output: Array) -> bytes:
-        if output.size > _FEW:
-            return table[output.view(np.uint8)].tobytes()
-        return b"".join([texts[level] for level in output.tobytes()])
+        def look_up(kept: Kept) -> bytes:
+            if isinstance(kept, bytes):
+                return b"".join([texts[level] for level in kept])
+            return table[kept[0].view(np.uint8)].tobytes()
 
-    return look_up
+        return look_up
+    of_bytes = spec.dtype == "float32" and sys.byteorder == "little"
+
+    def convert(kept: Kept) -> bytes:
+        if of_bytes and isinstance(kept, bytes):
+            return kept
+        return dequantize(as_arrays(kept, [spec])[0], spec).astype("<f4", copy=False).tobytes()
+
+    return convert
 
 
 def load(ref: ModelRef, *, threads: int = 1, accelerator: Accelerator | None = None) -> Resident:

@@ -9,6 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
+import msgspec
+
 from device_agent.core.labels import LabelledRequests, UnpairedLabel
 from device_agent.core.ledger import parted
 from device_agent.core.serving import Collected, ModelFaulted
@@ -123,7 +125,7 @@ class Tally:
                 return Reply("unknown-request", release=release, detail=detail)
             if counts.class_number(str(predicted)) is None:
                 return Reply("bad-input", release=release, detail=f"{predicted} is no class number of the model")
-            return self._label(request_id, label, counts, predicted)._replace(release=release)
+            return msgspec.structs.replace(self._label(request_id, label, counts, predicted), release=release)
 
     def _label(self, request_id: int, label: str, counts: ModelCounts, predicted: int) -> Reply:
         actual = counts.class_number(label)

@@ -7,6 +7,7 @@ The reference kernels give the same bits on x86-64 and aarch64; the production k
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,29 @@ class Delegate(NamedTuple):
     options: Mapping[str, str]
 
 
+class Direct:
+    """A model whose only input and only output lie where they are for good, for those to whom microseconds matter.
+
+    ``run`` is the bare inference, which raises what the runtime raises: :func:`failed` says it in EdgeFleet's terms.
+    """
+
+    def __init__(self, views: InPlace, run: Callable[[], None], set_input: Callable[[Array, int], None]) -> None:
+        self.taken, self.given = views
+        self.run = run
+        self._set_input = set_input
+
+    def invoke(self, inputs: Sequence[Array]) -> list[Array]:
+        """Run one inference on a copy of the input, or on what was written into :attr:`taken`."""
+        try:
+            (value,) = inputs
+            if value is not self.taken:
+                self._set_input(value, 0)  # which looks at its shape and dtype
+            self.run()
+            return [self.given.copy()]
+        except (ValueError, RuntimeError) as error:
+            raise failed(error) from error
+
+
 class LiteRtInterpreter:
     """One loaded model; not for use from two threads at once.
 
@@ -70,8 +94,8 @@ class LiteRtInterpreter:
         self._input_ids = [int(detail["index"]) for detail in inputs]
         self._output_ids = [int(detail["index"]) for detail in outputs]
         self._set, self._run, self._get = _calls(self._interpreter)
-        #: Where the only input lies for good: what is written there before :meth:`invoke` needs no copy.
-        self.place: Array | None = None
+        #: What uses the only input and the only output where these lie for good.
+        self.direct: Direct | None = None
         if len(self._input_ids) == len(self._output_ids) == 1:
             self.invoke = self._one_to_one(delegated=delegate is not None)  # type: ignore[assignment,method-assign]
 
@@ -87,7 +111,7 @@ class LiteRtInterpreter:
             self._run()
             return [self._get(tensor_id, 0) for tensor_id in self._output_ids]
         except (ValueError, RuntimeError) as error:
-            raise _failed(error) from error
+            raise failed(error) from error
 
     def _one_to_one(self, *, delegated: bool) -> Callable[[Sequence[Array]], list[Array]]:
         """Return :meth:`invoke` for one input and one output: its microseconds are what a small model's users feel."""
@@ -95,8 +119,8 @@ class LiteRtInterpreter:
         taken, given = self._input_ids[0], self._output_ids[0]
         views = None if delegated else in_place(self._interpreter, taken, given)
         if views is not None:
-            self.place = views.taken
-            return _in_place(views, set_tensor, run, taken)
+            self.direct = Direct(views, run, partial(set_tensor, taken))
+            return self.direct.invoke
 
         def invoke(inputs: Sequence[Array]) -> list[Array]:
             try:
@@ -105,7 +129,7 @@ class LiteRtInterpreter:
                 run()
                 return [get_tensor(given, 0)]
             except (ValueError, RuntimeError) as error:
-                raise _failed(error) from error
+                raise failed(error) from error
 
         return invoke
 
@@ -171,7 +195,8 @@ def _opened(library: ModuleType, delegate: Delegate) -> Any:
         ) from error
 
 
-def _failed(error: Exception) -> ModelFailedError:
+def failed(error: Exception) -> ModelFailedError:
+    """Return what is raised where a model does not run."""
     return ModelFailedError(
         f"the model failed to run: {_first_line(error)}", hint="check the inputs' number, shape and dtype"
     )
@@ -187,22 +212,6 @@ def _calls(interpreter: Any) -> tuple[Any, Any, Any]:
     if all(hasattr(inner, name) for name in ("SetTensor", "Invoke", "GetTensor")):
         return inner.SetTensor, inner.Invoke, inner.GetTensor
     return lambda where, value, _: interpreter.set_tensor(where, value), interpreter.invoke, interpreter.get_tensor
-
-
-def _in_place(views: InPlace, set_tensor: Any, run: Any, taken: int) -> Callable[[Sequence[Array]], list[Array]]:
-    place, copy_output = views.taken, views.given.copy
-
-    def invoke(inputs: Sequence[Array]) -> list[Array]:
-        try:
-            (value,) = inputs
-            if value is not place:
-                set_tensor(taken, value, 0)
-            run()
-            return [copy_output()]
-        except (ValueError, RuntimeError) as error:
-            raise _failed(error) from error
-
-    return invoke
 
 
 def _details(interpreter: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

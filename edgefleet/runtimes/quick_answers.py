@@ -2,7 +2,8 @@
 """A classifier's tensor is read in few steps: the same answer as :func:`read_answer` gives for its real values, sooner.
 
 What may differ is decided once, from the output's description. A tensor that may hold NaN or infinity is read the long
-way, and so is the output of a model that has several.
+way, and so is the output of a model that has several. Of a small output its bytes are kept and read: a step on an array
+takes longer than reading them all.
 """
 
 import struct
@@ -20,9 +21,15 @@ from edgefleet.runtimes.tensors import dequantize
 Array = npt.NDArray[Any]
 #: The fields of an :class:`Answer`; making one takes longer than some models' layers.
 Reading: TypeAlias = tuple[int, float, bool]
+#: What is kept of an inference: all outputs, or the bytes of the only one if that is small.
+Kept: TypeAlias = bytes | Sequence[Array]
 Reader = Callable[[Sequence[Array]], Reading]
-#: Up to so many numbers, or levels, are read sooner one by one than as an array.
-_FEW_NUMBERS, _FEW_LEVELS = 24, 64
+BytesReader = Callable[[bytes], Reading]
+#: Up to so many numbers, or levels, are read sooner one by one than as an array. For numbers that is so after a model
+#: of a millisecond, which leaves nothing in the processor's caches; after one of microseconds 24 is the most.
+_FEW_NUMBERS, _FEW_LEVELS = 100, 64
+#: Exponentials of scores within this are float64, and their sums.
+_LARGEST_SCORE = 600.0
 _LEVELS = np.arange(256)
 #: The ratio of two levels' exponentials is a float64 up to this scale, however far apart they are.
 _LARGEST_SCALE = 2.0
@@ -31,33 +38,63 @@ _LARGEST_SCALE = 2.0
 def answer_reader(specs: Sequence[TensorSpec]) -> Reader:
     """Return what reads a model's tensors."""
     first = specs[0]
+    count = prod(first.shape)
+    if len(specs) == 1 and count:
+        if _is_float(first):
+            return _many_numbers(count, _long_way(specs))
+        if _has_levels(first):
+            return _many_levels(_Levels(first))
+    return _long_way(specs)
 
+
+def bytes_reader(specs: Sequence[TensorSpec]) -> BytesReader | None:
+    """Return what reads the bytes of a model's only output; None where it has several, or one that is not small."""
+    first = specs[0]
+    count = prod(first.shape)
+    if len(specs) != 1 or not count:
+        return None
+    if _is_float(first):
+        return _few_numbers(first, count, _long_way(specs)) if count <= _FEW_NUMBERS else None
+    return _few_levels(_Levels(first)) if count <= _FEW_LEVELS and _has_levels(first) else None
+
+
+def as_arrays(kept: Kept, specs: Sequence[TensorSpec]) -> Sequence[Array]:
+    """Return what was kept as a model's tensors."""
+    if not isinstance(kept, bytes):
+        return kept
+    return [np.frombuffer(kept, specs[0].dtype).reshape(specs[0].shape)]
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return spec.dtype == "float32" and spec.scale is None
+
+
+def _has_levels(spec: TensorSpec) -> bool:
+    return spec.dtype in ("int8", "uint8") and 0.0 < (spec.scale or 0.0) <= _LARGEST_SCALE
+
+
+def _long_way(specs: Sequence[TensorSpec]) -> Reader:
     def slow(outputs: Sequence[Array]) -> Answer:
         return read_answer([dequantize(output, spec) for output, spec in zip(outputs, specs, strict=True)])
 
-    count = prod(first.shape)
-    if len(specs) != 1 or not count:
-        return slow
-    if first.dtype == "float32" and first.scale is None:
-        return _few_numbers(count, slow) if count <= _FEW_NUMBERS else _many_numbers(count, slow)
-    if first.dtype in ("int8", "uint8") and 0.0 < (first.scale or 0.0) <= _LARGEST_SCALE:
-        return _few_levels(_Levels(first)) if count <= _FEW_LEVELS else _many_levels(_Levels(first))
     return slow
 
 
-def _few_numbers(count: int, otherwise: Reader) -> Reader:
-    unpack: Callable[[Array], tuple[float, ...]] = struct.Struct(f"{count}f").unpack_from  # type: ignore[assignment]
+def _few_numbers(spec: TensorSpec, count: int, otherwise: Reader) -> BytesReader:
+    unpack: Callable[[bytes], tuple[float, ...]] = struct.Struct(f"{count}f").unpack
     least, most = 1.0 - NEAR_ONE, 1.0 + NEAR_ONE
 
-    def read(outputs: Sequence[Array]) -> Reading:
-        values = unpack(outputs[0])
+    def read(kept: bytes) -> Reading:
+        values = unpack(kept)
         total = sum(values)
         if total - total != 0.0:  # which is so where a number is not finite, for these cannot add up to infinity
-            return otherwise(outputs)
+            return otherwise(as_arrays(kept, [spec]))
         ordered = sorted(values)
         score = ordered[-1]
         if least < total < most and score <= 1.0 and ordered[0] >= 0.0:
             return values.index(score), score, True
+        if -_LARGEST_SCORE < score < _LARGEST_SCORE:
+            return values.index(score), exp(score) / sum(map(exp, values)), True
         return values.index(score), 1.0 / sum([exp(value - score) for value in values]), True
 
     return read
@@ -101,12 +138,12 @@ class _Levels:
         self.raised = bytes((level + lowest) % 256 for level in range(256))
 
 
-def _few_levels(known: _Levels) -> Reader:
+def _few_levels(known: _Levels) -> BytesReader:
     raised, real, share = known.raised, known.real, known.rising.tolist().__getitem__
     (lowest, highest), (least, most) = known.within, known.sums
 
-    def read(outputs: Sequence[Array]) -> Reading:
-        levels = outputs[0].tobytes().translate(raised)
+    def read(kept: bytes) -> Reading:
+        levels = kept.translate(raised)
         ordered = sorted(levels)
         best = ordered[-1]
         if least < sum(ordered) < most and best <= highest and ordered[0] >= lowest:

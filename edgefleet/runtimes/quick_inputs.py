@@ -66,7 +66,7 @@ def _quantized(spec: TensorSpec, scale: float, zero_point: int, place: Array | N
     dtype, shape, one, isfinite = np.dtype(spec.dtype), spec.shape, _of_one(spec), math.isfinite
     low, high = (np.array(limit) for limit in integer_limits(spec.dtype))
     step, zero = np.array(scale, np.float32), np.array(zero_point, np.float32)
-    divide, rint, add, maximum, minimum, copyto = np.divide, np.rint, np.add, np.maximum, np.minimum, np.copyto
+    divide, rint, add, maximum, minimum = np.divide, np.rint, np.add, np.maximum, np.minimum
     reused = None if place is None else np.empty(shape, np.float32)
 
     def quantized(value: Array) -> Array | None:
@@ -81,7 +81,7 @@ def _quantized(spec: TensorSpec, scale: float, zero_point: int, place: Array | N
         maximum(levels, low, out=levels)
         minimum(levels, high, out=levels)
         if place is not None:
-            copyto(place, levels, "unsafe")
+            place[...] = levels
             return place
         made = levels.astype(dtype)
         return made if made.shape == shape else made.reshape(shape)
@@ -102,7 +102,7 @@ def _picture(how: ImagePreprocessing, spec: TensorSpec, place: Array | None) -> 
     if table is None or spec.shape != (1, *how.size, channels):
         return lambda _: None
     numbers, texts, dtype, shape, reverse = table, table.tobytes(), table.dtype, spec.shape, how.channels == "BGR"
-    of_bytes, empty, copyto = dtype.itemsize == 1, np.empty, np.copyto
+    of_bytes, empty = dtype.itemsize == 1, np.empty
 
     def looked_up(value: Array) -> Array | None:
         if value.dtype is not _BYTE or value.shape not in shapes:
@@ -115,7 +115,7 @@ def _picture(how: ImagePreprocessing, spec: TensorSpec, place: Array | None) -> 
             return found
         turned = empty(shape, dtype) if place is None else place
         if not reverse:
-            copyto(turned, found)
+            turned[...] = found
             return turned
         # three planes are copied sooner than rows of three
         turned[..., 0], turned[..., 1], turned[..., 2] = found[..., 2], found[..., 1], found[..., 0]

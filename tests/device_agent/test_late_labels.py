@@ -49,7 +49,8 @@ def _labelled(engine):
 def test_a_label_for_an_answer_of_a_worker_before_counts_once_for_its_release(refs):
     engine = _engine(primary=refs["v5"], earlier=(refs["v1"],))
     for release, request in (("digits 1.0.0", 7), ("digits 5.0.0", 8)):
-        assert engine.feedback(request, "3", release, 4)[:3] == ("ok", request, 4)
+        reply = engine.feedback(request, "3", release, 4)
+        assert (reply.status, reply.request_id, reply.top_class) == ("ok", request, 4)
         assert engine.feedback(request, "3", release, 4).status == "unknown-request"
     collected = engine.collect()
     assert collected.labelled == (7, 8)
@@ -82,7 +83,8 @@ def test_a_label_for_an_answer_of_a_worker_before_counts_once_for_its_release(re
 )
 def test_a_late_label_that_cannot_be_right_is_refused(refs, request_id, label, release, predicted, status, detail):
     engine = _engine(primary=refs["v5"])
-    assert engine.feedback(request_id, label, release, predicted)[0::6] == (status, detail)
+    reply = engine.feedback(request_id, label, release, predicted)
+    assert (reply.status, reply.detail) == (status, detail)
     assert _labelled(engine) == {}
 
 

@@ -65,8 +65,8 @@ def test_what_is_written_in_place_is_answered_as_what_is_copied(
     digits_model: bytes, digits_samples: np.ndarray
 ) -> None:
     model, copying = LiteRtInterpreter(digits_model), LiteRtInterpreter(digits_model)
-    place = model.place
-    assert place is not None
+    assert model.direct is not None
+    place = model.direct.taken
     for sample in digits_samples:
         place[...] = sample
         np.testing.assert_array_equal(model.invoke([place])[0], copying.invoke([sample])[0])
@@ -75,8 +75,11 @@ def test_what_is_written_in_place_is_answered_as_what_is_copied(
 def test_quantized_models_have_their_input_in_place_too(shared_model: Callable[[str], bytes]) -> None:
     for name in ("kws_int8.tflite", "vww_int8.tflite"):
         model = LiteRtInterpreter(shared_model(name))
-        assert model.place is not None
-        assert (model.place.shape, model.place.dtype.name) == (model.inputs[0].shape, model.inputs[0].dtype)
+        assert model.direct is not None
+        assert (model.direct.taken.shape, model.direct.taken.dtype.name) == (
+            model.inputs[0].shape,
+            model.inputs[0].dtype,
+        )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_quantized_models_have_their_input_in_place_too(shared_model: Callable[[
 )
 def test_a_model_that_may_plan_its_memory_anew_is_given_copies(operators: list[Operator], *, stays: bool) -> None:
     model = LiteRtInterpreter(reshaping_model(*operators), kernels="reference")
-    assert (model.place is not None) is stays
+    assert (model.direct is not None) is stays
     sample = np.arange(6, dtype=np.float32).reshape(2, 3)
     first = model.invoke([sample])[0].copy()
     model.invoke([sample + 1])

@@ -9,18 +9,23 @@ from hypothesis.extra import numpy as arrays
 
 from edgefleet.contracts.manifest import TensorSpec
 from edgefleet.runtimes.answers import Answer, read_answer
-from edgefleet.runtimes.quick_answers import answer_reader
+from edgefleet.runtimes.quick_answers import answer_reader, as_arrays, bytes_reader
 from edgefleet.runtimes.tensors import dequantize
 
 
 def _same(spec, output):
     expected = read_answer([dequantize(output, spec)])
-    got = Answer(*answer_reader([spec])([output]))
-    assert (got.top, got.finite) == (expected.top, expected.finite)
-    assert got.confidence == pytest.approx(expected.confidence, abs=1e-6)
+    readings = [answer_reader([spec])([output])]
+    of_bytes = bytes_reader([spec])
+    if of_bytes is not None:
+        readings.append(of_bytes(output.tobytes()))
+        np.testing.assert_array_equal(as_arrays(output.tobytes(), [spec])[0], output)
+    for got in map(Answer._make, readings):
+        assert (got.top, got.finite) == (expected.top, expected.finite)
+        assert got.confidence == pytest.approx(expected.confidence, abs=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in dot")
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in dot")
 @given(
     output=arrays.arrays(np.float32, st.tuples(st.just(1), st.integers(1, 70)), elements=st.floats(width=32)),
 )
@@ -28,7 +33,7 @@ def test_float_outputs_whatever_they_are(output):
     _same(TensorSpec(name="o", shape=output.shape, dtype="float32"), output)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in dot")
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered in dot")
 @given(
     output=arrays.arrays(np.float32, arrays.array_shapes(max_dims=4, max_side=4), elements=st.floats(width=32)),
 )
@@ -78,3 +83,18 @@ def test_a_second_output_that_is_not_finite_makes_the_answer_so():
     fine, broken = np.zeros((1, 2), np.float32), np.array([[0.0, np.nan]], np.float32)
     assert Answer(*answer_reader(specs)([fine, fine])).finite
     assert not Answer(*answer_reader(specs)([fine, broken])).finite
+
+
+@pytest.mark.parametrize(
+    ("spec", "small"),
+    [
+        (TensorSpec(name="o", shape=(1, 10), dtype="float32"), True),
+        (TensorSpec(name="o", shape=(1, 12), dtype="int8", scale=1 / 256, zero_point=-128), True),
+        (TensorSpec(name="o", shape=(1, 1000), dtype="float32"), False),
+        (TensorSpec(name="o", shape=(1, 1000), dtype="uint8", scale=1 / 256, zero_point=0), False),
+        (TensorSpec(name="o", shape=(1, 2), dtype="int32"), False),
+    ],
+)
+def test_bytes_are_read_of_small_outputs_only(spec, *, small):
+    assert (bytes_reader([spec]) is not None) is small
+    assert bytes_reader([spec, spec]) is None
