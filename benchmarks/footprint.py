@@ -28,7 +28,7 @@ from benchmarks.idle_agent import at_rest, first_answer_s
 from benchmarks.process_figures import alone_bytes, cpu_s, ended_children_cpu_s, memory, mib, pss_bytes, wakeups
 from benchmarks.record import ROOT, write
 from device_agent.caretaking import PERIOD_S as UPKEEP_S
-from device_agent.core.agreement import CHECK_ANYWAY_S
+from device_agent.core.orders.agreement import CHECK_ANYWAY_S
 from fleet_emulation.demo.run import example_folder
 from fleet_emulation.kills import worker_pid
 from fleet_emulation.live_stream import LiveStream

@@ -19,7 +19,7 @@ from benchmarks.zoo_device import DIGITS, Made
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.storage.state_file import read_record
 from device_agent.client import InferenceClient
-from device_agent.core.record import DeviceRecord
+from device_agent.core.life.record import DeviceRecord
 from edgefleet.contracts.bundle import Bundle, open_bundle
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Event, Message, RunningRelease, decode_message

@@ -14,7 +14,7 @@ from benchmarks.zoo_parents import DIGITS, Parent, digits
 from device_agent.adapters.identity.data_folder import DataFolder, encode_identity
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.identity import Identity
-from device_agent.core.orders import Order, TargetFile, Wanted
+from device_agent.core.orders.release_orders import Order, TargetFile, Wanted
 from device_agent.ports import Admission
 from device_agent.settings import AgentSettings
 from device_agent.wiring import assemble

@@ -16,17 +16,17 @@ from typing import Any
 from device_agent.capturing import Capturing
 from device_agent.caretaking import Caretaking
 from device_agent.core.identity import Identity
-from device_agent.core.lifecycle import PREPARING, READY, LifecycleFaultError, Trigger, step
-from device_agent.core.orders import Order, SignedSettings, decide
-from device_agent.core.record import DeviceRecord, Software, member_of
-from device_agent.core.recovery import recover
-from device_agent.core.release_set import Member, ReleaseSet, changed, first_release
-from device_agent.core.remote_settings import merged
+from device_agent.core.life.lifecycle import PREPARING, READY, LifecycleFaultError, Trigger, step
+from device_agent.core.life.record import DeviceRecord, Software, member_of
+from device_agent.core.life.recovery import recover
+from device_agent.core.life.release_set import Member, ReleaseSet, changed, first_release
+from device_agent.core.orders.release_orders import Order, SignedSettings, decide
 from device_agent.core.serving import (
     Collected,
     ModelRef,
     Unsure,
 )
+from device_agent.core.settings.remote_settings import merged
 from device_agent.core.timers import Timers
 from device_agent.errors import TrustRefusedError
 from device_agent.installation import Installation, Outcome

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events in the words of the life cycle: each with its order, its release and how long it took."""
 
-from device_agent.core.decision import Told
+from device_agent.core.life.decision import Told
 from device_agent.memory import Memory
 from device_agent.ports import Clock
 from device_agent.reporting import Reporter

@@ -5,7 +5,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from device_agent.core.silence import Exertion
+from device_agent.core.evidence.silence import Exertion
 
 _ASLEEP = ("S", "I")
 #: Fields of a stat line behind the name in parentheses.

@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_agent.core.lifecycle import DEADLINES_S, PREPARING, Trigger
-from device_agent.core.orders import Order, TargetFile
-from device_agent.core.record import DeviceRecord
-from device_agent.core.release_set import Member, ReleaseSet
+from device_agent.core.life.lifecycle import DEADLINES_S, PREPARING, Trigger
+from device_agent.core.life.record import DeviceRecord
+from device_agent.core.life.release_set import Member, ReleaseSet
+from device_agent.core.orders.release_orders import Order, TargetFile
 from device_agent.core.reliance import needed
 from device_agent.core.schedule import Backoff
 from device_agent.core.serving import SLOT_DAMAGE, AdmissionRequest, AdmissionVerdict, ModelRef

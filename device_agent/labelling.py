@@ -7,7 +7,7 @@ given again then counts as it should.
 
 import logging
 
-from device_agent.core.labels import LabelledRequests, LabelMemory, outcome
+from device_agent.core.evidence.labels import LabelledRequests, LabelMemory, outcome
 from device_agent.core.serving import Collected
 from device_agent.ports import LabelStore
 from edgefleet.contracts.errors import StorageError

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from device_agent.core.software_trial import SYSTEM, SoftwareRecord, Start, at_start
+from device_agent.core.orders.software_trial import SYSTEM, SoftwareRecord, Start, at_start
 
 COMPLETE = ".complete"
 HEALTHY, STOPPED = "healthy", "stopped"

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from device_agent.core.lifecycle import Trigger, step
-from device_agent.core.record import DeviceRecord, Progress, Quarantined, lifted, reported
-from device_agent.core.recovery import newer_commit
-from device_agent.core.release_set import Member, ReleaseSet, hashes, set_of
+from device_agent.core.life.lifecycle import Trigger, step
+from device_agent.core.life.record import DeviceRecord, Progress, Quarantined, lifted, reported
+from device_agent.core.life.recovery import newer_commit
+from device_agent.core.life.release_set import Member, ReleaseSet, hashes, set_of
 from device_agent.core.timers import Timers
 from device_agent.errors import DamagedStateError
 from device_agent.ports import Ports

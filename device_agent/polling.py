@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from device_agent.core.orders import Order
+from device_agent.core.orders.release_orders import Order
 from device_agent.core.schedule import Backoff, jittered_s
 from device_agent.core.timers import Timers
 from device_agent.errors import TrustRefusedError

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from device_agent.core.labels import LabelMemory
-from device_agent.core.orders import Order, TargetFile
-from device_agent.core.record import DeviceRecord
+from device_agent.core.evidence.labels import LabelMemory
+from device_agent.core.evidence.silence import Exertion
+from device_agent.core.life.record import DeviceRecord
+from device_agent.core.orders.release_orders import Order, TargetFile
+from device_agent.core.orders.software_orders import Here
+from device_agent.core.orders.software_trial import SoftwareRecord
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict, ModelRef, Report, ServingPlan
-from device_agent.core.silence import Exertion
-from device_agent.core.software_orders import Here
-from device_agent.core.software_trial import SoftwareRecord
 from device_agent.core.upkeep import UpkeepResult
 from edgefleet.contracts.capture import CapturedInput
 from edgefleet.contracts.messages import (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carrying out what the core decides about the releases on a device, and asking it when something happens.
 
-The decisions are :mod:`device_agent.core.life`'s; here are the worker, the slots, the record and the events that they
-are carried out on, in the order of :data:`device_agent.core.decision.ORDER`.
+The decisions are :mod:`device_agent.core.life.happenings`'s; here are the worker, the slots, the record and the events
+that they are carried out on, in the order of :data:`device_agent.core.life.decision.ORDER`.
 """
 
 import logging
@@ -12,13 +12,14 @@ from typing import Concatenate, Literal, ParamSpec
 import msgspec
 
 from device_agent.chronicle import Chronicle
-from device_agent.core import life, recalls, way_back
-from device_agent.core.decision import Decision, Effect, Mark, Situation
-from device_agent.core.leak import Growth
-from device_agent.core.lifecycle import LIVE, LifecycleFaultError
+from device_agent.core.evidence.leak import Growth
+from device_agent.core.evidence.usefulness import Usefulness, Useless
+from device_agent.core.life import happenings, recalls, way_back
+from device_agent.core.life.decision import Decision, Effect, Mark, Situation
+from device_agent.core.life.lifecycle import LIVE, LifecycleFaultError
+from device_agent.core.life.record import DeviceRecord, Software, member_of
+from device_agent.core.life.release_set import Member
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Software, member_of
-from device_agent.core.release_set import Member
 from device_agent.core.reliance import all_fresh, heard
 from device_agent.core.schedule import Backoff
 from device_agent.core.serving import (
@@ -36,7 +37,6 @@ from device_agent.core.serving import (
     plan_for,
 )
 from device_agent.core.timers import Timers
-from device_agent.core.usefulness import Usefulness, Useless
 from device_agent.labelling import Labelling
 from device_agent.memory import SAVE_RETRY_S, Memory
 from device_agent.ports import Ports
@@ -105,7 +105,7 @@ class ReleaseLife:
     def start(self) -> None:
         """Start the worker, and go on in the state that a restart resumes."""
         self._ports.inference.start()
-        self.decide(life.resumed)
+        self.decide(happenings.resumed)
         record = self._record
         if any(record.recall.forbids(member.release) for member in (*record.active, *record.candidate)):
             self.recalled(record.recall)  # an agent that knows no recalls was here in between
@@ -129,7 +129,7 @@ class ReleaseLife:
 
     def admitted(self) -> None:
         """Begin the shadow or the trial of an admitted candidate."""
-        self.decide(life.admitted)
+        self.decide(happenings.admitted)
 
     def quarantine(self, member: Member, cause: str) -> None:
         """Never try a bundle again with this software; the event tells of it."""
@@ -160,7 +160,7 @@ class ReleaseLife:
         elif isinstance(report, Serving):
             if report.number == self.worker.plan.number:
                 self.worker.answered(live=self._status in LIVE, patience_s=report.patience_s)
-                self.decide(life.serving)
+                self.decide(happenings.serving)
         elif isinstance(report, ModelFaulted):
             self._sign_of_fault()
             self.worker.collect()
@@ -170,7 +170,7 @@ class ReleaseLife:
             if report.number == self.worker.plan.number:
                 self.worker.answered(live=self._status in LIVE)
                 self._sign_of_fault()
-                self.decide(life.load_failed, report.bundle_sha256, report.cause, report.detail)
+                self.decide(happenings.load_failed, report.bundle_sha256, report.cause, report.detail)
         elif isinstance(report, Declared):
             self._on_declared(report)
         elif isinstance(report, AcceleratorLost):
@@ -191,7 +191,7 @@ class ReleaseLife:
         useless = self._usefulness.look(collected.models)
         leaky = self._growth.look(collected.models, rss_bytes) if self._status not in LIVE else None
         self.decide(
-            life.collected,
+            happenings.collected,
             collected.models,
             policy_seconds,
             pairs=pairs,
@@ -199,13 +199,13 @@ class ReleaseLife:
             rss_bytes=rss_bytes,
         )
         if useless is not None:
-            self.decide(life.useless, *useless)
+            self.decide(happenings.useless, *useless)
         elif leaky is not None:
             self._leave_leaky(leaky)
 
     def _leave_leaky(self, leaky: Useless) -> None:
         """Go back from a committed model that leaks; where nothing else could answer, a new worker gives back all."""
-        self.decide(life.useless, *leaky)
+        self.decide(happenings.useless, *leaky)
         if member_of(self._record.active, leaky.bundle_sha256) is not None:
             self._ports.inference.kill(f"leaked: {leaky.detail}", kind="unexplained", during=leaky.bundle_sha256)
 
@@ -213,11 +213,11 @@ class ReleaseLife:
         self.worker.answered(live=False)
         if not verified.passed:
             self._unproved.clear()
-            self.decide(life.not_proved, verified.bundle_sha256, verified.cause, verified.detail)
+            self.decide(happenings.not_proved, verified.bundle_sha256, verified.cause, verified.detail)
         elif verified.bundle_sha256 in self._unproved:
             self._unproved[verified.bundle_sha256] = verified.detail
             if all(self._unproved.values()):
-                self.decide(life.proved, "; ".join(self._unproved.values()))
+                self.decide(happenings.proved, "; ".join(self._unproved.values()))
 
     def _on_died(self, report: Died) -> None:
         situation = self._situation()  # the candidate was live until now
@@ -225,7 +225,9 @@ class ReleaseLife:
         self._reporter.restarts += 1
         by_good = member_of(self._record.active, report.during) is not None
         loop = report.kind in ("crash", "hang") and (by_good or self._status not in LIVE) and self.worker.crash_loop()
-        decision = life.died(self._record, situation, report.kind, report.detail, crash_loop=loop, during=report.during)
+        decision = happenings.died(
+            self._record, situation, report.kind, report.detail, crash_loop=loop, during=report.during
+        )
         self._carry_out(decision)
 
     def _on_declared(self, report: Declared) -> None:
@@ -297,11 +299,11 @@ class ReleaseLife:
         if self.worker.restarting or self._memory.unsaved:
             self._timers.set("activate", self._ports.clock.monotonic() + SAVE_RETRY_S)
             return
-        self.decide(life.activation)
+        self.decide(happenings.activation)
 
     def _serve_candidate(self) -> None:
         if self._memory.unsaved:
-            self.decide(life.not_activated)
+            self.decide(happenings.not_activated)
             return
         self._counted_at = self._ports.clock.monotonic()
         self._serve(with_candidate=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from device_agent.core.ledger import PART_ENTRIES, merge, parted
+from device_agent.core.evidence.ledger import PART_ENTRIES, merge, parted
 from device_agent.ports import Clock, Messenger, Outbox
 from edgefleet.contracts.errors import MessageError, StorageError
 from edgefleet.contracts.message_schema import downgrade

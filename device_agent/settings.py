@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from device_agent.core.agent_settings import AgentSettings as AgentSettings
+from device_agent.core.settings.agent_settings import AgentSettings as AgentSettings
 from edgefleet.contracts.decoding import decode_toml
 from edgefleet.contracts.errors import FileMissingError, SettingError
 

@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from device_agent.core.orders import Order, SignedSoftware
+from device_agent.core.orders.release_orders import Order, SignedSoftware
+from device_agent.core.orders.software_orders import judge
 from device_agent.core.schedule import Backoff
-from device_agent.core.software_orders import judge
 from device_agent.core.timers import Timers
 from device_agent.errors import CorruptDownloadError, SoftwareRefusedError
 from device_agent.memory import Memory

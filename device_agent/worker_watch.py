@@ -2,16 +2,17 @@
 """Keeping the inference worker at work: plans, signs of life, restarts with back-off, and crash loops.
 
 A worker that gives no sign of life is looked at until it does. It is ended as *hung* after the time that it could have
-used itself (:mod:`device_agent.core.silence`): within a call of a model, that model's patience, which follows its
-latency budget; otherwise the watchdog's. A worker that the machine kept from its work is ended after longer, unblamed.
+used itself (:mod:`device_agent.core.evidence.silence`): within a call of a model, that model's patience, which follows
+its latency budget; otherwise the watchdog's. A worker that the machine kept from its work is ended after longer,
+unblamed.
 """
 
 from collections import deque
 from collections.abc import Mapping
 
+from device_agent.core.evidence.silence import STARVED_TIMES, Silence
 from device_agent.core.schedule import CRASH_LOOP_LIMIT, CRASH_WINDOW_S, RESTART, STEADY_S
 from device_agent.core.serving import LaneCall, ModelRef, ServingPlan
-from device_agent.core.silence import STARVED_TIMES, Silence
 from device_agent.core.timers import Timers
 from device_agent.ports import MAIN_THREAD, Ports
 

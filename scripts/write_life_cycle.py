@@ -7,7 +7,7 @@ Run it with ``python scripts/write_life_cycle.py``. A test compares the page wit
 import sys
 from pathlib import Path
 
-from device_agent.core.lifecycle import DEADLINES_S, LIVE, RESUME, STATUSES, TRANSITIONS
+from device_agent.core.life.lifecycle import DEADLINES_S, LIVE, RESUME, STATUSES, TRANSITIONS
 from device_agent.core.schedule import CRASH_LOOP_LIMIT, CRASH_WINDOW_S, RESTART, STEADY_S
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "device-life-cycle.md"

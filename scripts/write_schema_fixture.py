@@ -6,7 +6,7 @@
 
 A device in the middle of a trial: an active and a previous release, one in quarantine, messages that wait, and what its
 signed orders said. Databases are kept as SQL, so that a diff shows what changed. Run it after SCHEMA of
-device_agent/core/record_schema.py was raised; a fixture of a schema that was released stays as it is, for good.
+device_agent/core/life/record_schema.py was raised; a fixture of a schema that was released stays as it is, for good.
 """
 
 import json
@@ -24,7 +24,7 @@ import msgspec
 from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.adapters.storage.state_file import StateFile
-from device_agent.core.record import DeviceRecord
+from device_agent.core.life.record import DeviceRecord
 from edgefleet.contracts.messages import Event, RunningRelease
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "device_agent" / "fixtures"
@@ -90,9 +90,9 @@ def shapes(kept: Mapping[str, str]) -> dict[str, object]:
     from device_agent.adapters.storage.holds import Hold
     from device_agent.adapters.storage.slots import GoodMark
     from device_agent.core.identity import Identity
-    from device_agent.core.record_schema import BaseRecord
-    from device_agent.core.software_trial import SoftwareRecord
-    from device_agent.core.trust_memory import TrustMemory
+    from device_agent.core.life.record_schema import BaseRecord
+    from device_agent.core.orders.software_trial import SoftwareRecord
+    from device_agent.core.orders.trust_memory import TrustMemory
 
     kinds = (BaseRecord, DeviceRecord, TrustMemory, CheckInMemory, Identity, GoodMark, Hold, SoftwareRecord)
     found: dict[str, object] = {kind.__name__: _fields_of(kind) for kind in kinds}
@@ -116,9 +116,9 @@ def _kind_of(value: Mapping[str, Any]) -> str:
 
 
 def _schema() -> int:
-    if find_spec("device_agent.core.record_schema") is None:
+    if find_spec("device_agent.core.life.record_schema") is None:
         return 1
-    from device_agent.core.record_schema import SCHEMA
+    from device_agent.core.life.record_schema import SCHEMA
 
     return SCHEMA
 
@@ -170,8 +170,8 @@ def _write_later(device: Path) -> None:
     from device_agent.adapters.storage.durable import write_durably
     from device_agent.adapters.storage.holds import Hold, HoldFolder
     from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
-    from device_agent.core.software_trial import SoftwareRecord
-    from device_agent.core.trust_memory import TrustMemory
+    from device_agent.core.orders.software_trial import SoftwareRecord
+    from device_agent.core.orders.trust_memory import TrustMemory
     from device_agent.launcher import write_record
     from edgefleet.contracts.enrolment import HardwareFacts
 

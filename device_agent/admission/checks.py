@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from device_agent.core.leak import LEAST_BYTES, LEAST_PARTS, Point, kept_bytes
+from device_agent.core.evidence.leak import LEAST_BYTES, LEAST_PARTS, Point, kept_bytes
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
 from device_agent.process_bounds import peak_rss_bytes, private_bytes
 from device_agent.worker.residents import load, open_slot

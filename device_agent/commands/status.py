@@ -18,9 +18,9 @@ def _status(options: argparse.Namespace) -> None:
     from device_agent.adapters.identity.data_folder import DataFolder
     from device_agent.adapters.storage.labels_file import LabelsFile
     from device_agent.adapters.storage.state_file import read_record
-    from device_agent.core.labels import scored_releases
-    from device_agent.core.record import DeviceRecord
-    from device_agent.core.release_set import first_release
+    from device_agent.core.evidence.labels import scored_releases
+    from device_agent.core.life.record import DeviceRecord
+    from device_agent.core.life.release_set import first_release
 
     folder = DataFolder(options.data)
     identity = folder.read_identity()

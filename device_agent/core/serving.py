@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from device_agent.core.labels import UnpairedLabel
-from device_agent.core.pairs import PairedWindow, RequestId
+from device_agent.core.evidence.labels import UnpairedLabel
+from device_agent.core.evidence.pairs import PairedWindow, RequestId
 from edgefleet.contracts.capture import CapturedInput
 from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.manifest import Fact, Natural, Share

@@ -15,8 +15,8 @@ from device_agent.adapters.verification.download import BundleDownloads
 from device_agent.adapters.verification.inbox import FolderConnection, Inbox
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.adapters.verification.trust_memory_file import known_time
-from device_agent.core.agreement import Agreement
-from device_agent.core.orders import Notice, Order, TargetFile
+from device_agent.core.orders.agreement import Agreement
+from device_agent.core.orders.release_orders import Notice, Order, TargetFile
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.errors import EdgeFleetError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.control_channel import ControlChannel
-from device_agent.core.repository_calls import Agreed, Answer, Call, CheckBoth, Fetched, failed
+from device_agent.core.orders.repository_calls import Agreed, Answer, Call, CheckBoth, Fetched, failed
 from device_agent.process_bounds import be_first_to_go, die_with_parent
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.errors import EdgeFleetError

@@ -8,9 +8,9 @@ from device_agent.adapters.identity.check_in import check_in
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.identity.renewal import make_up, read_life, renew
 from device_agent.adapters.verification.trust_memory_file import known_time
-from device_agent.core.clock_judgement import believed
 from device_agent.core.identity import Identity
-from device_agent.core.renewal import CertificateLife
+from device_agent.core.orders.clock_judgement import believed
+from device_agent.core.orders.renewal import CertificateLife
 from device_agent.core.upkeep import Note, UpkeepResult
 from device_agent.errors import RenewalRefusedError
 from edgefleet.contracts.errors import EdgeFleetError, UnreachableError

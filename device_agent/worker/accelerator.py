@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy.typing as npt
 
-from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import AcceleratorLost
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from edgefleet.contracts.bundle import Bundle
 from edgefleet.contracts.errors import EdgeFleetError, ModelFailedError
 from edgefleet.contracts.manifest import Manifest, TensorSpec

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from device_agent.core.ledger import confusion, sparse
+from device_agent.core.evidence.ledger import confusion, sparse
 from edgefleet.contracts.messages import (
     CONFIDENCE_BINS,
     LATENCY_BINS,

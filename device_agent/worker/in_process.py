@@ -4,8 +4,8 @@
 from collections import deque
 from typing import Literal
 
+from device_agent.core.evidence.silence import Exertion
 from device_agent.core.serving import ModelRef, Report, ServingPlan
-from device_agent.core.silence import Exertion
 from device_agent.worker.engine import Engine, verify
 
 

@@ -22,8 +22,8 @@ from collections import deque
 import msgspec
 
 from device_agent.control_channel import ControlChannel
-from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from device_agent.process_bounds import die_with_parent, leave_no_core, let_go_of_start_up_code, private_bytes
 from device_agent.sandbox.confinement import confine
 from device_agent.worker.accelerator import Accelerator

@@ -3,8 +3,8 @@
 
 from collections import Counter, deque
 
-from device_agent.core.ledger import sparse
-from device_agent.core.pairs import (
+from device_agent.core.evidence.ledger import sparse
+from device_agent.core.evidence.pairs import (
     CLASS_BINS,
     EVEN_BIN,
     UNLABELLED_LIMIT,
@@ -83,7 +83,7 @@ class PairCounts:
     ) -> None:
         """Count the answers, with their seconds, of a candidate and the previous model to request ``number``.
 
-        ``own_s`` are the candidate's seconds as they are to be compared (:mod:`device_agent.core.slowness`).
+        ``own_s`` are the candidate's seconds as they are to be compared (:mod:`device_agent.core.evidence.slowness`).
         """
         pair = self._of(candidate.sha256, candidate.model.manifest.budgets.latency_p99_us or 0)
         pair.candidate.add(*mine)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from device_agent.core.evidence.silence import patience_s
 from device_agent.core.serving import ModelRef, Verified
-from device_agent.core.silence import patience_s
 from device_agent.worker.accelerator import Accelerator
 from device_agent.worker.asking import asker
 from edgefleet.contracts.bundle import Bundle, open_bundle

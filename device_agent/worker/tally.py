@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from device_agent.core.labels import LabelledRequests, UnpairedLabel
-from device_agent.core.ledger import parted
+from device_agent.core.evidence.labels import LabelledRequests, UnpairedLabel
+from device_agent.core.evidence.ledger import parted
 from device_agent.core.serving import Collected, ModelFaulted
 from device_agent.worker.counts import NOTES, Key, ModelCounts, Refusal, Role
 from device_agent.worker.pair_counts import PairCounts

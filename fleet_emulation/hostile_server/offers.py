@@ -18,7 +18,7 @@ from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.verification.download import BundleDownloads
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import admit
-from device_agent.core.orders import Order
+from device_agent.core.orders.release_orders import Order
 from device_agent.core.serving import AdmissionRequest, ModelRef
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.errors import EdgeFleetError

@@ -20,7 +20,7 @@ from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.verification.download import BundleDownloads
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
-from device_agent.core.orders import Order, TargetFile
+from device_agent.core.orders.release_orders import Order, TargetFile
 from device_agent.settings import AgentSettings
 from device_agent.wiring import assemble
 from device_agent.worker.engine import Engine, Reply

@@ -45,7 +45,7 @@ from tuf.api.metadata import (
 from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
-from device_agent.core.ordered_targets import hashed_path
+from device_agent.core.orders.ordered_targets import hashed_path
 from device_agent.errors import TrustRefusedError
 from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings

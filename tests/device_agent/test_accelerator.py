@@ -11,8 +11,8 @@ import pytest
 from device_agent.adapters.children.worker_process import WorkerProcess
 from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient
-from device_agent.core.accelerator_settings import AcceleratorSettings
 from device_agent.core.serving import AcceleratorLost, LoadFailed, ModelRef, PlannedModel, Serving, ServingPlan
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from edgefleet.contracts.messages import RunningRelease
 
 SOURCE = Path(__file__).parent / "fixtures" / "delegate.c"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from device_agent.adapters.storage.outbox_file import OutboxFile
-from device_agent.core.usefulness import LEAST_FAILED
+from device_agent.core.evidence.usefulness import LEAST_FAILED
 from edgefleet.contracts.messages import Telemetry
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from device_agent.adapters.storage.capture_folder import CaptureFolder
 from device_agent.client import InferenceClient
-from device_agent.core.capture import DAY_S, Budget, admitted
 from device_agent.core.serving import CapturePlan
+from device_agent.core.settings.capture import DAY_S, Budget, admitted
 from device_agent.worker.unsure import UnsureInputs
 from edgefleet.contracts.capture import CapturedInput, CapturedTensor, read_captured
 from edgefleet.contracts.errors import MessageError

@@ -17,7 +17,7 @@ from device_agent.adapters.identity.sealed_copy import copy_of, mend, write_twic
 from device_agent.adapters.network.mqtt import MqttChannel
 from device_agent.adapters.network.mqtt_pump import MqttPump
 from device_agent.caretaking import FIRST_S, PERIOD_S, TAKEOVER_LIMIT, Caretaking
-from device_agent.core.renewal import CertificateLife
+from device_agent.core.orders.renewal import CertificateLife
 from device_agent.core.timers import Timers
 from device_agent.core.upkeep import Note, UpkeepResult
 from edgefleet.contracts.enrolment import BrokerAddress

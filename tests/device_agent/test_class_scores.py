@@ -7,13 +7,13 @@ from collections import Counter
 import msgspec
 import pytest
 
-from device_agent.core import labels
-from device_agent.core.class_scores import ClassCounts, Scores, accuracy, counted, macro, scores
-from device_agent.core.labels import LabelMemory
-from device_agent.core.ledger import confusion
-from device_agent.core.pairs import ClassPairs, Pairs, Side, add_pairs, labelled_pair
-from device_agent.core.record import Progress
-from device_agent.core.trial import judge_soft
+from device_agent.core.evidence import labels
+from device_agent.core.evidence.class_scores import ClassCounts, Scores, accuracy, counted, macro, scores
+from device_agent.core.evidence.labels import LabelMemory
+from device_agent.core.evidence.ledger import confusion
+from device_agent.core.evidence.pairs import ClassPairs, Pairs, Side, add_pairs, labelled_pair
+from device_agent.core.life.record import Progress
+from device_agent.core.life.trial import judge_soft
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 from edgefleet.contracts.policy import SoftRule
 

@@ -3,7 +3,7 @@
 
 import pytest
 
-from device_agent.core.clock_judgement import BUILT_AT, ahead, behind, believed, next_bound
+from device_agent.core.orders.clock_judgement import BUILT_AT, ahead, behind, believed, next_bound
 
 
 @pytest.mark.parametrize(

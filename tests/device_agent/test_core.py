@@ -9,17 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.core import lifecycle
-from device_agent.core.ledger import add, confusion, merge, sparse
-from device_agent.core.lifecycle import LIVE, RESUME, STATUSES, TRANSITIONS, LifecycleFaultError, resume, step
-from device_agent.core.orders import Order, TargetFile, Wanted, decide
+from device_agent.core.evidence.ledger import add, confusion, merge, sparse
+from device_agent.core.life import lifecycle
+from device_agent.core.life.lifecycle import LIVE, RESUME, STATUSES, TRANSITIONS, LifecycleFaultError, resume, step
+from device_agent.core.life.record import (
+    DeviceRecord,
+    Progress,
+    Software,
+    fresh_progress,
+    lifted,
+    quarantined,
+    reported,
+)
+from device_agent.core.life.recovery import newer_commit, recover
+from device_agent.core.life.release_set import Member, set_of
+from device_agent.core.life.trial import activated, counted, elapsed, judge_death, judge_shadow, judge_trial
+from device_agent.core.orders.release_orders import Order, TargetFile, Wanted, decide
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Progress, Software, fresh_progress, lifted, quarantined, reported
-from device_agent.core.recovery import newer_commit, recover
-from device_agent.core.release_set import Member, set_of
 from device_agent.core.schedule import Backoff, jittered_s
 from device_agent.core.timers import Timers
-from device_agent.core.trial import activated, counted, elapsed, judge_death, judge_shadow, judge_trial
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 

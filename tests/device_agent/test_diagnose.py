@@ -16,7 +16,7 @@ from device_agent.adapters.network.proxy import CREDENTIALS_VARIABLE
 from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.adapters.storage.state_file import StateFile
 from device_agent.cli import main
-from device_agent.core.record import DeviceRecord
+from device_agent.core.life.record import DeviceRecord
 from device_agent.core.secrecy import TAKEN_OUT, Secrets
 from edgefleet.contracts.messages import Event
 

@@ -7,11 +7,11 @@ from collections import Counter
 import msgspec
 import pytest
 
-from device_agent.core import evidence
-from device_agent.core.ledger import sparse
-from device_agent.core.pairs import EVEN_BIN, Labelled, Pairs, Side, add_pairs, binned, faded
-from device_agent.core.record import Progress
-from device_agent.core.trial import judge_soft
+from device_agent.core.evidence import comparison
+from device_agent.core.evidence.ledger import sparse
+from device_agent.core.evidence.pairs import EVEN_BIN, Labelled, Pairs, Side, add_pairs, binned, faded
+from device_agent.core.life.record import Progress
+from device_agent.core.life.trial import judge_soft
 from edgefleet.contracts.messages import SparseCounts
 from edgefleet.contracts.policy import DevicePolicy, SoftRule
 
@@ -149,7 +149,7 @@ def test_looks_are_taken_when_the_count_has_doubled_and_their_chances_add_up_to_
         if progress.looks != looks:
             taken.append(count)
     assert taken == [64, 128, 256, 512, 1024]
-    assert sum(evidence.look_share(k, 1e-4) for k in range(10_000)) == pytest.approx(1e-4, rel=1e-3)
+    assert sum(comparison.look_share(k, 1e-4) for k in range(10_000)) == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_a_worker_that_grows_beyond_the_limit_is_the_candidates_fault():
@@ -192,13 +192,13 @@ def test_healthy_successors_are_not_blamed_in_five_hundred_trials():
     [(0, 10, 0.5, 1.0), (10, 10, 0.5, 0.5**10), (9, 10, 0.5, 11 / 1024), (2, 100, 0.01, 0.264238), (1, 1, 0.01, 0.01)],
 )
 def test_the_binomial_tail_is_exact(successes, trials, share, chance):
-    assert evidence.binomial_tail(successes, trials, share) == pytest.approx(chance, rel=1e-5)
+    assert comparison.binomial_tail(successes, trials, share) == pytest.approx(chance, rel=1e-5)
 
 
 def test_the_distance_of_histograms_and_the_noise_of_a_sample_by_hand():
     a, b = SparseCounts(bins=(0, 1), counts=(1, 3)), SparseCounts(bins=(1, 2), counts=(1, 1))
-    assert evidence.distance(a, b) == pytest.approx(0.5)
-    assert evidence.weissman(1000, 16, 1e-4) == pytest.approx(0.100749, abs=1e-6)
+    assert comparison.distance(a, b) == pytest.approx(0.5)
+    assert comparison.weissman(1000, 16, 1e-4) == pytest.approx(0.100749, abs=1e-6)
 
 
 def test_classes_beyond_the_bins_share_them_and_a_baseline_fades():

@@ -11,8 +11,8 @@ import pytest
 from device_agent.adapters.children.repositories_process import RepositoriesProcess
 from device_agent.adapters.verification.glance import Glance
 from device_agent.adapters.verification.inbox import Inbox
-from device_agent.core.agreement import CHECK_ANYWAY_S, Agreement, Watched, may_stand
-from device_agent.core.clock_judgement import BUILT_AT
+from device_agent.core.orders.agreement import CHECK_ANYWAY_S, Agreement, Watched, may_stand
+from device_agent.core.orders.clock_judgement import BUILT_AT
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import UnreachableError

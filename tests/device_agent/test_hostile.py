@@ -21,9 +21,9 @@ from device_agent.adapters.verification.download import BundleDownloads
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.cli import main
 from device_agent.client import InferenceClient, RawTensor
-from device_agent.core.ledger import PART_ENTRIES, merge, parted
-from device_agent.core.orders import TargetFile
-from device_agent.core.record import DeviceRecord
+from device_agent.core.evidence.ledger import PART_ENTRIES, merge, parted
+from device_agent.core.life.record import DeviceRecord
+from device_agent.core.orders.release_orders import TargetFile
 from device_agent.errors import DamagedStateError
 from device_agent.inference_protocol import FeedbackRequest, InferRequest, Tensor, encode_request, frame
 from device_agent.reporting import Reporter

@@ -9,8 +9,14 @@ import pytest
 
 from device_agent.adapters.storage.labels_file import LabelsFile
 from device_agent.client import InferenceClient
-from device_agent.core.labels import REMEMBERED_LABELS, LabelledRequests, LabelMemory, UnpairedLabel, late_pairs
-from device_agent.core.pairs import UNLABELLED_LIMIT, Pairs, Unlabelled, add_pairs, labelled_pair
+from device_agent.core.evidence.labels import (
+    REMEMBERED_LABELS,
+    LabelledRequests,
+    LabelMemory,
+    UnpairedLabel,
+    late_pairs,
+)
+from device_agent.core.evidence.pairs import UNLABELLED_LIMIT, Pairs, Unlabelled, add_pairs, labelled_pair
 from device_agent.core.serving import Collected, ModelRef, PlannedModel, ServingPlan
 from device_agent.inference_protocol import AnswerFrame, FeedbackRequest, decode_request, encode_answer, frame
 from device_agent.inference_protocol import frame_length as length_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.core.leak import LEAST_PARTS, LEAST_WORKER_BYTES, Growth, Point, kept_bytes
+from device_agent.core.evidence.leak import LEAST_PARTS, LEAST_WORKER_BYTES, Growth, Point, kept_bytes
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 
 MIB = 1 << 20

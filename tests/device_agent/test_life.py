@@ -2,7 +2,7 @@
 """The pure life cycle under every order of happenings, with the power cut between any two steps of a decision.
 
 A small world stands for the disk (record, marks, told events) and for the worker (its plan). Decisions are carried
-out on it as :data:`device_agent.core.decision.ORDER` says, and a crash forgets all but the disk.
+out on it as :data:`device_agent.core.life.decision.ORDER` says, and a crash forgets all but the disk.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from device_agent.core import life, recalls, way_back
-from device_agent.core.decision import Situation
-from device_agent.core.lifecycle import DEADLINES_S, LIVE, PREPARING, STATUSES, LifecycleFaultError, step
-from device_agent.core.orders import Order, TargetFile, Wanted, decide
+from device_agent.core.life import happenings, recalls, way_back
+from device_agent.core.life.decision import Situation
+from device_agent.core.life.lifecycle import DEADLINES_S, LIVE, PREPARING, STATUSES, LifecycleFaultError, step
+from device_agent.core.life.record import DeviceRecord, Software, lifted
+from device_agent.core.life.recovery import newer_commit, recover
+from device_agent.core.life.release_set import Member, hashes, same, set_of
+from device_agent.core.orders.release_orders import Order, TargetFile, Wanted, decide
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Software, lifted
-from device_agent.core.recovery import newer_commit, recover
-from device_agent.core.release_set import Member, hashes, same, set_of
 from device_agent.core.serving import ModelRef, plan_for
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
@@ -69,7 +69,7 @@ class Device(RuleBasedStateMachine):
         self.candidate_live = False
         self.plan = plan_for(0, good=())
         self.factory = FACTORY
-        self.carry_out(life.resumed(self.record, self.situation()), None)
+        self.carry_out(happenings.resumed(self.record, self.situation()), None)
 
     def last_commit(self):
         good = {release: counter for release, counter in self.good.items() if release.bundle_sha256 not in self.bad}
@@ -109,7 +109,7 @@ class Device(RuleBasedStateMachine):
         elif effect == "serve-candidate":
             self.serve(live=True)
         elif effect == "activate":
-            self.carry_out(life.activation(self.record, self.situation()), None)
+            self.carry_out(happenings.activation(self.record, self.situation()), None)
         elif effect == "drop-factory":
             self.factory = None
 
@@ -170,7 +170,7 @@ class Device(RuleBasedStateMachine):
             trigger = {"downloading": "bundle-complete", "verified": "bundle-staged", "staged": "admission-begun"}
             self.move(trigger[status])
         elif passes:
-            self.happen(cut, life.admitted)
+            self.happen(cut, happenings.admitted)
         else:
             for member in self.record.trying[:1]:
                 self.happen(None, way_back.refused, member, "admission-refused")
@@ -199,19 +199,19 @@ class Device(RuleBasedStateMachine):
         windows = [
             ModelWindow(release=member.release, role=role, requests=3, compared=3) for member in self.record.trying
         ]
-        self.happen(cut, life.collected, windows, 1.0)
+        self.happen(cut, happenings.collected, windows, 1.0)
 
     @precondition(lambda self: self.record.status in way_back.BACK)
     @rule(cut=cuts)
     def came_back(self, cut):
-        self.happen(None, life.serving)
-        self.happen(cut, life.proved, "8 parity vectors")
+        self.happen(None, happenings.serving)
+        self.happen(cut, happenings.proved, "8 parity vectors")
 
     @precondition(lambda self: self.record.status in LIVE)
     @rule(cut=cuts)
     def activation_due(self, cut):
         if not self.candidate_live:
-            self.happen(cut, life.activation)
+            self.happen(cut, happenings.activation)
 
     @rule(cut=cuts, requests=st.integers(0, 3), non_finite=st.sampled_from([0, 0, 0, 1]), of=st.sampled_from(RELEASES))
     def collected(self, cut, requests, non_finite, of):
@@ -222,19 +222,19 @@ class Device(RuleBasedStateMachine):
             compared=requests,
             non_finite=non_finite,
         )
-        self.happen(cut, life.collected, [window], 1.0)
+        self.happen(cut, happenings.collected, [window], 1.0)
 
     @rule(cut=cuts)
     def serving(self, cut):
-        self.happen(cut, life.serving)
+        self.happen(cut, happenings.serving)
 
     @rule(cut=cuts)
     def proved(self, cut):
-        self.happen(cut, life.proved, "8 parity vectors")
+        self.happen(cut, happenings.proved, "8 parity vectors")
 
     @rule(cut=cuts, of=st.sampled_from(RELEASES))
     def not_proved(self, cut, of):
-        self.happen(cut, life.not_proved, of.bundle_sha256, "parity-production", "differs")
+        self.happen(cut, happenings.not_proved, of.bundle_sha256, "parity-production", "differs")
 
     @rule(
         cut=cuts,
@@ -245,7 +245,7 @@ class Device(RuleBasedStateMachine):
         if any(
             of in (entry.primary.release, entry.companion and entry.companion.release) for entry in self.plan.models
         ):
-            self.happen(cut, life.load_failed, of.bundle_sha256, cause, "it does not load")
+            self.happen(cut, happenings.load_failed, of.bundle_sha256, cause, "it does not load")
 
     @rule(
         cut=cuts,
@@ -255,7 +255,7 @@ class Device(RuleBasedStateMachine):
     )
     def worker_died(self, cut, kind, loop, during):
         loop = loop and (self.record.status not in LIVE or during in hashes(self.record.active))
-        self.happen(cut, life.died, kind, "SIGSEGV", crash_loop=loop, during=during)
+        self.happen(cut, happenings.died, kind, "SIGSEGV", crash_loop=loop, during=during)
         if cut is None:
             self.serve(live=False)  # the next worker is told what is good, and the candidate has to be activated
 

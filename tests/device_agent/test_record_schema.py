@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.adapters.storage.state_file import StateFile, read_record
-from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Fault, Progress, Quarantined, Software
-from device_agent.core.record_schema import (
+from device_agent.core.life.record import DeviceRecord, Fault, Progress, Quarantined, Software
+from device_agent.core.life.record_schema import (
     SCHEMA,
     BaseRecord,
     DamagedRecordError,
@@ -23,7 +22,8 @@ from device_agent.core.record_schema import (
     from_base,
     to_base,
 )
-from device_agent.core.release_set import Member, set_of
+from device_agent.core.life.release_set import Member, set_of
+from device_agent.core.recall import Recall
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.messages import RunningRelease
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from device_agent.adapters.children.repositories_process import RepositoriesProcess
-from device_agent.core.orders import TargetFile
-from device_agent.core.repository_calls import Failed, error_of, failed
+from device_agent.core.orders.release_orders import TargetFile
+from device_agent.core.orders.repository_calls import Failed, error_of, failed
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from edgefleet.contracts.errors import (
     EdgeFleetError,

@@ -19,8 +19,8 @@ from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.adapters.storage.state_file import StateFile, read_record
 from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
-from device_agent.core.record_schema import SCHEMA, encode, to_base
-from device_agent.core.trust_memory import recall_of
+from device_agent.core.life.record_schema import SCHEMA, encode, to_base
+from device_agent.core.orders.trust_memory import recall_of
 from device_agent.launcher import read_record as read_software
 from edgefleet.contracts.canonical import sha256_hex
 
@@ -233,7 +233,7 @@ def test_who_changes_what_lies_on_disks_raises_the_schema_and_writes_a_fixture(t
     recorded = json.loads((FIXTURES / f"schema-{SCHEMA}" / "shapes.json").read_text())
     assert json.loads((tmp_path / "shapes.json").read_text()) == recorded, (
         f"what schema {SCHEMA} lays down is another than its fixture says: an agent of before cannot read it. "
-        "Raise SCHEMA in device_agent/core/record_schema.py and run scripts/write_schema_fixture.py"
+        "Raise SCHEMA in device_agent/core/life/record_schema.py and run scripts/write_schema_fixture.py"
     )
     written = set(json.loads((tmp_path / "device-folder.json").read_text()))
     assert written == set(json.loads((FIXTURES / f"schema-{SCHEMA}" / "device-folder.json").read_text()))

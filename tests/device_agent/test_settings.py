@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.cli import _parser, main
-from device_agent.core.remote_settings import merged
+from device_agent.core.settings.remote_settings import merged
 from device_agent.settings import AgentSettings, decode_settings, read_settings
 from edgefleet.contracts.device_settings import RemoteSettings, read_remote_settings
 from edgefleet.contracts.errors import SettingError, TrustError

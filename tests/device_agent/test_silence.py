@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_agent.core.evidence.silence import Exertion, Silence, patience_s
 from device_agent.core.serving import LaneCall, ServingPlan
-from device_agent.core.silence import Exertion, Silence, patience_s
 from device_agent.core.timers import Timers
 from device_agent.exertion import exertion_of
 from device_agent.worker_watch import WorkerWatch

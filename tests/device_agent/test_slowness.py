@@ -10,10 +10,10 @@ from collections import Counter
 import msgspec
 import pytest
 
-from device_agent.core.ledger import sparse
-from device_agent.core.pairs import EVEN_BIN, Pairs, Side, add_pairs
-from device_agent.core.record import Progress
-from device_agent.core.trial import judge_soft
+from device_agent.core.evidence.ledger import sparse
+from device_agent.core.evidence.pairs import EVEN_BIN, Pairs, Side, add_pairs
+from device_agent.core.life.record import Progress
+from device_agent.core.life.trial import judge_soft
 from device_agent.worker.counts import bins_apart
 from edgefleet.contracts.messages import LATENCY_BINS, SparseCounts
 from edgefleet.contracts.policy import SoftRule

@@ -14,10 +14,10 @@ import pytest
 from device_agent.adapters.storage.holds import Hold, HoldFolder
 from device_agent.adapters.system.own_software import OwnSoftware
 from device_agent.adapters.system.software_slots import SoftwareSlots
-from device_agent.core.orders import SignedSoftware, TargetFile
-from device_agent.core.record import Software
-from device_agent.core.software_orders import Here, Verdict, judge
-from device_agent.core.software_trial import SYSTEM, SoftwareRecord, lifted
+from device_agent.core.life.record import Software
+from device_agent.core.orders.release_orders import SignedSoftware, TargetFile
+from device_agent.core.orders.software_orders import Here, Verdict, judge
+from device_agent.core.orders.software_trial import SYSTEM, SoftwareRecord, lifted
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, prepare, write, write_record
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.messages import RunningRelease

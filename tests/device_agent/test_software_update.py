@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from device_agent.adapters.system.own_health import OwnHealth
 from device_agent.adapters.system.software_slots import SoftwareSlots
-from device_agent.core.software_trial import ATTEMPTS, FAILURES, SYSTEM, SoftwareRecord, at_start, on_trial
+from device_agent.core.orders.software_trial import ATTEMPTS, FAILURES, SYSTEM, SoftwareRecord, at_start, on_trial
 from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, read_record, write_record
 from device_agent.sandbox import landlock
 from edgefleet.contracts.errors import BundleError, EdgeFleetError, IncompatibleError, ModelFailedError, StorageError
@@ -47,7 +47,7 @@ class Device:
         for path, text in tools.tiny_files("system").items():
             (self.library / path).parent.mkdir(parents=True, exist_ok=True)
             (self.library / path).write_text(text)
-        for module in ("launcher", "core/__init__", "core/software_trial"):
+        for module in ("launcher", "core/__init__", "core/orders/__init__", "core/orders/software_trial"):
             path = self.library / "device_agent" / f"{module}.py"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes((ROOT / "device_agent" / f"{module}.py").read_bytes())

@@ -21,8 +21,8 @@ from device_agent.adapters.storage.durable import write_durably
 from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.adapters.storage.state_file import StateFile, read_record
-from device_agent.core.record import DeviceRecord
-from device_agent.core.record_schema import encode
+from device_agent.core.life.record import DeviceRecord
+from device_agent.core.life.record_schema import encode
 from device_agent.errors import DamagedStateError
 from edgefleet.contracts.errors import BundleError, StorageError
 from edgefleet.contracts.messages import Event, Gap, RunningRelease
@@ -225,7 +225,7 @@ from pathlib import Path
 from device_agent.adapters.storage.outbox_file import OutboxFile
 from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.adapters.storage.state_file import StateFile
-from device_agent.core.record import DeviceRecord
+from device_agent.core.life.record import DeviceRecord
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.messages import Event
 root = Path(sys.argv[1])

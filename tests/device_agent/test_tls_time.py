@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 from device_agent.adapters.network.mqtt import MqttChannel, TlsFiles
 from device_agent.adapters.network.mqtt_pump import MqttPump
 from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
-from device_agent.core.clock_judgement import day
-from device_agent.core.trust_memory import TrustMemory
+from device_agent.core.orders.clock_judgement import day
+from device_agent.core.orders.trust_memory import TrustMemory
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.errors import UnreachableError

@@ -12,7 +12,7 @@ from tuf.api.metadata import TargetFile
 from device_agent.adapters.children.repositories_process import RepositoriesProcess
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.identity.enrolment import enrol, read_ticket
-from device_agent.core.orders import TargetFile as Wanted
+from device_agent.core.orders.release_orders import TargetFile as Wanted
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from device_agent.repositories.in_process import InProcessRepositories
 from edgefleet.contracts.errors import (

@@ -14,7 +14,7 @@ from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Roo
 
 from device_agent.adapters.verification import metadata_client
 from device_agent.adapters.verification.metadata_client import BoundedFetcher
-from device_agent.core.clock_judgement import day
+from device_agent.core.orders.clock_judgement import day
 from device_agent.errors import TrustRefusedError
 
 YEAR = 365

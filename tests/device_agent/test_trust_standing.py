@@ -11,9 +11,9 @@ from tuf.api.metadata import TargetFile
 from device_agent.adapters.storage.slots import SlotFolder
 from device_agent.adapters.verification.trust import LOOK_S
 from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
-from device_agent.core.orders import SignedSettings
+from device_agent.core.orders.release_orders import SignedSettings
+from device_agent.core.orders.trust_memory import TrustMemory
 from device_agent.core.recall import Recall
-from device_agent.core.trust_memory import TrustMemory
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.tuf_custom import AcceptanceCustom, RecallOrder, SettingsCustom, Standing, to_custom
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_agent.core.usefulness import LAST_REQUESTS, LEAST_FAILED, Usefulness
+from device_agent.core.evidence.usefulness import LAST_REQUESTS, LEAST_FAILED, Usefulness
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 
 RELEASE = RunningRelease(name="digits", version="1.0.0", bundle_sha256="a" * 64)

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import pytest
 
 import device_agent
-from device_agent.core.accelerator_settings import AcceleratorSettings
-from device_agent.core.agent_settings import CaptureSettings
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
+from device_agent.core.settings.agent_settings import CaptureSettings
 from device_agent.settings import AgentSettings, settings_schema
 from edgefleet.contracts import errors
 from edgefleet.contracts.errors import EdgeFleetError, ExitStatus

@@ -7,7 +7,7 @@ import pytest
 
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.verification.trust import TufTrust
-from device_agent.core.orders import Order
+from device_agent.core.orders.release_orders import Order
 from edgefleet.contracts.bundle import open_bundle
 from fleet_emulation.demo.run import example_folder
 from fleet_emulation.hostile_server import mutations

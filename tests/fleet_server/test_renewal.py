@@ -24,8 +24,8 @@ from device_agent.adapters.identity.data_folder import DataFolder, key_of
 from device_agent.adapters.identity.enrolment import certificate_request, enrol, read_ticket
 from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
-from device_agent.core.renewal import CertificateLife
-from device_agent.core.trust_memory import TrustMemory
+from device_agent.core.orders.renewal import CertificateLife
+from device_agent.core.orders.trust_memory import TrustMemory
 from device_agent.core.upkeep import Note, UpkeepResult
 from device_agent.upkeep.in_process import InProcessUpkeep
 from edgefleet.contracts.enrolment import RENEWAL_PURPOSE, RenewalRequest, SignedRenewal

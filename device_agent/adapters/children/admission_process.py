@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Admission in a child process: what it breaks, it breaks alone.
 
-The child is ended after the time that it could have used itself (:mod:`device_agent.core.silence`): it hangs, or its
-model takes for ever, and it refuses. A child that the machine kept from its work is ended after longer, and postpones.
+The child is ended after the time that it could have used itself (:mod:`device_agent.core.evidence.silence`): it hangs,
+or its model takes for ever, and it refuses. A child that the machine kept from its work is ended after longer, and
+postpones.
 """
 
 import os
@@ -14,8 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from device_agent.core.evidence.silence import STARVED_TIMES, Silence
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
-from device_agent.core.silence import STARVED_TIMES, Silence
 from device_agent.errors import storage_failed
 from device_agent.exertion import exertion_of
 from device_agent.process_bounds import ONE_THREAD

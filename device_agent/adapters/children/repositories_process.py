@@ -2,9 +2,9 @@
 """Both repositories through a child process, which is there only while there is something to ask.
 
 An idle device keeps neither python-tuf nor an HTTP client in memory, and metadata that breaks its reader breaks no
-supervisor. Where a look at the files that tell of news is enough (:mod:`device_agent.core.agreement`), no child is
-started. Checks and downloads have a child each, so that polls go on during a download. The calling threads must live as
-long as the agent: the kernel ties the children's lives to them.
+supervisor. Where a look at the files that tell of news is enough (:mod:`device_agent.core.orders.agreement`), no child
+is started. Checks and downloads have a child each, so that polls go on during a download. The calling threads must live
+as long as the agent: the kernel ties the children's lives to them.
 """
 
 import os
@@ -22,9 +22,9 @@ from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.verification.glance import Glance
 from device_agent.adapters.verification.inbox import Inbox
 from device_agent.control_channel import ControlChannel
-from device_agent.core.agreement import may_stand
-from device_agent.core.orders import Order, TargetFile
-from device_agent.core.repository_calls import (
+from device_agent.core.orders.agreement import may_stand
+from device_agent.core.orders.release_orders import Order, TargetFile
+from device_agent.core.orders.repository_calls import (
     Agreed,
     Answer,
     Call,
@@ -89,7 +89,7 @@ class RepositoriesProcess:
         return answer.order
 
     def _stands(self, agreed: Agreed, seen_counter: int) -> bool:
-        """Tell whether a whole check would come to the same order; see :mod:`device_agent.core.agreement`."""
+        """Tell whether a whole check would come to the same order; see :mod:`device_agent.core.orders.agreement`."""
         agreement = agreed.agreement
         if agreement is None or seen_counter > agreed.order.counter or self._inbox.present:
             return False

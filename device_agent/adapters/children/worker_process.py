@@ -28,9 +28,9 @@ import msgspec
 
 from device_agent.adapters.children.control_group import WorkerGroup
 from device_agent.control_channel import ControlChannel
-from device_agent.core.accelerator_settings import AcceleratorSettings
+from device_agent.core.evidence.silence import Exertion
 from device_agent.core.serving import CapturePlan, Collect, Command, Died, ModelRef, Report, ServingPlan, Stop, Verify
-from device_agent.core.silence import Exertion
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from device_agent.exertion import exertion_of
 from device_agent.process_bounds import ONE_THREAD, rss_bytes
 

@@ -25,7 +25,7 @@ from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.storage.durable import sync_folder, write_durably
 from device_agent.adapters.verification.trust_memory_file import known_time
 from device_agent.core.identity import Identity
-from device_agent.core.renewal import CertificateLife
+from device_agent.core.orders.renewal import CertificateLife
 from device_agent.errors import RenewalRefusedError, storage_failed
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import (

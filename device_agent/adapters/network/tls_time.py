@@ -11,7 +11,7 @@ import ssl
 import time
 from typing import Any
 
-from device_agent.core.clock_judgement import behind, believed, day
+from device_agent.core.orders.clock_judgement import behind, believed, day
 
 #: X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl has no name for.
 _NO_CHECK_TIME = 0x200000

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from device_agent.adapters.storage.durable import write_durably
-from device_agent.core.capture import Budget, admitted
+from device_agent.core.settings.capture import Budget, admitted
 from device_agent.process_bounds import ONE_THREAD
 from edgefleet.contracts.capture import CAPTURE_LIMIT_BYTES, CAPTURE_PATH, CapturedInput, read_captured
 from edgefleet.contracts.errors import EdgeFleetError, UnreachableError

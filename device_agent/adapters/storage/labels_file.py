@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from device_agent.adapters.storage.durable import write_durably
-from device_agent.core.labels import LabelMemory
+from device_agent.core.evidence.labels import LabelMemory
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import StorageError
 

@@ -4,7 +4,7 @@
 It is in the file itself then: a log beside it (WAL) would be cut at its first damaged page, and the device would go on
 from a record of long ago as if nothing had been.
 
-The base of the record is one row that agents of schema 1 know; :mod:`device_agent.core.record_schema` says why.
+The base of the record is one row that agents of schema 1 know; :mod:`device_agent.core.life.record_schema` says why.
 """
 
 import sqlite3
@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 from device_agent.adapters.storage.damage import UNREADABLE, check_whole, is_damage, set_aside
-from device_agent.core.record import DeviceRecord
-from device_agent.core.record_schema import SCHEMA, DamagedRecordError, Saved, decode, encode
+from device_agent.core.life.record import DeviceRecord
+from device_agent.core.life.record_schema import SCHEMA, DamagedRecordError, Saved, decode, encode
 from device_agent.errors import DamagedStateError, storage_failed
 from edgefleet.contracts.errors import StorageError
 

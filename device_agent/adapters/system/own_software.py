@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from device_agent.core.software_orders import Here
-from device_agent.core.software_trial import SoftwareRecord, given_up, lifted, on_trial, proved
+from device_agent.core.orders.software_orders import Here
+from device_agent.core.orders.software_trial import SoftwareRecord, given_up, lifted, on_trial, proved
 from device_agent.errors import SoftwareRefusedError, storage_failed
 from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, read_record, read_report, write_record
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError

@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from device_agent.core.record import Software
+from device_agent.core.life.record import Software
 from edgefleet.version import __version__
 
 _RUNTIMES = ("ai_edge_litert", "tflite_runtime")

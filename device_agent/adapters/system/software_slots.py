@@ -24,8 +24,8 @@ from pathlib import Path, PurePosixPath
 from device_agent.adapters.storage.durable import sync_file, sync_folder, write_durably
 from device_agent.adapters.system.local_socket import lock
 from device_agent.adapters.system.own_software import RELEASE
-from device_agent.core.software_orders import misfit
-from device_agent.core.software_trial import SoftwareRecord, on_trial, proved
+from device_agent.core.orders.software_orders import misfit
+from device_agent.core.orders.software_trial import SoftwareRecord, on_trial, proved
 from device_agent.errors import storage_failed
 from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
 from edgefleet.contracts.canonical import canonical_json, sha256_file

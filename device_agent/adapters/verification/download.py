@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import quote
 
-from device_agent.core.orders import TargetFile
+from device_agent.core.orders.release_orders import TargetFile
 from device_agent.core.pace import Pace
 from device_agent.errors import CorruptDownloadError, storage_failed
 from edgefleet.contracts.canonical import sha256_file

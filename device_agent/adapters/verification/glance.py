@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from device_agent.adapters.identity.data_folder import DataFolder, key_of
 from device_agent.adapters.network.proxy import proxy_for
-from device_agent.core.agreement import Watched
+from device_agent.core.orders.agreement import Watched
 from edgefleet.contracts.errors import EdgeFleetError, UnreachableError
 
 _LIMIT_S = 30.0

@@ -14,7 +14,7 @@ from device_agent.adapters.storage.state_file import read_record
 from device_agent.adapters.verification.inbox import FolderConnection, Inbox
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.core.identity import Identity
-from device_agent.core.orders import Order, TargetFile
+from device_agent.core.orders.release_orders import Order, TargetFile
 from device_agent.errors import CorruptDownloadError, storage_failed
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import RefusedError, UnreachableError

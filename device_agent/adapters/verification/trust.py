@@ -40,12 +40,12 @@ from device_agent.adapters.system.hardware import hardware_facts
 from device_agent.adapters.verification.metadata_client import BoundedFetcher
 from device_agent.adapters.verification.trust_memory_file import TrustMemoryFile
 from device_agent.adapters.verification.verified_repository import VerifiedRepository, VerifiedRole
-from device_agent.core.agreement import Agreement, Watched
-from device_agent.core.clock_judgement import ahead, behind, believed, next_bound
 from device_agent.core.identity import Identity
-from device_agent.core.ordered_targets import Listed, Sorted, check_assignment, refused, sort_listed
-from device_agent.core.orders import Notice, Order, SignedSettings
-from device_agent.core.trust_memory import TOP_LEVEL, Say, TrustMemory, below_floor, learned, older, recall_of
+from device_agent.core.orders.agreement import Agreement, Watched
+from device_agent.core.orders.clock_judgement import ahead, behind, believed, next_bound
+from device_agent.core.orders.ordered_targets import Listed, Sorted, check_assignment, refused, sort_listed
+from device_agent.core.orders.release_orders import Notice, Order, SignedSettings
+from device_agent.core.orders.trust_memory import TOP_LEVEL, Say, TrustMemory, below_floor, learned, older, recall_of
 from device_agent.errors import TrustRefusedError, storage_failed
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import EdgeFleetError, TrustError, UnreachableError

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from device_agent.adapters.storage.durable import write_durably
-from device_agent.core.trust_memory import TrustMemory
+from device_agent.core.orders.trust_memory import TrustMemory
 from edgefleet.contracts.canonical import sha256_hex
 
 _LOG = logging.getLogger("edgefleet.agent")

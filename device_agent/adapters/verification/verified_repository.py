@@ -20,8 +20,8 @@ from tuf.ngclient import FetcherInterface, Updater  # type: ignore[attr-defined]
 
 from device_agent.adapters.storage.durable import sync_file, sync_folder
 from device_agent.adapters.verification.metadata_client import DELEGATION_LIMIT, client_settings
-from device_agent.core.clock_judgement import day
-from device_agent.core.ordered_targets import refused
+from device_agent.core.orders.clock_judgement import day
+from device_agent.core.orders.ordered_targets import refused
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError
 

@@ -3,13 +3,13 @@
 
 from typing import Literal
 
-from device_agent.core.decision import Decision, Draft, Situation
-from device_agent.core.lifecycle import DEADLINES_S, LIVE, PREPARING, LifecycleFaultError
+from device_agent.core.life.decision import Decision, Draft, Situation
+from device_agent.core.life.lifecycle import DEADLINES_S, LIVE, PREPARING, LifecycleFaultError
+from device_agent.core.life.record import DeviceRecord, Fault
+from device_agent.core.life.release_set import Member, ReleaseSet
+from device_agent.core.life.trial import Verdict
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Fault
-from device_agent.core.release_set import Member, ReleaseSet
 from device_agent.core.serving import SLOT_DAMAGE
-from device_agent.core.trial import Verdict
 from edgefleet.contracts.messages import DeviceStatus, RunningRelease
 
 SUPERSEDED = Verdict("fail", "ordered", "the director ordered another release")

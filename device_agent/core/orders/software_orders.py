@@ -7,8 +7,8 @@ order. Once a signed order has lifted it, it gets another trial from that order 
 
 from typing import Literal, NamedTuple
 
-from device_agent.core.orders import SignedSoftware
-from device_agent.core.software_trial import SoftwareRecord
+from device_agent.core.orders.release_orders import SignedSoftware
+from device_agent.core.orders.software_trial import SoftwareRecord
 
 _ANY = "any"
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recalls: a signed order forbids what runs, what is tried, or what would be gone back to."""
 
-from device_agent.core.decision import Decision, Draft, Situation
-from device_agent.core.lifecycle import LIVE, PREPARING
+from device_agent.core.life.decision import Decision, Draft, Situation
+from device_agent.core.life.lifecycle import LIVE, PREPARING
+from device_agent.core.life.record import DeviceRecord, fresh_progress_of
+from device_agent.core.life.release_set import ReleaseSet
+from device_agent.core.life.trial import Verdict
+from device_agent.core.life.way_back import BACK, allowed, blamed_release, enter_safe_mode, go_back, leave_candidate
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, fresh_progress_of
-from device_agent.core.release_set import ReleaseSet
-from device_agent.core.trial import Verdict
-from device_agent.core.way_back import BACK, allowed, blamed_release, enter_safe_mode, go_back, leave_candidate
 
 
 def recalled(record: DeviceRecord, situation: Situation, recall: Recall) -> Decision:

@@ -7,7 +7,7 @@ what it came to before, unless time has passed that changes the verdict. Bytes t
 what has been verified expires by the same clock as ever, and then everything is checked again.
 """
 
-from device_agent.core.clock_judgement import behind, believed
+from device_agent.core.orders.clock_judgement import behind, believed
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.names import Sha256
 

@@ -5,7 +5,7 @@
   Psychometrika 12:153): of the inputs on which just one of them gave a class, or was right, half are expected on either
   side. A class is one of several tests, so its bound is divided by their number (Bonferroni).
 * Confidences are compared by Hoeffding's inequality for the mean of differences in [-1, 1] (1963, JASA 58:13).
-* Latencies pair by pair, in :mod:`device_agent.core.slowness`.
+* Latencies pair by pair, in :mod:`device_agent.core.evidence.slowness`.
 * Whether the previous model's answers left its own baseline, by the total variation distance of two histograms, with
   the bound of Weissman et al. 2003 (HPL-2003-97R1) for the noise of each: it shrinks with the number of samples, where
   a fixed threshold on PSI gives false alarms in 67 % of healthy windows of 50 samples.
@@ -17,7 +17,7 @@ adds up to it (a union bound). Looks are taken when the count has doubled.
 import math
 from typing import NamedTuple
 
-from device_agent.core.pairs import Pairs, Side
+from device_agent.core.evidence.pairs import Pairs, Side
 from edgefleet.contracts.messages import CONFIDENCE_BINS, SparseCounts
 from edgefleet.contracts.policy import SoftRule
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from device_agent.core.usefulness import Useless
+from device_agent.core.evidence.usefulness import Useless
 from edgefleet.contracts.messages import ModelWindow
 
 #: Inferences of an admission that kept so much were a leak, and so were requests of a worker that did.

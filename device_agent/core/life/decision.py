@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from device_agent.core.lifecycle import Trigger, step
-from device_agent.core.record import DeviceRecord, Fault, Software, quarantined
-from device_agent.core.release_set import Member, ReleaseSet
+from device_agent.core.life.lifecycle import Trigger, step
+from device_agent.core.life.record import DeviceRecord, Fault, Software, quarantined
+from device_agent.core.life.release_set import Member, ReleaseSet
 from edgefleet.contracts.messages import DeviceStatus, EventKind, RunningRelease
 
 ORDER = ("marks", "events", "record", "effects")

@@ -22,15 +22,15 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from device_agent.core.record import DeviceRecord, Fault, Progress, Quarantined
-from device_agent.core.release_set import Member, ReleaseSet, first_release
+from device_agent.core.life.record import DeviceRecord, Fault, Progress, Quarantined
+from device_agent.core.life.release_set import Member, ReleaseSet, first_release
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.names import Sha256
 from edgefleet.contracts.policy import AcceptancePin, DevicePolicy
 
-#: Grows with each change of :class:`~device_agent.core.record.DeviceRecord` that an older agent could not read.
+#: Grows with each change of :class:`~device_agent.core.life.record.DeviceRecord` that an older agent could not read.
 SCHEMA = 2
 _MARK = " "
 

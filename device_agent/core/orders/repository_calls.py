@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the supervisor asks of the repositories' process, and what it answers: typed, tagged, JSON on the wire."""
 
-from device_agent.core.agreement import Agreement
-from device_agent.core.orders import Order, TargetFile
+from device_agent.core.orders.agreement import Agreement
+from device_agent.core.orders.release_orders import Order, TargetFile
 from device_agent.core.recall import Recall
 from device_agent.errors import CorruptDownloadError, TrustRefusedError
 from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, InputError, StorageError, UnreachableError

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from device_agent.core.accelerator_settings import AcceleratorSettings
+from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from edgefleet.contracts.enrolment import BrokerAddress
 from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.manifest import Fact, Natural, Share

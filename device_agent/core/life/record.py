@@ -5,9 +5,9 @@ from typing import Annotated
 
 import msgspec
 
-from device_agent.core.pairs import Pairs, Side
+from device_agent.core.evidence.pairs import Pairs, Side
+from device_agent.core.life.release_set import Member, ReleaseSet, changed
 from device_agent.core.recall import Recall
-from device_agent.core.release_set import Member, ReleaseSet, changed
 from device_agent.core.reliance import Reliances
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import Cause, Detail, RunningRelease

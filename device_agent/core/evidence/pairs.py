@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from device_agent.core.ledger import add_sparse
+from device_agent.core.evidence.ledger import add_sparse
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import LATENCY_BINS, SparseCounts
 from edgefleet.contracts.names import Sha256

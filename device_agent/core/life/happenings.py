@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a set of releases on a device, from its admission to its commit: one pure function a happening.
 
-Each takes the record and the situation and returns a :class:`~device_agent.core.decision.Decision`. The states are
-those of :mod:`device_agent.core.lifecycle`; the verdicts over what was counted are in :mod:`device_agent.core.trial`,
-the ways back in :mod:`device_agent.core.way_back`.
+Each takes the record and the situation and returns a :class:`~device_agent.core.life.decision.Decision`. The states are
+those of :mod:`device_agent.core.life.lifecycle`; the verdicts over what was counted are in
+:mod:`device_agent.core.life.trial`, the ways back in :mod:`device_agent.core.life.way_back`.
 """
 
 from collections.abc import Iterable
 from typing import Literal
 
-from device_agent.core.decision import Decision, Draft, Situation
-from device_agent.core.labels import UnpairedLabel
-from device_agent.core.lifecycle import LIVE
-from device_agent.core.pairs import PairedWindow, Side, add_sides, binned, faded
-from device_agent.core.record import DeviceRecord, Progress, fresh_progress_of, member_of
-from device_agent.core.release_set import Member, ReleaseSet
-from device_agent.core.serving import SLOT_DAMAGE
-from device_agent.core.trial import (
+from device_agent.core.evidence.labels import UnpairedLabel
+from device_agent.core.evidence.pairs import PairedWindow, Side, add_sides, binned, faded
+from device_agent.core.life.decision import Decision, Draft, Situation
+from device_agent.core.life.lifecycle import LIVE
+from device_agent.core.life.record import DeviceRecord, Progress, fresh_progress_of, member_of
+from device_agent.core.life.release_set import Member, ReleaseSet
+from device_agent.core.life.trial import (
     Death,
     Verdict,
     activated,
@@ -30,7 +29,7 @@ from device_agent.core.trial import (
     labelled_late,
     paired,
 )
-from device_agent.core.way_back import (
+from device_agent.core.life.way_back import (
     BACK,
     allowed,
     blamed_release,
@@ -40,6 +39,7 @@ from device_agent.core.way_back import (
     leave_candidate,
     previous_failed,
 )
+from device_agent.core.serving import SLOT_DAMAGE
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 
 #: A baseline follows its model by halving what is older than so many answers.

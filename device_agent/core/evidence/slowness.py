@@ -22,8 +22,8 @@ is less than it took where other threads or an accelerator did the work: what sh
 import math
 from typing import NamedTuple
 
-from device_agent.core.evidence import Finding, binomial_tail
-from device_agent.core.pairs import EVEN_BIN, Pairs
+from device_agent.core.evidence.comparison import Finding, binomial_tail
+from device_agent.core.evidence.pairs import EVEN_BIN, Pairs
 from edgefleet.contracts.messages import LATENCY_BINS_PER_OCTAVE, SparseCounts
 from edgefleet.contracts.policy import SoftRule
 

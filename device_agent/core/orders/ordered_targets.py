@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from device_agent.core.identity import Identity
-from device_agent.core.orders import SignedSoftware, TargetFile, Wanted
+from device_agent.core.orders.release_orders import SignedSoftware, TargetFile, Wanted
 from device_agent.errors import TrustRefusedError
 from edgefleet.contracts.bundle import BUNDLE_LIMIT_BYTES
 from edgefleet.contracts.messages import RunningRelease

@@ -7,7 +7,7 @@ what the device itself allows: a device that captures nothing does not begin to.
 
 import msgspec
 
-from device_agent.core.agent_settings import AgentSettings
+from device_agent.core.settings.agent_settings import AgentSettings
 from edgefleet.contracts.device_settings import RemoteSettings
 
 

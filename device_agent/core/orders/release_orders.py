@@ -3,10 +3,10 @@
 
 from typing import Literal, NamedTuple
 
-from device_agent.core.lifecycle import LIVE, PREPARING, READY
+from device_agent.core.life.lifecycle import LIVE, PREPARING, READY
+from device_agent.core.life.record import DeviceRecord, Software
+from device_agent.core.life.release_set import Member, ReleaseSet, changed, same, set_of
 from device_agent.core.recall import Recall
-from device_agent.core.record import DeviceRecord, Software
-from device_agent.core.release_set import Member, ReleaseSet, changed, same, set_of
 from edgefleet.contracts.messages import DeviceStatus, RunningRelease
 from edgefleet.contracts.policy import DevicePolicy
 

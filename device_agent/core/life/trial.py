@@ -5,11 +5,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from device_agent.core import evidence, slowness
-from device_agent.core.class_evidence import worse_at_a_class
-from device_agent.core.labels import UnpairedLabel, late_pairs
-from device_agent.core.pairs import Pairs, Side, add_pairs
-from device_agent.core.record import Progress
+from device_agent.core.evidence import comparison, slowness
+from device_agent.core.evidence.class_evidence import worse_at_a_class
+from device_agent.core.evidence.labels import UnpairedLabel, late_pairs
+from device_agent.core.evidence.pairs import Pairs, Side, add_pairs
+from device_agent.core.life.record import Progress
 from edgefleet.contracts.messages import ModelWindow
 from edgefleet.contracts.policy import ShadowRule, SoftRule, TrialRule
 
@@ -117,36 +117,36 @@ def _growth(progress: Progress, rule: SoftRule) -> str:
 
 
 def _look_at_labels(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:
-    due = evidence.next_look(progress.label_looks, evidence.FIRST_LABELS)
-    if progress.pairs.labelled.count < (evidence.FIRST_LABELS if last else due):
+    due = comparison.next_look(progress.label_looks, comparison.FIRST_LABELS)
+    if progress.pairs.labelled.count < (comparison.FIRST_LABELS if last else due):
         return progress, WAIT
-    error = evidence.look_share(progress.label_looks, rule.error / 3)
+    error = comparison.look_share(progress.label_looks, rule.error / 3)
     progress = msgspec.structs.replace(progress, label_looks=progress.label_looks + 1)
-    if evidence.has_moved(progress.pairs, baseline):
+    if comparison.has_moved(progress.pairs, baseline):
         return progress, WAIT
-    worse = evidence.worse_on_labels(progress.pairs, rule, error / 2)
+    worse = comparison.worse_on_labels(progress.pairs, rule, error / 2)
     return progress, _failed(worse or worse_at_a_class(progress.pairs, rule, error / 2))
 
 
 def _look_at_pairs(progress: Progress, rule: SoftRule, baseline: Side, *, last: bool) -> tuple[Progress, Verdict]:
     pairs = progress.pairs
-    due = evidence.next_look(progress.looks, evidence.FIRST_LOOK)
-    if pairs.count < (evidence.LAST_LOOK if last else due):
+    due = comparison.next_look(progress.looks, comparison.FIRST_LOOK)
+    if pairs.count < (comparison.LAST_LOOK if last else due):
         return progress, WAIT
-    error = evidence.look_share(progress.looks, rule.error / 3)
+    error = comparison.look_share(progress.looks, rule.error / 3)
     progress = msgspec.structs.replace(progress, looks=progress.looks + 1)
     slow = slowness.slower(pairs, rule, error)
     if slow is not None:
         return progress, _failed(slow)
-    if evidence.known(baseline) and not evidence.has_moved(pairs, baseline):
-        return progress, _failed(evidence.worse_on_pairs(pairs, rule, error))
-    changed = evidence.input_changed(pairs, baseline, error)
+    if comparison.known(baseline) and not comparison.has_moved(pairs, baseline):
+        return progress, _failed(comparison.worse_on_pairs(pairs, rule, error))
+    changed = comparison.input_changed(pairs, baseline, error)
     if changed is None or progress.input_changed:
         return progress, WAIT
     return msgspec.structs.replace(progress, input_changed=True), Verdict("alert", changed.cause, changed.detail)
 
 
-def _failed(finding: evidence.Finding | None) -> Verdict:
+def _failed(finding: comparison.Finding | None) -> Verdict:
     return WAIT if finding is None else Verdict("fail", finding.cause, finding.detail)
 
 

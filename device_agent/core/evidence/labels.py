@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from device_agent.core.class_scores import ClassCounts, accuracy, counted, labels, macro, scores
-from device_agent.core.pairs import Pairs, RequestId, add_pairs, labelled_pair
+from device_agent.core.evidence.class_scores import ClassCounts, accuracy, counted, labels, macro, scores
+from device_agent.core.evidence.pairs import Pairs, RequestId, add_pairs, labelled_pair
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import ModelWindow, RunningRelease
 from edgefleet.contracts.names import Sha256

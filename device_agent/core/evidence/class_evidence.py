@@ -9,9 +9,9 @@ and for F1, which both make worse, on all of these. A score that is undefined fo
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from device_agent.core.class_scores import ClassCounts, scores
-from device_agent.core.evidence import Finding, binomial_tail
-from device_agent.core.pairs import ClassPairs, Pairs
+from device_agent.core.evidence.class_scores import ClassCounts, scores
+from device_agent.core.evidence.comparison import Finding, binomial_tail
+from device_agent.core.evidence.pairs import ClassPairs, Pairs
 from edgefleet.contracts.policy import SoftRule
 
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from device_agent.core.lifecycle import LIVE, READY, resume
-from device_agent.core.record import DeviceRecord, Fault, Progress, Software, quarantined
-from device_agent.core.release_set import ReleaseSet
-from device_agent.core.trial import Death, judge_death
+from device_agent.core.life.lifecycle import LIVE, READY, resume
+from device_agent.core.life.record import DeviceRecord, Fault, Progress, Software, quarantined
+from device_agent.core.life.release_set import ReleaseSet
+from device_agent.core.life.trial import Death, judge_death
 from edgefleet.contracts.messages import DeviceStatus
 
 
