@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from device_agent.core.orders.software_trial import SYSTEM, SoftwareRecord, Start, at_start
+from edgefleet.version import __version__
 
 COMPLETE = ".complete"
 HEALTHY, STOPPED = "healthy", "stopped"
@@ -32,6 +33,7 @@ TRIAL_S = 600
 SET_VARIABLE = "EDGEFLEET_SOFTWARE"
 FOLDER_VARIABLE = "EDGEFLEET_SOFTWARE_FOLDER"
 TRIAL_VARIABLE = "EDGEFLEET_SOFTWARE_TRIAL_S"
+SYSTEM_VARIABLE = "EDGEFLEET_SYSTEM_VERSION"
 
 
 class Launch(NamedTuple):
@@ -63,7 +65,7 @@ def prepare(arguments: Sequence[str], environment: Mapping[str, str]) -> Launch:
     except OSError as error:
         sys.stderr.write(f"the system's own software starts: {folder}: {error.strerror or error}\n")
         return Launch(command, own, 0)
-    own[SET_VARIABLE], own[FOLDER_VARIABLE] = start.run, str(folder)
+    own[SET_VARIABLE], own[FOLDER_VARIABLE], own[SYSTEM_VARIABLE] = start.run, str(folder), __version__
     if start.run != SYSTEM:
         own["PYTHONPATH"] = str(folder / "sets" / start.run)
     on_trial = start.run != SYSTEM and start.run == start.record.trial
@@ -75,9 +77,11 @@ def read_record(folder: Path) -> SoftwareRecord:
     """Return what is remembered; what cannot be read is nothing, and then the system's own starts."""
     try:
         fields = json.loads((folder / "record.json").read_text())
-        active, trial, failures, bad = (fields[name] for name in SoftwareRecord._fields)
-        if isinstance(active, str) and isinstance(trial, str) and isinstance(failures, int) and isinstance(bad, list):
-            return SoftwareRecord(active, trial, failures, tuple(map(str, bad)))
+        active, trial, failures, bad = (fields[name] for name in ("active", "trial", "failures", "bad"))
+        previous = fields.get("previous", SYSTEM)
+        names = isinstance(active, str) and isinstance(trial, str) and isinstance(previous, str)
+        if names and isinstance(failures, int) and isinstance(bad, list):
+            return SoftwareRecord(active, trial, failures, tuple(map(str, bad)), previous)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return SoftwareRecord()

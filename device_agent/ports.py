@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the agent needs of the world, as interfaces: real adapters in the field, in-process ones in a simulation."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,11 +244,15 @@ class OwnSoftware(Protocol):
     def release_of(self, sha256: str) -> RunningRelease | None:
         """Return what a set that lies here is; None where there is none, or nobody noted it."""
 
-    def install(self, archive: Path, sha256: str) -> None:
+    @property
+    def startable(self) -> Mapping[str, RunningRelease]:
+        """What could start here, by its set, as far as it is known what that is; empty is the system's own."""
+
+    def install(self, archive: Path, release: RunningRelease) -> None:
         """Verify, unpack and try a set, and let it be the one that starts next.
 
         Raises:
-            SoftwareRefusedError: it is no set for this device, or does not run here.
+            SoftwareRefusedError: it is no set for this device, not the one that was signed, or does not run here.
             StorageError, ConflictError: not now.
         """
 
@@ -261,6 +265,13 @@ class OwnSoftware(Protocol):
 
     def lift(self, sha256s: Collection[str]) -> None:
         """Let sets be tried again that failed their trial.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+
+    def forbid(self, sha256s: Collection[str]) -> None:
+        """Let sets (empty is the system's own) start no more where there is another.
 
         Raises:
             StorageError: it cannot be noted.

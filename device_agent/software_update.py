@@ -14,6 +14,7 @@ from typing import Protocol
 
 from device_agent.core.orders.release_orders import Order, SignedSoftware
 from device_agent.core.orders.software_orders import judge
+from device_agent.core.recall import Recall
 from device_agent.core.schedule import Backoff
 from device_agent.core.timers import Timers
 from device_agent.errors import CorruptDownloadError, SoftwareRefusedError
@@ -61,6 +62,8 @@ class SoftwareUpdate:
         self._failures = self._corrupt = 0
         self._told: set[str] = set()
         self._retry_at = 0.0
+        #: The recalls that what lies here was last looked at for.
+        self._heeded: Recall | None = None
 
     @property
     def on_trial(self) -> bool:
@@ -106,6 +109,32 @@ class SoftwareUpdate:
         self.restart_due = True
         self._wake()
 
+    def heed(self) -> None:
+        """Leave software that a signed order forbids, where there is other that may run."""
+        own, recall = self._own, self._memory.record.recall
+        if own is None or recall == self._heeded or not own.here.launcher:
+            return
+        running = own.here.running
+        struck = {name: why for name, release in own.startable.items() if (why := recall.strikes(release))}
+        try:
+            if struck:
+                own.forbid(struck)
+        except StorageError as error:  # tried again at the next step
+            _LOG.warning("%s", error)
+            return
+        self._heeded = recall
+        if running not in struck:
+            return
+        record = own.record
+        why, release = struck[running], own.release_of(running)
+        if running != (record.trial or record.active):
+            self._tell("software-rolled-back", "recalled", why, release=release)
+            self.restart_due = True
+            self._wake()
+        elif self._memory.report_once(f"software-recalled {running}"):
+            detail = f"{why}; nothing else on this device may run, and so it goes on"
+            self._tell("software-refused", "recalled", detail, release=release)
+
     def forget_failures(self) -> None:
         """A new order starts with a clean sheet."""
         self._failures = self._corrupt = 0
@@ -131,11 +160,12 @@ class SoftwareUpdate:
         """Do what is next; ``free`` says that the device is at nothing else and the order's models are settled."""
         wanted = order.software if order is not None else None
         if self._job is not None:
-            if order is not None and wanted != self._about:
+            if (order is not None and wanted != self._about) or self._struck(self._about):
                 self._cancelled.set()
             if not self._job.done():
                 return
             self._finish()
+        self.heed()
         if order is not None:
             self.lift(order)
         if order is None or wanted is None or not free or order is self._judged:
@@ -148,6 +178,9 @@ class SoftwareUpdate:
     def _follow(self, order: Order, wanted: SignedSoftware) -> None:
         self._judged = order
         if self._own is None:
+            return
+        if why := self._struck(wanted):
+            self._refuse(wanted, "recalled", why)
             return
         sha256 = wanted.target.sha256
         verdict = judge(wanted, self._own.record, self._own.here)
@@ -175,11 +208,15 @@ class SoftwareUpdate:
             self._submit(lambda: self._ports.repositories.fetch(wanted.target, self._cancelled.is_set))
         elif not self._held():
             fetched, self._fetched = self._fetched, None
-            self._submit(lambda: self._install(fetched, sha256))
+            self._submit(lambda: self._install(fetched, wanted.release))
 
-    def _install(self, fetched: Path, sha256: str) -> None:
+    def _install(self, fetched: Path, release: RunningRelease) -> None:
         assert self._own is not None  # noqa: S101  _follow() looked
-        self._own.install(fetched, sha256)
+        self._own.install(fetched, release)
+
+    def _struck(self, wanted: SignedSoftware | None) -> str:
+        """Return why a signed order forbids what another one wants; empty if none does."""
+        return self._memory.record.recall.strikes(wanted.release) if wanted is not None else ""
 
     def _submit(self, work: Callable[[], Path | None]) -> None:
         self._cancelled = threading.Event()
@@ -190,7 +227,7 @@ class SoftwareUpdate:
         assert self._job is not None  # noqa: S101  step() looked
         assert self._about is not None  # noqa: S101  _bring() set it
         done, self._job = self._job, None
-        self._judged = None
+        self._judged = self._heeded = None  # another set may lie here now
         try:
             self._fetched = done.result()
         except Exception as error:  # noqa: BLE001  a defect in a step must never end inference

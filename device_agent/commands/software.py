@@ -17,6 +17,7 @@ def add(verbs: "argparse._SubParsersAction[Parser]") -> None:
     install = add_verb(group, "software install", what, _install, example)
     install.add_argument("file", type=Path, metavar="FILE", help="a wheel set")
     install.add_argument("--sha256", required=True, type=_sha256, help="its SHA-256, from whom you trust")
+    install.add_argument("--version", help="the release of edgefleet-agent that it must be (default: any set)")
     what = "show what is active, on trial, and bad"
     add_verb(group, "software status", what, _status, "--data /var/lib/edgefleet")
 
@@ -32,7 +33,7 @@ def _install(options: argparse.Namespace) -> None:
 
     if not options.file.is_file():
         raise FileMissingError(f"there is no file '{options.file}'", hint="check the path")
-    facts = SoftwareSlots(options.data.resolve()).install(options.file, options.sha256)
+    facts = SoftwareSlots(options.data.resolve()).install(options.file, options.sha256, version=options.version)
     document = {"name": facts.name, "version": facts.version, "sha256": options.sha256}
     emit(document, f"{facts.name} {facts.version} is tried at the agent's next start", as_json=options.json)
 

@@ -9,7 +9,7 @@ from edgefleet.contracts.names import Name, Sha256, Version, version_key
 
 
 class Recall(Fact, frozen=True, kw_only=True):
-    """All recalls in force. ``minimum`` is a floor for each model name; ``stopped`` forbids every model.
+    """All recalls in force. ``minimum`` is a floor for each name; ``stopped`` forbids every model.
 
     Both repositories' metadata are read for it; what it forbids is refused before it is fetched, and taken off where
     it runs.
@@ -20,9 +20,11 @@ class Recall(Fact, frozen=True, kw_only=True):
     stopped: bool = False
 
     def forbids(self, release: RunningRelease) -> str:
-        """Return why a release may not run, in words for an event; empty where it may."""
-        if self.stopped:
-            return "a signed order stops every model"
+        """Return why a model's release may not run, in words for an event; empty where it may."""
+        return "a signed order stops every model" if self.stopped else self.strikes(release)
+
+    def strikes(self, release: RunningRelease) -> str:
+        """Return why a release of whatever kind may not run: software is no model, and may be the remedy."""
         if release.bundle_sha256 in self.releases:
             return f"{release.name} {release.version} is recalled"
         floor = self.minimum.get(release.name)

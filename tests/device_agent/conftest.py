@@ -43,10 +43,13 @@ from tuf.api.metadata import (
 )
 
 from device_agent.adapters.network.https import ServerConnection
+from device_agent.adapters.system.own_software import OwnSoftware
 from device_agent.adapters.verification.trust import TufTrust
 from device_agent.admission.checks import InProcessAdmission
 from device_agent.core.orders.ordered_targets import hashed_path
+from device_agent.core.orders.software_trial import SYSTEM
 from device_agent.errors import TrustRefusedError
+from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, SYSTEM_VARIABLE
 from device_agent.repositories.in_process import InProcessRepositories
 from device_agent.settings import AgentSettings
 from device_agent.wiring import assemble
@@ -61,6 +64,7 @@ from edgefleet.contracts.policy import DevicePolicy, ShadowRule, TrialRule
 from edgefleet.contracts.software import SOFTWARE_NAME, software_target_path
 from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SoftwareCustom, Standing, to_custom
 from edgefleet.runtimes.litert import LiteRtInterpreter
+from edgefleet.version import __version__
 
 TENANT, DEVICE, PROFILE = "acme", "dev-1", "linux-x86_64"
 COMPAT = "c" * 64
@@ -626,6 +630,36 @@ def agent_tools():
         tiny_files=tiny_files,
         wheel_set=wheel_set,
     )
+
+
+@pytest.fixture
+def start(device):
+    """Start the device's agent again as the launcher would have it: with this set running."""
+
+    def make(running=SYSTEM, happened="", *, launcher=True):
+        device.agent.stop()
+        launched = {FOLDER_VARIABLE: "yes", SET_VARIABLE: running, SYSTEM_VARIABLE: __version__}
+        environment = launched if launcher else {}
+        device.software = OwnSoftware(device.folder.root, environment)
+        device.start()
+        device.agent.software.started(happened)
+
+    return make
+
+
+@pytest.fixture
+def released(device_side, agent_tools, tmp_path):
+    """Release a tiny agent's wheel set; returns its target and SHA-256."""
+
+    def make(name="second", version="2.0.0", **facts):
+        fit = {key: value for key, value in facts.items() if key in ("machine", "python")}
+        files = facts.get("files") or agent_tools.tiny_files(name)
+        path, sha256 = agent_tools.wheel_set(
+            tmp_path / name, files, name="edgefleet-agent", version=version, **facts.get("said", fit)
+        )
+        return device_side.release_software(path, version, **fit), sha256
+
+    return make
 
 
 @pytest.fixture

@@ -12,13 +12,12 @@ import time
 import pytest
 
 from device_agent.adapters.storage.holds import Hold, HoldFolder
-from device_agent.adapters.system.own_software import OwnSoftware
 from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.life.record import Software
 from device_agent.core.orders.release_orders import SignedSoftware, TargetFile
 from device_agent.core.orders.software_orders import Here, Verdict, judge
 from device_agent.core.orders.software_trial import SYSTEM, SoftwareRecord, lifted
-from device_agent.launcher import FOLDER_VARIABLE, SET_VARIABLE, prepare, write, write_record
+from device_agent.launcher import SET_VARIABLE, prepare, write, write_record
 from edgefleet.contracts.errors import UnsupportedModelError
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.runtimes.litert import LiteRtInterpreter
@@ -95,35 +94,6 @@ def test_what_failed_its_trial_is_tried_again_once_it_is_lifted():
 
 
 # ---------------------------------------------------------------------------- the agent
-
-
-@pytest.fixture(name="start")
-def _start(device):
-    """Start the device's agent again as the launcher would have it: with this set running."""
-
-    def make(running=SYSTEM, happened="", *, launcher=True):
-        device.agent.stop()
-        environment = {FOLDER_VARIABLE: "yes", SET_VARIABLE: running} if launcher else {}
-        device.software = OwnSoftware(device.folder.root, environment)
-        device.start()
-        device.agent.software.started(happened)
-
-    return make
-
-
-@pytest.fixture(name="released")
-def _released(device_side, agent_tools, tmp_path):
-    """Release a tiny agent's wheel set; returns its target and SHA-256."""
-
-    def make(name="second", version="2.0.0", **facts):
-        fit = {key: value for key, value in facts.items() if key in ("machine", "python")}
-        files = facts.get("files") or agent_tools.tiny_files(name)
-        path, sha256 = agent_tools.wheel_set(
-            tmp_path / name, files, name="edgefleet-agent", version=version, **facts.get("said", fit)
-        )
-        return device_side.release_software(path, version, **fit), sha256
-
-    return make
 
 
 def told(device, *kinds):

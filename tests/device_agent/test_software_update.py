@@ -47,10 +47,11 @@ class Device:
         for path, text in tools.tiny_files("system").items():
             (self.library / path).parent.mkdir(parents=True, exist_ok=True)
             (self.library / path).write_text(text)
-        for module in ("launcher", "core/__init__", "core/orders/__init__", "core/orders/software_trial"):
-            path = self.library / "device_agent" / f"{module}.py"
+        agent = ("launcher", "core/__init__", "core/orders/__init__", "core/orders/software_trial")
+        for module in (*(f"device_agent/{name}" for name in agent), "edgefleet/__init__", "edgefleet/version"):
+            path = self.library / f"{module}.py"
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes((ROOT / "device_agent" / f"{module}.py").read_bytes())
+            path.write_bytes((ROOT / f"{module}.py").read_bytes())
         self.slots = SoftwareSlots(self.data)
 
     def install(self, name, does="serves", status=0):
@@ -119,7 +120,8 @@ def test_a_set_for_which_there_is_no_room_leaves_the_disk_as_it_is(device, tmp_p
         free = os.statvfs(disk).f_bavail
         with pytest.raises(StorageError) as refused:
             SoftwareSlots(disk).install(path, sha256)
-        assert refused.value.message.startswith("the wheel set needs 1572864 bytes to be unpacked, ")
+        needed = "the wheel set needs 1572864 bytes to be unpacked beside a reserve of 4194304 bytes, "
+        assert refused.value.message.startswith(needed)
         assert not (disk / "software" / "sets").exists()
         assert free - os.statvfs(disk).f_bavail < 16
         assert SoftwareSlots(disk).record == SoftwareRecord()

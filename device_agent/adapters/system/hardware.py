@@ -62,10 +62,18 @@ def hardware_facts(root: Path = Path("/")) -> HardwareFacts:
 
 def facts_to_tell() -> HardwareFacts:
     """Observe this board for its server; an agent that no launcher started wants no orders of software, which nobody
-    could try and take back.
+    could try and take back, nor does one that cannot write where it would lie.
     """
     facts = hardware_facts()
-    return facts if FOLDER_VARIABLE in os.environ else msgspec.structs.replace(facts, order_kinds=())
+    return facts if _takes_software() else msgspec.structs.replace(facts, order_kinds=())
+
+
+def _takes_software() -> bool:
+    folder = os.environ.get(FOLDER_VARIABLE, "")
+    if not folder:
+        return False
+    there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 def _runtimes() -> tuple[str, ...]:

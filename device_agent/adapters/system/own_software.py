@@ -15,11 +15,29 @@ from pathlib import Path
 import msgspec
 
 from device_agent.core.orders.software_orders import Here
-from device_agent.core.orders.software_trial import SoftwareRecord, given_up, lifted, on_trial, proved
+from device_agent.core.orders.software_trial import (
+    SYSTEM,
+    SoftwareRecord,
+    given_up,
+    lifted,
+    on_trial,
+    proved,
+    without,
+)
 from device_agent.errors import SoftwareRefusedError, storage_failed
-from device_agent.launcher import FOLDER_VARIABLE, HEALTHY, SET_VARIABLE, read_record, read_report, write_record
+from device_agent.launcher import (
+    FOLDER_VARIABLE,
+    HEALTHY,
+    SET_VARIABLE,
+    SYSTEM_VARIABLE,
+    read_record,
+    read_report,
+    write_record,
+)
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.contracts.software import SOFTWARE_NAME
+from edgefleet.version import __version__
 
 #: What a set is, beside its unpacked wheels: a file of the agent's own, so that its name is none of a package.
 RELEASE = ".release.json"
@@ -41,6 +59,8 @@ class OwnSoftware:
         self._folder = data / "software"
         self._launcher = FOLDER_VARIABLE in environment
         self._running = environment.get(SET_VARIABLE, "")
+        #: The version of the system's own software, which the launcher belongs to; empty where it does not say.
+        self._system = environment.get(SYSTEM_VARIABLE, "" if self._running else __version__)
 
     @property
     def record(self) -> SoftwareRecord:
@@ -61,15 +81,26 @@ class OwnSoftware:
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def install(self, archive: Path, sha256: str) -> None:
+    @property
+    def startable(self) -> Mapping[str, RunningRelease]:
+        """What could start here, by its set, as far as it is known what that is; :data:`SYSTEM` is the system's own."""
+        record = self.record
+        named = {name: self.release_of(name) for name in (record.active, record.trial, record.previous) if name}
+        known = {name: release for name, release in named.items() if release is not None}
+        if self._system:
+            known[SYSTEM] = RunningRelease(name=SOFTWARE_NAME, version=self._system, bundle_sha256=SYSTEM)
+        return known
+
+    def install(self, archive: Path, release: RunningRelease) -> None:
         """Verify, unpack and try a set, and let it be the one that starts next; the archive goes where that is decided.
 
         Raises:
-            SoftwareRefusedError: it is no set for this device, or does not run here.
+            SoftwareRefusedError: it is no set for this device, not the one that was signed, or does not run here.
             StorageError: there is no room.
             ConflictError: a person installs one just now.
         """
-        words = ["software", "install", str(archive), "--sha256", sha256, "--data", str(self._data), "--json"]
+        signed = ["--sha256", release.bundle_sha256, "--version", release.version]
+        words = ["software", "install", str(archive), *signed, "--data", str(self._data), "--json"]
         command = [sys.executable, "-P", "-c", _CHILD, str(os.getpid()), *words]
         try:
             ran = subprocess.run(
@@ -89,10 +120,7 @@ class OwnSoftware:
         Raises:
             StorageError: it cannot be noted.
         """
-        try:
-            write_record(self._folder, on_trial(proved(self.record, self._healthy), sha256))
-        except OSError as error:
-            raise storage_failed("choose the software that starts next", error) from error
+        self._write(on_trial(proved(self.record, self._healthy), sha256), "choose the software that starts next")
 
     def lift(self, sha256s: Collection[str]) -> None:
         """Let sets be tried again.
@@ -100,10 +128,15 @@ class OwnSoftware:
         Raises:
             StorageError: it cannot be noted.
         """
-        try:
-            write_record(self._folder, lifted(proved(self.record, self._healthy), sha256s))
-        except OSError as error:
-            raise storage_failed("lift the quarantine of software", error) from error
+        self._write(lifted(proved(self.record, self._healthy), sha256s), "lift the quarantine of software")
+
+    def forbid(self, sha256s: Collection[str]) -> None:
+        """Let sets (:data:`SYSTEM` is the system's own) start no more where there is another.
+
+        Raises:
+            StorageError: it cannot be noted.
+        """
+        self._write(without(proved(self.record, self._healthy), sha256s), "leave forbidden software")
 
     def give_up(self) -> None:
         """Let the active set start next: what runs is on trial, and does worse.
@@ -111,10 +144,14 @@ class OwnSoftware:
         Raises:
             StorageError: it cannot be noted.
         """
+        self._write(given_up(self.record, self._running), "give the software on trial up")
+
+    def _write(self, record: SoftwareRecord, what: str) -> None:
         try:
-            write_record(self._folder, given_up(self.record, self._running))
+            if record != self.record:
+                write_record(self._folder, record)
         except OSError as error:
-            raise storage_failed("give the software on trial up", error) from error
+            raise storage_failed(what, error) from error
 
     @property
     def _healthy(self) -> str | None:

@@ -26,12 +26,13 @@ from device_agent.adapters.system.local_socket import lock
 from device_agent.adapters.system.own_software import RELEASE
 from device_agent.core.orders.software_orders import misfit
 from device_agent.core.orders.software_trial import SoftwareRecord, on_trial, proved
+from device_agent.core.settings.agent_settings import AgentSettings
 from device_agent.errors import storage_failed
 from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
 from edgefleet.contracts.canonical import canonical_json, sha256_file
 from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError, StorageError
 from edgefleet.contracts.messages import RunningRelease
-from edgefleet.contracts.software import WHEEL_SET_LIMIT_BYTES, WheelSet
+from edgefleet.contracts.software import SOFTWARE_NAME, WHEEL_SET_LIMIT_BYTES, WheelSet
 from edgefleet.contracts.wheel_set import read_facts, read_wheel
 
 _CHECK_S = 120.0
@@ -48,6 +49,8 @@ _NAMES_AT_FAULT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG
 _NO_ARCHIVE = (tarfile.TarError, EOFError, KeyError, RecursionError, UnicodeError, zlib.error, struct.error)
 _OURS = (COMPLETE, RELEASE)
 _PIECE_BYTES = 1 << 20
+#: What stays free on the disk for the agent's state and a way back.
+_RESERVE_BYTES = AgentSettings().reserve_bytes
 
 
 class SoftwareSlots:
@@ -62,11 +65,13 @@ class SoftwareSlots:
         """What the launcher will decide by."""
         return read_record(self._folder)
 
-    def install(self, archive: Path, sha256: str) -> WheelSet:
+    def install(self, archive: Path, sha256: str, *, version: str | None = None) -> WheelSet:
         """Verify a set, unpack it, see that it runs here, and put it on trial from the next start on.
 
+        With ``version`` it must be that release of the agent's software, as a signed order says.
+
         Raises:
-            BundleError: the file has another hash, or is no wheel set.
+            BundleError: the file has another hash, is no wheel set, or another release.
             IncompatibleError: it is for another machine or Python.
             ModelFailedError: its agent cannot be imported here, or cannot read this device's state.
             ConflictError: another installation is under way.
@@ -78,7 +83,10 @@ class SoftwareSlots:
         try:
             self._check_room(_unpacked_bytes(archive))
             with tarfile.open(archive, "r:") as members:
-                return self._install(members, archive.name, sha256)
+                facts = read_facts(members, archive.name)
+                _check_facts(facts, archive.name, version)
+                self._install(members, facts, sha256)
+                return facts
         except _NO_ARCHIVE as error:
             raise BundleError(f"'{archive.name}' is no wheel set: {error}", hint=_HINT) from error
         except OSError as error:
@@ -88,18 +96,12 @@ class SoftwareSlots:
                 ) from error
             raise storage_failed(f"unpack '{archive.name}'", error) from error
 
-    def _install(self, members: tarfile.TarFile, source: str, sha256: str) -> WheelSet:
-        facts = read_facts(members, source)
-        if why := misfit(facts.machine, facts.python, machine=platform.machine(), python=platform.python_version()):
-            raise IncompatibleError(
-                f"{facts.name} {facts.version} is for {why}", hint="publish a wheel set for each kind of device"
-            )
+    def _install(self, members: tarfile.TarFile, facts: WheelSet, sha256: str) -> None:
         held = self._lock()
         try:
             self._put(members, facts, sha256)
         finally:
             os.close(held)
-        return facts
 
     def _check_room(self, unpacked_bytes: int) -> None:
         """Leave a disk alone that a set would fill: what runs keeps its state there."""
@@ -107,9 +109,10 @@ class SoftwareSlots:
         if unpacked_bytes > WHEEL_SET_LIMIT_BYTES:
             raise BundleError(f"the wheel set unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
         needed, free = unpacked_bytes * 3 // 2, shutil.disk_usage(self._folder).free  # a third of it is bytecode
-        if free < needed:
+        if free < needed + _RESERVE_BYTES:
             raise StorageError(
-                f"the wheel set needs {needed} bytes to be unpacked, {free} bytes are free",
+                f"the wheel set needs {needed} bytes to be unpacked beside a reserve of {_RESERVE_BYTES} bytes, "
+                f"{free} bytes are free",
                 hint="free space on the device; what runs goes on",
             )
 
@@ -134,7 +137,8 @@ class SoftwareSlots:
         before = proved(self.record, read_report(self._folder / HEALTHY))
         after = on_trial(before, sha256)
         write_record(self._folder, after)
-        self._keep({before.active, before.trial, after.trial})  # what was on trial may be what runs just now
+        # what was on trial may be what runs just now
+        self._keep({before.active, before.trial, after.trial, after.previous})
 
     def _complete(self, members: tarfile.TarFile, facts: WheelSet, sha256: str, folder: Path) -> None:
         self._unpack(members, facts, folder)
@@ -179,6 +183,18 @@ class SoftwareSlots:
                 (folder / COMPLETE).unlink(missing_ok=True)
                 sync_folder(folder)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_facts(facts: WheelSet, source: str, version: str | None) -> None:
+    if version is not None and (facts.name, facts.version) != (SOFTWARE_NAME, version):
+        raise BundleError(
+            f"'{source}' is {facts.name} {facts.version}, expected {SOFTWARE_NAME} {version}",
+            hint="publish the wheel set that the release's facts describe",
+        )
+    if why := misfit(facts.machine, facts.python, machine=platform.machine(), python=platform.python_version()):
+        raise IncompatibleError(
+            f"{facts.name} {facts.version} is for {why}", hint="publish a wheel set for each kind of device"
+        )
 
 
 def _unpacked_bytes(archive: Path) -> int:

@@ -50,6 +50,7 @@ from device_agent.errors import TrustRefusedError, storage_failed
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import EdgeFleetError, TrustError, UnreachableError
 from edgefleet.contracts.messages import RunningRelease
+from edgefleet.contracts.software import SOFTWARE_NAME
 from edgefleet.contracts.tuf_custom import (
     DIRECTOR_REPOSITORY,
     IMAGE_REPOSITORY,
@@ -153,7 +154,7 @@ class TufTrust:
 
     def _look(self, image: VerifiedRepository, names: set[str], standing: int) -> None:
         """Learn what each role that may speak of our models says of them, and remember it before anything else."""
-        names = {*names, *self._memory.names, *names_in(self._folder.slots)}
+        names = {*names, SOFTWARE_NAME, *self._memory.names, *names_in(self._folder.slots)}
         says = {TOP_LEVEL: _say(image.top_level(), ())}
         for name in sorted(names):
             path = f"{name}/0.0.0/standing"  # nobody lists it: the search goes through all roles of the name
@@ -181,9 +182,8 @@ class TufTrust:
         recall = recall_of(self._memory)
         if ordered.wanted and recall.stopped:
             raise refused("recalled", recall.forbids(ordered.wanted[0].release))
-        recall = msgspec.structs.replace(recall, stopped=False)  # software is no model, and may be the remedy
         for release in _releases(ordered):
-            if why := recall.forbids(release):
+            if why := recall.strikes(release):
                 raise refused("recalled", why)
             if why := below_floor(self._memory, release):
                 raise refused("below-floor", why)

@@ -13,6 +13,9 @@ anything else           counted; after ``ATTEMPTS`` it is bad   counted; after `
 =====================  ======================================  ==================================================
 
 An attempt is counted durably *before* it starts: a start that takes the device down has been counted.
+
+A set that a signed order forbids is left for the one before it, which is kept until the next one is installed, or for
+the system's own. Where these are forbidden, too, what runs goes on: an agent that removed itself could do nothing more.
 """
 
 from collections.abc import Collection
@@ -27,12 +30,16 @@ SYSTEM = ""
 
 
 class SoftwareRecord(NamedTuple):
-    """What the launcher remembers. Wheel sets are named by their SHA-256; ``failures`` are those of what runs now."""
+    """What the launcher remembers. Wheel sets are named by their SHA-256; ``failures`` are those of what runs now.
+
+    ``previous`` was the active one before. Launchers of before know nothing of it, and forget it.
+    """
 
     active: str = SYSTEM
     trial: str = ""
     failures: int = 0
     bad: tuple[str, ...] = ()
+    previous: str = SYSTEM
 
 
 class Start(NamedTuple):
@@ -57,18 +64,36 @@ def at_start(record: SoftwareRecord, *, healthy: str | None, stopped: str | None
 
 def proved(record: SoftwareRecord, healthy: str | None) -> SoftwareRecord:
     """Return the record in which one on trial that reported health is the active one, as the next start will see it."""
-    return SoftwareRecord(active=record.trial, bad=record.bad) if record.trial and healthy == record.trial else record
+    if not record.trial or healthy != record.trial:
+        return record
+    return SoftwareRecord(active=record.trial, bad=record.bad, previous=record.active)
 
 
 def on_trial(record: SoftwareRecord, sha256: str) -> SoftwareRecord:
-    """Put a set on trial from the next start on; one that is bad was named again, and gets another trial."""
+    """Put a set on trial from the next start on; one that is bad was named again, and gets another trial.
+
+    The active one is the way back from now on, and the one before it is not needed any more.
+    """
     bad = tuple(name for name in record.bad if name != sha256)
-    return SoftwareRecord(active=record.active, trial="" if sha256 == record.active else sha256, bad=bad)
+    if sha256 == record.active:
+        return SoftwareRecord(active=record.active, bad=bad, previous=record.previous)
+    return SoftwareRecord(active=record.active, trial=sha256, bad=bad)
 
 
 def given_up(record: SoftwareRecord, running: str) -> SoftwareRecord:
     """Return the record after one on trial found itself that it does worse than the one before."""
-    return SoftwareRecord(active=record.active, bad=(*record.bad, running))
+    return SoftwareRecord(active=record.active, bad=(*record.bad, running), previous=record.previous)
+
+
+def without(record: SoftwareRecord, forbidden: Collection[str]) -> SoftwareRecord:
+    """Return the record after a signed order forbade sets, the system's own (:data:`SYSTEM`) perhaps among them."""
+    kept = record
+    if record.trial in forbidden and record.trial:
+        kept = kept._replace(trial="", failures=0)
+    if record.active not in forbidden:
+        return kept
+    before = record.previous if record.previous not in forbidden and record.previous not in record.bad else SYSTEM
+    return kept if before in forbidden else kept._replace(active=before, failures=0, previous=SYSTEM)
 
 
 def lifted(record: SoftwareRecord, sha256s: Collection[str]) -> SoftwareRecord:
@@ -86,7 +111,7 @@ def _settled(record: SoftwareRecord, *, healthy: str | None, stopped: str | None
 
 def _start_trial(record: SoftwareRecord, present: frozenset[str]) -> Start:
     if record.trial not in present or record.failures >= ATTEMPTS:
-        back = SoftwareRecord(active=record.active, bad=(*record.bad, record.trial))
+        back = SoftwareRecord(active=record.active, bad=(*record.bad, record.trial), previous=record.previous)
         return _start_active(back, present, "software-rolled-back")
     return Start(record._replace(failures=record.failures + 1), record.trial)
 
