@@ -17,7 +17,7 @@ from os import PathLike, fspath
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from device_agent.client_answers import Buffer, LocalAnswer, RawTensor, left_s, local_answer, tensor_of
+from device_agent.client_answers import Buffer, LocalAnswer, RawTensor, due_us, left_s, local_answer, tensor_of
 from device_agent.client_window import SharedWindow
 from device_agent.inference_protocol import (
     ANSWER_RING_BODY,
@@ -74,9 +74,9 @@ class InferenceClient:
 
         Raises:
             UnreachableError: the agent does not answer within the time limit.
-            InputError: an input has a dtype that models do not take.
+            InputError: an input has a dtype that models do not take, or the deadline is not a number.
         """
-        until_us = 0 if deadline_s is None else (time.monotonic_ns() + int(deadline_s * 1e9)) // 1000
+        until_us = due_us(deadline_s)
         try:
             if self._window is not None and len(inputs) == 1:
                 answer = self._window.repeated(inputs[0], until_us, self._timeout_s)

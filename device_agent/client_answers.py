@@ -20,6 +20,9 @@ _FORMATS = {
     "?": "bool",
 }
 
+#: What is due later than the protocol can say is never due.
+_ENDLESS_US = float(1 << 64)
+
 
 class RawTensor(NamedTuple):
     """One input given as bytes: little-endian values in C order, with dtype (``float32``, ``uint8``, …) and shape."""
@@ -86,6 +89,20 @@ def local_answer(answer: AnswerFrame) -> LocalAnswer:
         outputs=tuple(outputs),
         shapes=tuple(tensor.shape for tensor in answer.tensors),
     )
+
+
+def due_us(deadline_s: float | None) -> int:
+    """Return a request's deadline as the protocol has it: microseconds of the monotonic clock, 0 for none.
+
+    Raises:
+        InputError: it is not a number.
+    """
+    if deadline_s is None:
+        return 0
+    due = (time.monotonic() + deadline_s) * 1e6
+    if due != due:
+        raise InputError("a deadline is not a number", hint="give seconds from now on, or none")
+    return 0 if due >= _ENDLESS_US else int(max(due, 1.0))
 
 
 def left_s(deadline: float) -> float:

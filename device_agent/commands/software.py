@@ -5,7 +5,7 @@ import argparse
 import re
 from pathlib import Path
 
-from device_agent.commands.verbs import Parser, add_group, add_verb, emit
+from device_agent.commands.verbs import Parser, add_group, add_verb, emit, existing_folder
 from edgefleet.contracts.errors import FileMissingError
 
 
@@ -33,7 +33,7 @@ def _install(options: argparse.Namespace) -> None:
 
     if not options.file.is_file():
         raise FileMissingError(f"there is no file '{options.file}'", hint="check the path")
-    facts = SoftwareSlots(options.data.resolve()).install(options.file, options.sha256, version=options.version)
+    facts = SoftwareSlots(existing_folder(options.data)).install(options.file, options.sha256, version=options.version)
     document = {"name": facts.name, "version": facts.version, "sha256": options.sha256}
     emit(document, f"{facts.name} {facts.version} is tried at the agent's next start", as_json=options.json)
 
@@ -41,6 +41,6 @@ def _install(options: argparse.Namespace) -> None:
 def _status(options: argparse.Namespace) -> None:
     from device_agent.adapters.system.software_slots import SoftwareSlots
 
-    record = SoftwareSlots(options.data.resolve()).record
+    record = SoftwareSlots(existing_folder(options.data)).record
     human = f"active: {record.active or 'the system package'}, on trial: {record.trial or 'nothing'}"
     emit(record._asdict() | {"bad": list(record.bad)}, human, as_json=options.json)

@@ -32,6 +32,8 @@ SOON_S = 0.0003
 #: While the worker looks, sockets are heard this often.
 _TURN_S = 0.0005
 _MICRO = 1e-6
+#: A deadline may be any number of 64 bits; the system's clocks count no sleep as long as that.
+_LONGEST_SLEEP_S = 3600.0
 #: Of each new duration in the expected one.
 _WEIGHT = 0.2
 #: Names whose durations are remembered: applications may ask for models that do not exist.
@@ -101,7 +103,7 @@ class Reception:
         if self._backlog.ready(self._blocked()):
             return 0.0
         deadline_s = self._backlog.next_deadline_s()
-        return None if deadline_s is None else max(deadline_s - time.monotonic(), 0.0)
+        return None if deadline_s is None else min(max(deadline_s - time.monotonic(), 0.0), _LONGEST_SLEEP_S)
 
     def take_answered(self) -> list[Session]:
         """Send what the lanes have answered; return whom."""

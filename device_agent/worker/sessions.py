@@ -98,23 +98,22 @@ class Session:
 
     def next_request(self) -> Request | None:
         """Return the next whole request that may be looked at; a request for an inference becomes :attr:`asked`."""
-        if self.asked or self.closed or self._ending or len(self._unsent) > _UNSENT_LIMIT_BYTES:
-            return None
-        try:
-            body = self._next_frame()
-            if body is None:
+        while not (self.asked or self.closed or self._ending or len(self._unsent) > _UNSENT_LIMIT_BYTES):
+            try:
+                body = self._next_frame()
+                if body is None:
+                    return None
+                request = decode_request(body)
+                if isinstance(request, InferRequest):
+                    arrays = [to_array(tensor) for tensor in request.tensors]
+                    self.asked = Asked(arrays, request.model, request.deadline_us)
+                    self._by_memory = False
+            except MessageError as error:
+                self.refuse(error.message)
                 return None
-            request = decode_request(body)
-            if isinstance(request, RingRequest):
-                return request if self.look() else self.next_request()
-            if isinstance(request, InferRequest):
-                arrays = [to_array(tensor) for tensor in request.tensors]
-                self.asked = Asked(arrays, request.model, request.deadline_us)
-                self._by_memory = False
-        except MessageError as error:
-            self.refuse(error.message)
-            return None
-        return request
+            if not isinstance(request, RingRequest) or self.look():
+                return request
+        return None
 
     def look(self) -> bool:
         """Take the request that lies in the shared memory; tell whether there was one."""

@@ -122,6 +122,9 @@ def test_requests_wait_while_a_cold_plan_is_loaded_and_are_answered_after_it(hal
     hall.work()
     assert select.select([guest[0]], [], [], 0)[0] == []
     assert hall.reception.wait_s() is None
+    patient = hall.enter()
+    hall.ask(patient, digits_live[0][0], "quick", deadline_s=1.8e13)  # about as late as 64 bits can say
+    assert select.select([], [patient[0]], [], hall.reception.wait_s())[1] == [patient[0]]
     hall.engine.switch(hall.engine.prepare(hall.engine._now.plan))
     assert hall.reception.wait_s() == 0.0
     hall.work()

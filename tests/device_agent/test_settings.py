@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import tomllib
 from pathlib import Path
 
@@ -58,6 +59,24 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
     with pytest.raises(SettingError) as raised:
         read_settings(path)
     assert raised.value.message == f"{path}: {message}"
+
+
+def test_settings_that_are_no_file_or_without_end_are_not_read(tmp_path, capsys):
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 10 << 30)
+    for path, what in (
+        (pipe, "are a device or a pipe, expected a file"),
+        (Path("/dev/zero"), "are a device or a pipe, expected a file"),
+        (large, "have 10737418240 bytes, over 1048576"),
+    ):
+        assert main(["config", "check", str(path)]) == 2
+        assert (
+            capsys.readouterr().err == f"error: the settings '{path}' {what}\nhint: check the path given to --config\n"
+        )
+        output = tmp_path / "diagnosis.tar.gz"
+        assert main(["diagnose", "--data", str(tmp_path), "--config", str(path), "--output", str(output)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from device_agent.inference_protocol import (
     frame,
 )
 from device_agent.shared_memory import BY_SOCKET, LENGTH, REQUESTED, attach
+from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.interface import NeededInterface, NeededTensor
 from edgefleet.contracts.messages import RunningRelease
 
@@ -274,6 +275,26 @@ def test_a_deadline_that_is_over_is_told(bench, agent_bundles, digits_live):
     with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
         assert client.infer(digits_live[0][0], deadline_s=-1.0).status == "deadline"
         assert client.infer(digits_live[0][0], deadline_s=30.0).status == "ok"
+
+
+def test_a_deadline_may_be_any_number(bench, agent_bundles, digits_live):
+    bench.serve(bench.ref(agent_bundles.v1))
+    for shared_memory in (True, False):
+        with InferenceClient(bench.path, timeout_s=LIMIT_S, shared_memory=shared_memory) as client:
+            for deadline_s, status in ((1e12, "ok"), (1e300, "ok"), (float("inf"), "ok"), (0.0, "deadline")) * 2:
+                assert client.infer(digits_live[0][0], deadline_s=deadline_s).status == status
+            for deadline_s in (-1e12, -float("inf")) * 2:
+                assert client.infer(digits_live[0][0], deadline_s=deadline_s).status == "deadline"
+            with pytest.raises(InputError, match="a deadline is not a number"):
+                client.infer(digits_live[0][0], deadline_s=float("nan"))
+
+
+def test_rings_without_a_request_behind_them_are_passed_over(bench, agent_bundles, digits_live):
+    bench.serve(bench.ref(agent_bundles.v1))
+    with bench.connect() as connection:
+        connection.sendall(frame(encode_request(RingRequest())) * 5000 + frame(_body(digits_live[0][0])))
+        assert _answer(connection).status == "ok"
+    assert bench.process.reports() == []
 
 
 def test_an_application_that_was_built_for_another_interface_is_told_by_name(bench, agent_bundles, digits_live):

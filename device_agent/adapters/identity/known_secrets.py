@@ -22,7 +22,7 @@ def known_secrets(root: Path, config: Path | None) -> Iterator[bytes]:
     """Yield keys, tokens, passwords and credentials below the data folder, in the settings and in the environment."""
     for path in _files(root):
         yield from _of_file(path)
-    if config is not None:
+    if config is not None and config.is_file():
         with suppress(OSError, ValueError):
             yield from _named(tomllib.loads(config.read_text()))
     for name, value in os.environ.items():
