@@ -245,8 +245,8 @@ class OwnSoftware(Protocol):
         """Return what a set that lies here is; None where there is none, or nobody noted it."""
 
     @property
-    def startable(self) -> Mapping[str, RunningRelease]:
-        """What could start here, by its set, as far as it is known what that is; empty is the system's own."""
+    def startable(self) -> Mapping[str, RunningRelease | None]:
+        """What could start here, by its set, and as which release if that is known; empty is the system's own."""
 
     def install(self, archive: Path, release: RunningRelease) -> None:
         """Verify, unpack and try a set, and let it be the one that starts next.
@@ -269,6 +269,9 @@ class OwnSoftware(Protocol):
         Raises:
             StorageError: it cannot be noted.
         """
+
+    def without(self, sha256s: Collection[str]) -> SoftwareRecord:
+        """Return what the launcher would decide by if these sets were forbidden."""
 
     def forbid(self, sha256s: Collection[str]) -> None:
         """Let sets (empty is the system's own) start no more where there is another.

@@ -115,7 +115,12 @@ class SoftwareUpdate:
         if own is None or recall == self._heeded or not own.here.launcher:
             return
         running = own.here.running
-        struck = {name: why for name, release in own.startable.items() if (why := recall.strikes(release))}
+        struck = {name: why for name, release in own.startable.items() if (why := _strikes(recall, name, release))}
+        kept = own.without(struck)
+        leaves = running in struck and running != (kept.trial or kept.active)
+        if leaves and not kept.trial and f"recalled {running}" not in self._told:  # to one on trial is no way back
+            self._told.add(f"recalled {running}")
+            self._tell("software-rolled-back", "recalled", struck[running], release=own.release_of(running))
         try:
             if struck:
                 own.forbid(struck)
@@ -123,17 +128,12 @@ class SoftwareUpdate:
             _LOG.warning("%s", error)
             return
         self._heeded = recall
-        if running not in struck:
-            return
-        record = own.record
-        why, release = struck[running], own.release_of(running)
-        if running != (record.trial or record.active):
-            self._tell("software-rolled-back", "recalled", why, release=release)
+        if leaves:
             self.restart_due = True
             self._wake()
-        elif self._memory.report_once(f"software-recalled {running}"):
-            detail = f"{why}; nothing else on this device may run, and so it goes on"
-            self._tell("software-refused", "recalled", detail, release=release)
+        elif running in struck and self._memory.report_once(f"software-recalled {running}"):
+            detail = f"{struck[running]}; nothing else on this device may run, and so it goes on"
+            self._tell("software-refused", "recalled", detail, release=own.release_of(running))
 
     def forget_failures(self) -> None:
         """A new order starts with a clean sheet."""
@@ -280,3 +280,10 @@ class SoftwareUpdate:
         self._judged = None
         self._retry_at = self._ports.clock.monotonic() + delay_s
         self._timers.sooner("installation", self._retry_at)
+
+
+def _strikes(recall: Recall, sha256: str, release: RunningRelease | None) -> str:
+    """Return why a set may not run; one of which nobody can say what it is has its hash still."""
+    if release is not None:
+        return recall.strikes(release)
+    return f"wheel set {sha256} is recalled" if sha256 in recall.releases else ""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Software of the agent's own that a signed order forbids: not fetched, not started, left where it runs."""
 
+import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -11,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from device_agent.adapters.system.hardware import facts_to_tell
+from device_agent.adapters.system.own_software import OwnSoftware
 from device_agent.adapters.system.software_slots import SoftwareSlots
 from device_agent.core.orders.software_trial import SYSTEM, SoftwareRecord, at_start, proved, without
 from device_agent.core.recall import Recall
-from device_agent.launcher import FOLDER_VARIABLE, read_record, write, write_record
+from device_agent.launcher import COMPLETE, FOLDER_VARIABLE, read_record, write, write_record
+from edgefleet.contracts.errors import IncompatibleError
 from edgefleet.contracts.tuf_custom import RecallOrder, Standing
 from edgefleet.version import __version__
 
@@ -122,6 +126,53 @@ def test_recalled_software_gives_way_to_the_set_before_it_at_once(device, enroll
     device.until(lambda: device.agent.polling.order is not None, "an order")
     assert not device.agent.software.restart_due
     assert device.agent.state(connected=True).software.version == "2.0.0"
+
+
+def test_a_set_of_which_nobody_can_read_what_it_is_is_recalled_by_its_hash(device, enrolled, start, installed, recall):
+    first, second = installed("2.0.0"), installed("3.0.0")
+    (enrolled.root / "software" / "sets" / second / ".release.json").write_bytes(bytes(80))
+    start(second)
+    recall(bundles={NAME: (second,)})
+    device.until(lambda: device.agent.software.restart_due, "the restart")
+    assert SoftwareSlots(enrolled.root).record == SoftwareRecord(active=first)
+    (event,) = (event for event in device.events() if event.kind == "software-rolled-back")
+    assert (event.cause, event.detail) == ("recalled", f"wheel set {second} is recalled")
+
+
+def test_a_power_cut_when_recalled_software_is_left_loses_no_event(
+    device, enrolled, start, installed, recall, monkeypatch
+):
+    first, second = installed("2.0.0"), installed("3.0.0")
+    start(second)
+    device.until(lambda: device.agent.polling.order is not None, "an order")
+
+    class PowerCutError(BaseException):
+        """The process is gone."""
+
+    def cut(software, sha256s):
+        write_record(enrolled.root / "software", software.without(sha256s))
+        raise PowerCutError
+
+    monkeypatch.setattr(OwnSoftware, "forbid", cut)
+    recall(bundles={NAME: (second,)})
+    with pytest.raises(PowerCutError):
+        device.until(lambda: device.agent.software.restart_due, "the restart")
+    monkeypatch.undo()
+    assert SoftwareSlots(enrolled.root).record == SoftwareRecord(active=first)
+    assert told(device) == [("software-rolled-back", "recalled")]
+
+
+def test_the_remedy_of_software_that_had_to_go_on_is_no_way_back(
+    device, device_side, enrolled, start, released, recall
+):
+    start()
+    recall(below={NAME: "9.0.0"})
+    device.until(lambda: told(device) == [("software-refused", "recalled")], "the sentence")
+    target, sha256 = released(version="9.1.0")
+    device_side.assign(target)
+    device.until(lambda: device.agent.software.restart_due, "the restart")
+    assert SoftwareSlots(enrolled.root).record == SoftwareRecord(trial=sha256)
+    assert "software-rolled-back" not in dict(told(device))
 
 
 def test_software_below_a_signed_floor_goes_on_where_nothing_else_may_run(device, enrolled, start, installed, recall):
@@ -232,8 +283,42 @@ def test_a_disk_that_takes_no_more_in_the_middle_of_an_installation_keeps_nothin
     assert SoftwareSlots(enrolled.root).record == SoftwareRecord()
 
 
+def test_what_a_power_cut_left_half_unpacked_takes_no_room_from_the_next(tmp_path, agent_tools):
+    half, slots = tmp_path / "software" / "sets" / A, SoftwareSlots(tmp_path)
+    path, sha256 = agent_tools.wheel_set(tmp_path / "set", agent_tools.tiny_files("first"))
+
+    def cut(event, _arguments):
+        if event == "subprocess.Popen":  # it is unpacked, and about to be tried
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        sys.addaudithook(cut)
+        try:
+            slots.install(path, sha256)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    (tmp_path / "software" / "sets" / sha256).rename(half)
+    assert any(half.rglob("*.py"))
+    foreign, named = agent_tools.wheel_set(tmp_path / "other", {"no": "agent"}, machine="pdp11")
+    with pytest.raises(IncompatibleError):  # refused after the room was looked at, before anything is unpacked
+        slots.install(foreign, named)
+    assert not half.exists()
+    slots.install(path, sha256)
+    with pytest.raises(IncompatibleError):
+        slots.install(foreign, named)
+    assert (tmp_path / "software" / "sets" / sha256 / COMPLETE).exists()
+
+
 @pytest.mark.parametrize(("writable", "kinds"), [(True, ("software",)), (False, ())])
 def test_software_is_taken_by_order_only_where_it_could_be_written(tmp_path, monkeypatch, writable, kinds):
     place = tmp_path if writable else write(tmp_path / "file", "no folder") or tmp_path / "file"
     monkeypatch.setenv(FOLDER_VARIABLE, str(place / "software"))
     assert facts_to_tell().order_kinds == kinds
+
+
+def test_software_is_not_taken_where_the_folder_of_its_sets_is_none(tmp_path, monkeypatch):
+    write(tmp_path / "software" / "sets", "no folder")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "software"))
+    assert facts_to_tell().order_kinds == ()

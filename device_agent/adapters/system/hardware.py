@@ -72,8 +72,11 @@ def _takes_software() -> bool:
     folder = os.environ.get(FOLDER_VARIABLE, "")
     if not folder:
         return False
-    there = next(path for path in (Path(folder), *Path(folder).parents) if path.exists())
-    return os.access(there, os.W_OK | os.X_OK)
+    sets = Path(folder) / "sets"
+    there = [path for path in (sets, Path(folder)) if path.exists()] or [
+        next(path for path in Path(folder).parents if path.exists())
+    ]
+    return all(os.access(path, os.W_OK | os.X_OK) for path in there)
 
 
 def _runtimes() -> tuple[str, ...]:

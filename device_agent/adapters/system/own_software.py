@@ -82,14 +82,12 @@ class OwnSoftware:
             return None
 
     @property
-    def startable(self) -> Mapping[str, RunningRelease]:
-        """What could start here, by its set, as far as it is known what that is; :data:`SYSTEM` is the system's own."""
+    def startable(self) -> Mapping[str, RunningRelease | None]:
+        """What could start here, by its set, and as which release if known; :data:`SYSTEM` is the system's own."""
         record = self.record
+        system = RunningRelease(name=SOFTWARE_NAME, version=self._system, bundle_sha256=SYSTEM)
         named = {name: self.release_of(name) for name in (record.active, record.trial, record.previous) if name}
-        known = {name: release for name, release in named.items() if release is not None}
-        if self._system:
-            known[SYSTEM] = RunningRelease(name=SOFTWARE_NAME, version=self._system, bundle_sha256=SYSTEM)
-        return known
+        return named | {SYSTEM: system if self._system else None}
 
     def install(self, archive: Path, release: RunningRelease) -> None:
         """Verify, unpack and try a set, and let it be the one that starts next; the archive goes where that is decided.
@@ -130,13 +128,17 @@ class OwnSoftware:
         """
         self._write(lifted(proved(self.record, self._healthy), sha256s), "lift the quarantine of software")
 
+    def without(self, sha256s: Collection[str]) -> SoftwareRecord:
+        """Return what the launcher would decide by if these sets were forbidden."""
+        return without(proved(self.record, self._healthy), sha256s)
+
     def forbid(self, sha256s: Collection[str]) -> None:
         """Let sets (:data:`SYSTEM` is the system's own) start no more where there is another.
 
         Raises:
             StorageError: it cannot be noted.
         """
-        self._write(without(proved(self.record, self._healthy), sha256s), "leave forbidden software")
+        self._write(self.without(sha256s), "leave forbidden software")
 
     def give_up(self) -> None:
         """Let the active set start next: what runs is on trial, and does worse.

@@ -81,12 +81,7 @@ class SoftwareSlots:
         if found != sha256:
             raise BundleError(f"'{archive.name}' has the SHA-256 {found}, expected {sha256}", hint="fetch it again")
         try:
-            self._check_room(_unpacked_bytes(archive))
-            with tarfile.open(archive, "r:") as members:
-                facts = read_facts(members, archive.name)
-                _check_facts(facts, archive.name, version)
-                self._install(members, facts, sha256)
-                return facts
+            return self._install(archive, sha256, version)
         except _NO_ARCHIVE as error:
             raise BundleError(f"'{archive.name}' is no wheel set: {error}", hint=_HINT) from error
         except OSError as error:
@@ -96,16 +91,27 @@ class SoftwareSlots:
                 ) from error
             raise storage_failed(f"unpack '{archive.name}'", error) from error
 
-    def _install(self, members: tarfile.TarFile, facts: WheelSet, sha256: str) -> None:
+    def _install(self, archive: Path, sha256: str, version: str | None) -> WheelSet:
         held = self._lock()
         try:
-            self._put(members, facts, sha256)
+            self._drop_halves()
+            self._check_room(_unpacked_bytes(archive))
+            with tarfile.open(archive, "r:") as members:
+                facts = read_facts(members, archive.name)
+                _check_facts(facts, archive.name, version)
+                self._put(members, facts, sha256)
+                return facts
         finally:
             os.close(held)
 
+    def _drop_halves(self) -> None:
+        """Delete what a power cut left half unpacked: the next set may need its room."""
+        for folder in self._folder.glob("sets/*"):
+            if not (folder / COMPLETE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _check_room(self, unpacked_bytes: int) -> None:
         """Leave a disk alone that a set would fill: what runs keeps its state there."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         if unpacked_bytes > WHEEL_SET_LIMIT_BYTES:
             raise BundleError(f"the wheel set unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
         needed, free = unpacked_bytes * 3 // 2, shutil.disk_usage(self._folder).free  # a third of it is bytecode
