@@ -40,6 +40,8 @@ VERSION = 1
 FRAME_LIMIT_BYTES = 64 << 20
 TENSOR_LIMIT = 64
 RANK_LIMIT = 8
+#: Longer texts are cut: an answer has two bytes for the length of each, and a character has up to four.
+_LABEL_CHARACTERS, _DETAIL_CHARACTERS = 16_000, 250
 INFER, FEEDBACK, INFO, INFER_MODEL, DECLARE, SHARE, RING, ANSWER, ANSWER_RING = 1, 2, 3, 4, 5, 6, 7, 129, 130
 
 Status = Literal["ok", "no-model", "bad-input", "failed", "deadline", "unknown-request", "busy", "incompatible"]
@@ -232,7 +234,8 @@ def _decode_feedback(rest: memoryview, label_bytes: int, number: int) -> Feedbac
 
 def encode_answer(answer: AnswerFrame) -> bytes:
     """Encode an answer's body."""
-    release, label, detail = answer.release.encode(), answer.label.encode(), answer.detail[:250].encode()
+    release, label = answer.release.encode(), answer.label[:_LABEL_CHARACTERS].encode()
+    detail = answer.detail[:_DETAIL_CHARACTERS].encode()
     head = _ANSWER.pack(
         ANSWER,
         VERSION,

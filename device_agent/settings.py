@@ -8,19 +8,18 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from stat import S_ISDIR, S_ISREG
 from typing import Any, get_args
 
 import msgspec
 
 from device_agent.core.settings.agent_settings import AgentSettings as AgentSettings
 from edgefleet.contracts.decoding import decode_toml
-from edgefleet.contracts.errors import FileMissingError, SettingError
+from edgefleet.contracts.errors import SettingError
+from edgefleet.contracts.files import read_file
 
 _HINT = "see: edgefleet-agent config schema"
-_PATH_HINT = "check the path given to --config"
 #: No settings are as large.
-LIMIT_BYTES = 1 << 20
+_LIMIT_BYTES = 1 << 20
 _LOCATED = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
 _SHOWN_CHARACTERS = 80
 
@@ -29,22 +28,12 @@ def read_settings(path: Path | None) -> AgentSettings:
     """Read the settings file, or return the defaults.
 
     Raises:
-        FileMissingError: there is no such file.
-        SettingError: it is no file, too large or not TOML, or a key or value is wrong.
+        FileMissingError: there is no such file, or it is none or too large.
+        SettingError: it is not TOML, or a key or value is wrong.
     """
     if path is None:
         return AgentSettings()
-    try:
-        facts = path.stat()
-        if S_ISREG(facts.st_mode) and facts.st_size > LIMIT_BYTES:
-            raise SettingError(f"the settings '{path}' have {facts.st_size} bytes, over {LIMIT_BYTES}", hint=_PATH_HINT)
-        if not S_ISREG(facts.st_mode) and not S_ISDIR(facts.st_mode):  # reading it might never end
-            raise SettingError(f"the settings '{path}' are a device or a pipe, expected a file", hint=_PATH_HINT)
-        data = path.read_bytes()
-    except OSError as error:
-        raise FileMissingError(
-            f"cannot read the settings '{path}': {error.strerror or error}", hint=_PATH_HINT
-        ) from error
+    data = read_file(path, "the settings", hint="check the path given to --config", limit_bytes=_LIMIT_BYTES)
     return decode_settings(data, source=str(path))
 
 

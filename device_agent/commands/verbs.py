@@ -3,10 +3,11 @@
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgefleet.contracts.errors import FileMissingError, InputError
+from edgefleet.contracts.errors import FileMissingError, InputError, NotAllowedError
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,9 +64,16 @@ def existing_folder(data: Path) -> Path:
 
     Raises:
         FileMissingError: there is no such folder; it is not made.
+        NotAllowedError: this user may not look into it.
     """
-    if not data.is_dir():
+    try:
+        there, readable = data.is_dir(), os.access(data, os.R_OK | os.X_OK, effective_ids=True)
+    except PermissionError:  # a folder above it may not be entered
+        there, readable = True, False
+    if not there:
         raise FileMissingError(f"there is no folder '{data}'", hint="name the device's data folder")
+    if not readable:
+        raise NotAllowedError(f"'{data}' may not be read by this user", hint="run it as root, or as the agent's user")
     return data.resolve()
 
 

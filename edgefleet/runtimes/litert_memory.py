@@ -65,4 +65,6 @@ def _stays(inner: Any) -> bool:
 
 
 def _is_plain(view: Array) -> bool:
-    return bool(view.size) and view.dtype.kind in "iufb" and view.flags.c_contiguous and view.dtype.isnative
+    """Tell whether an array shows what lies there; a tensor without axes comes as a number, which is a copy."""
+    has_axes = bool(view.ndim and view.size)
+    return has_axes and view.dtype.kind in "iufb" and view.flags.c_contiguous and view.dtype.isnative

@@ -94,6 +94,11 @@ def test_a_cut_or_changed_answer_is_an_answer_or_a_message_error(answer, data):
         decode_answer(body[:cut])
 
 
+def test_a_label_that_no_answer_can_hold_is_cut():
+    answer = decode_answer(encode_answer(AnswerFrame("ok", 1, label="\U0001f600" * 70_000)))
+    assert answer.label == "\U0001f600" * 16_000
+
+
 def test_a_frame_over_the_limit_is_refused_before_it_is_read():
     assert frame_length(frame(b"abc")[:4]) == 3
     with pytest.raises(MessageError) as raised:

@@ -61,22 +61,46 @@ def test_a_wrong_setting_is_named(tmp_path, text, message):
     assert raised.value.message == f"{path}: {message}"
 
 
-def test_settings_that_are_no_file_or_without_end_are_not_read(tmp_path, capsys):
+def test_what_is_no_file_or_without_end_is_not_read(tmp_path, capsys):
     pipe, large = tmp_path / "pipe", tmp_path / "large"
     os.mkfifo(pipe)
     large.touch()
     os.truncate(large, 10 << 30)
-    for path, what in (
-        (pipe, "are a device or a pipe, expected a file"),
-        (Path("/dev/zero"), "are a device or a pipe, expected a file"),
-        (large, "have 10737418240 bytes, over 1048576"),
+    for path, why in (
+        (pipe, "it is a device or a pipe, expected a file"),
+        (Path("/dev/zero"), "it is a device or a pipe, expected a file"),
+        (large, "it has 10737418240 bytes, over the limit of 1048576"),
+        (tmp_path, "Is a directory"),
     ):
         assert main(["config", "check", str(path)]) == 2
-        assert (
-            capsys.readouterr().err == f"error: the settings '{path}' {what}\nhint: check the path given to --config\n"
-        )
+        told = capsys.readouterr().err
+        assert told == f"error: cannot read the settings '{path}': {why}\nhint: check the path given to --config\n"
+        assert main(["enrol", "--data", str(tmp_path / "device"), "--ticket", str(path)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: cannot read the ticket '{path}': {why}\n")
         output = tmp_path / "diagnosis.tar.gz"
         assert main(["diagnose", "--data", str(tmp_path), "--config", str(path), "--output", str(output)]) == 0
+        capsys.readouterr()
+
+
+def test_a_user_who_may_not_look_is_told_so(enrolled, capsys):
+    root = str(enrolled.root)
+    commands = (["status"], ["software", "status"], ["hold", "arm", "--for", "5"])
+    for words in commands:  # what they import is not this test's matter
+        assert main([*words, "--data", root]) == 0
+    capsys.readouterr()
+    is_root = os.geteuid() == 0
+    enrolled.root.chmod(0o700 if is_root else 0)
+    if is_root:
+        os.seteuid(65534)
+    try:
+        for words in commands:
+            assert main([*words, "--data", root]) == 4
+    finally:
+        if is_root:
+            os.seteuid(0)
+        enrolled.root.chmod(0o700)
+    hint = "hint: run it as root, or as the agent's user\n"
+    assert capsys.readouterr().err == f"error: '{root}' may not be read by this user\n{hint}" * 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from benchmarks.operator_models import Constant, SingleOperator, build
 from edgefleet.runtimes.litert import LiteRtInterpreter
 
 RESHAPE, ADD, SHAPE = (schema.BuiltinOperator.RESHAPE, schema.BuiltinOperator.ADD, schema.BuiltinOperator.SHAPE)
@@ -98,3 +99,19 @@ def test_a_model_that_may_plan_its_memory_anew_is_given_copies(operators: list[O
     first = model.invoke([sample])[0].copy()
     model.invoke([sample + 1])
     np.testing.assert_array_equal(model.invoke([sample])[0], first)
+
+
+def test_a_number_without_axes_is_no_place_to_look_at() -> None:
+    whole = SingleOperator(
+        "SUM",
+        ((2, 3), Constant(np.array([0, 1], np.int32))),
+        ((),),
+        "ReducerOptions",
+        {"keepDims": False},
+        (-6.0, 6.0),
+    )
+    model = LiteRtInterpreter(build(whole, "float32"))
+    assert model.direct is None
+    for sample in (np.ones((2, 3), np.float32), np.full((2, 3), 2.0, np.float32)):
+        (total,) = model.invoke([sample])
+        assert (total.shape, float(total)) == ((), float(sample.sum()))

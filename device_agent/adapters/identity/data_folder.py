@@ -25,7 +25,7 @@ from device_agent.adapters.identity.credentials import device_key
 from device_agent.adapters.identity.sealed_copy import mend, write_twice
 from device_agent.core.identity import Identity
 from edgefleet.contracts.decoding import decode_json
-from edgefleet.contracts.errors import EdgeFleetError, FileMissingError
+from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, NotAllowedError
 from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 
 _LOG = logging.getLogger("edgefleet.agent")
@@ -62,10 +62,15 @@ class DataFolder:
 
         Raises:
             FileMissingError: the device is not enrolled.
+            NotAllowedError: this user may not look.
             SettingError: the file is damaged.
         """
         try:
             return decode_json(self.identity.read_bytes(), Identity, source=str(self.identity))
+        except PermissionError as error:
+            raise NotAllowedError(
+                f"'{self.root}' may not be read by this user", hint="run it as root, or as the agent's user"
+            ) from error
         except OSError as error:
             raise FileMissingError(
                 f"'{self.root}' holds no enrolled device",

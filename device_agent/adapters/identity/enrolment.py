@@ -37,6 +37,8 @@ from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 #: What holds a private key is for its owner only.
 PRIVATE_MODE = 0o600
 _OK = (200, 201)
+#: A ticket holds two roots of trust and a certificate.
+_TICKET_LIMIT_BYTES = 1 << 20
 _NOT_ALLOWED = (401, 403)
 
 
@@ -48,7 +50,7 @@ def read_ticket(path: Path) -> EnrolmentTicket:
         SettingError: it breaks the schema.
     """
     hint = "make one on the server with: edgefleet devices invite NAME --profile P --output ticket.json"
-    data = read_file(path, "the ticket", hint=hint)
+    data = read_file(path, "the ticket", hint=hint, limit_bytes=_TICKET_LIMIT_BYTES)
     return decode_json(data, EnrolmentTicket, source=f"the ticket '{path.name}'")
 
 
