@@ -93,7 +93,7 @@ class SimulatedDevice:
             config.settings,
             inference=InProcessInference(engine),
             repositories=InProcessRepositories(folder, reserve_bytes=config.settings.reserve_bytes),
-            admission=InProcessAdmission(),
+            admission=InProcessAdmission(alone=False),
             executor=executor,
             pump=pump,
             time_scale=float(config.time_scale),

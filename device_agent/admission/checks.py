@@ -52,8 +52,11 @@ class _RefusedError(Exception):
         self.cause = cause
 
 
-def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None) -> AdmissionVerdict:
-    """Run all checks; ``busy`` tells whether other work disturbs the latency (by default from the load average)."""
+def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None, alone: bool = True) -> AdmissionVerdict:
+    """Run all checks; ``busy`` tells whether other work disturbs the latency (by default from the load average).
+
+    Where others work in this process, too (not ``alone``), its memory says nothing of the model.
+    """
     started, before_bytes = time.perf_counter(), peak_rss_bytes()
     try:
         bundle = open_slot(request.model)
@@ -63,8 +66,9 @@ def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None) 
         _check_parity(bundle, "reference")
         model = _check_parity(bundle, "production")
         _check_acceptance(request, model, bundle)
-        _check_leak(model, bundle, request.latency_runs)
-        _check_memory(bundle, before_bytes)
+        if alone:
+            _check_leak(model, bundle, request.latency_runs)
+            _check_memory(bundle, before_bytes)
         _check_together(request)
         latency = _latency(model, bundle, request.latency_runs)
     except _RefusedError as refusal:
@@ -244,11 +248,12 @@ def _verdict(kind: str, cause: str, detail: str, started: float, p99_us: int = 0
 
 
 class InProcessAdmission:
-    """The admission port without a child: for simulations, where many devices share one process."""
+    """The admission port without a child: for simulations, where many devices share one process (not ``alone``)."""
 
-    def __init__(self, busy: Callable[[], bool] | None = None) -> None:
+    def __init__(self, busy: Callable[[], bool] | None = None, *, alone: bool = True) -> None:
         self._busy = busy
+        self._alone = alone
 
     def admit(self, request: AdmissionRequest) -> AdmissionVerdict:
         """Run the checks here."""
-        return admit(request, busy=self._busy)
+        return admit(request, busy=self._busy, alone=self._alone)

@@ -137,13 +137,13 @@ def test_the_admission_child_has_no_network_writes_no_files_and_has_bounded_memo
     assert ran.stdout == "True [] File too large, out of memory\n"
 
 
-def admitted(made, tmp_path, agent_tools, *, busy=False, **changes):
+def admitted(made, tmp_path, agent_tools, *, busy=False, alone=True, **changes):
     path = tmp_path / f"{made.sha256}.bundle"
     path.write_bytes(made.data)
     release = RunningRelease(name=made.name, version=made.version, bundle_sha256=made.sha256)
     model = ModelRef(path=str(path), release=release)
     request = AdmissionRequest(model=model, profile=agent_tools.PROFILE, compat_hash=agent_tools.COMPAT)
-    return InProcessAdmission(busy=lambda: busy).admit(msgspec.structs.replace(request, **changes))
+    return InProcessAdmission(busy=lambda: busy, alone=alone).admit(msgspec.structs.replace(request, **changes))
 
 
 def test_a_model_over_its_size_or_its_memory_is_refused_by_name(agent_bundles, tmp_path, agent_tools, monkeypatch):
@@ -177,6 +177,8 @@ def test_a_model_that_keeps_memory_at_each_inference_is_refused(agent_bundles, t
     verdict = admitted(agent_bundles.v1, tmp_path, agent_tools)
     assert (verdict.kind, verdict.cause) == ("refused", "memory-leak")
     assert "inferences of one input kept" in verdict.detail
+    crowded = admitted(agent_bundles.v1, tmp_path, agent_tools, alone=False)
+    assert (crowded.kind, crowded.cause) == ("passed", "all-checks")
 
 
 def test_models_that_fit_alone_must_fit_together(agent_bundles, tmp_path, agent_tools):
