@@ -4,6 +4,8 @@
 import struct
 from typing import NamedTuple
 
+import msgspec
+
 from device_agent.inference_protocol import ANSWER, STATUSES, VERSION, AnswerFrame, Tensor, encode_answer
 from device_agent.worker.engine import Reply
 from device_agent.worker.residents import Resident
@@ -19,17 +21,7 @@ _REMEMBERED = 256
 def encoded(reply: Reply) -> bytes:
     """Return an answer's body."""
     tensors = tuple(Tensor("float32", o.shape, o.astype("<f4", copy=False).tobytes()) for o in reply.outputs)
-    frame = AnswerFrame(
-        status=reply.status,
-        request_id=reply.request_id,
-        top_class=reply.top_class,
-        confidence=reply.confidence,
-        release=reply.release,
-        label=reply.label,
-        detail=reply.detail,
-        tensors=tensors,
-    )
-    return encode_answer(frame)
+    return encode_answer(AnswerFrame._make((*msgspec.structs.astuple(reply)[:7], tensors)))
 
 
 class _Form(NamedTuple):

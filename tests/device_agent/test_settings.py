@@ -17,7 +17,8 @@ from device_agent.cli import _parser, main
 from device_agent.core.settings.remote_settings import merged
 from device_agent.settings import AgentSettings, decode_settings, read_settings
 from edgefleet.contracts.device_settings import RemoteSettings, read_remote_settings
-from edgefleet.contracts.errors import SettingError, TrustError
+from edgefleet.contracts.errors import FileMissingError, SettingError, TrustError
+from edgefleet.contracts.files import read_file
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "agent"
 
@@ -80,6 +81,23 @@ def test_what_is_no_file_or_without_end_is_not_read(tmp_path, capsys):
         output = tmp_path / "diagnosis.tar.gz"
         assert main(["diagnose", "--data", str(tmp_path), "--config", str(path), "--output", str(output)]) == 0
         capsys.readouterr()
+
+
+@pytest.mark.parametrize(("limit_bytes", "why"), [(3, ""), (2, "it has more than 2 bytes")])
+def test_a_pipe_that_the_process_was_given_is_read_up_to_the_limit(limit_bytes, why):
+    ours, theirs = os.pipe()
+    os.write(theirs, b"abc")
+    os.close(theirs)
+    path = Path(f"/dev/fd/{ours}")
+    try:
+        if not why:
+            assert read_file(path, "the ticket", limit_bytes=limit_bytes) == b"abc"
+            return
+        with pytest.raises(FileMissingError) as raised:
+            read_file(path, "the ticket", limit_bytes=limit_bytes)
+        assert raised.value.message == f"cannot read the ticket '{path}': {why}"
+    finally:
+        os.close(ours)
 
 
 def test_a_user_who_may_not_look_is_told_so(enrolled, capsys):

@@ -129,6 +129,15 @@ def test_a_set_for_which_there_is_no_room_leaves_the_disk_as_it_is(device, tmp_p
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+def test_a_file_that_is_too_large_is_not_even_read(device, tmp_path):
+    path = tmp_path / "large.wheels"
+    path.touch()
+    os.truncate(path, 10 << 30)
+    with pytest.raises(BundleError) as refused:
+        device.slots.install(path, "a" * 64)
+    assert refused.value.message == "'large.wheels' has 10737418240 bytes, over the limit of 1073741824"
+
+
 def test_a_set_that_hangs_is_ended_by_the_alarm_and_taken_back(device):
     device.install("hung", "hangs")
     ran = [device.start(EDGEFLEET_SOFTWARE_TRIAL_S="1") for _ in range(ATTEMPTS)]

@@ -77,6 +77,10 @@ class SoftwareSlots:
             ConflictError: another installation is under way.
             StorageError: it cannot be written.
         """
+        if (size_bytes := archive.stat().st_size) > WHEEL_SET_LIMIT_BYTES:
+            raise BundleError(
+                f"'{archive.name}' has {size_bytes} bytes, over the limit of {WHEEL_SET_LIMIT_BYTES}", hint=_HINT
+            )
         found = sha256_file(archive)
         if found != sha256:
             raise BundleError(f"'{archive.name}' has the SHA-256 {found}, expected {sha256}", hint="fetch it again")
