@@ -42,6 +42,8 @@ TENSOR_LIMIT = 64
 RANK_LIMIT = 8
 #: Longer texts are cut: an answer has two bytes for the length of each, and a character has up to four.
 _LABEL_CHARACTERS, _DETAIL_CHARACTERS = 16_000, 250
+#: What the tensors of an answer may take: a frame has room for its texts, too.
+ANSWER_TENSORS_LIMIT_BYTES = FRAME_LIMIT_BYTES - (1 << 18)
 INFER, FEEDBACK, INFO, INFER_MODEL, DECLARE, SHARE, RING, ANSWER, ANSWER_RING = 1, 2, 3, 4, 5, 6, 7, 129, 130
 
 Status = Literal["ok", "no-model", "bad-input", "failed", "deadline", "unknown-request", "busy", "incompatible"]
@@ -250,6 +252,18 @@ def encode_answer(answer: AnswerFrame) -> bytes:
         len(answer.tensors),
     )
     return b"".join((head, release, label, detail, _encode_tensors(answer.tensors)))
+
+
+def unanswerable(shapes: Sequence[Sequence[int]]) -> str:
+    """Say why no answer can carry float32 tensors of these shapes; empty if one can."""
+    if len(shapes) > TENSOR_LIMIT:
+        return f"{len(shapes)} tensors, and an answer has at most {TENSOR_LIMIT}"
+    if (rank := max(map(len, shapes), default=0)) > RANK_LIMIT:
+        return f"a tensor of {rank} dimensions, and an answer's have at most {RANK_LIMIT}"
+    size_bytes = sum(_TENSOR.size + 4 * len(shape) + _SIZES["float32"] * math.prod(shape) for shape in shapes)
+    if size_bytes > ANSWER_TENSORS_LIMIT_BYTES:
+        return f"{size_bytes} bytes of tensors, and an answer has room for {ANSWER_TENSORS_LIMIT_BYTES}"
+    return ""
 
 
 def decode_answer(body: bytes | bytearray | memoryview) -> AnswerFrame:

@@ -2,7 +2,8 @@
 """The checks of admission, in order; the first that says no ends it.
 
 1. The slot's file is the bundle that was ordered, made for this profile, with the interface that applications need.
-2. The model is no larger than its budget; neither its parity vectors nor its own answers to them have a NaN.
+2. The model is no larger than its budget, and its answers no more than a frame can carry; neither its parity vectors
+   nor its own answers to them have a NaN.
 3. It loads with reference kernels and meets its parity vectors to the bit (its reference tolerance).
 4. It loads with production kernels and meets them within the tolerance measured at conversion.
 5. It scores the pinned minimum on the pinned acceptance examples, without a NaN.
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from device_agent.core.evidence.leak import LEAST_BYTES, LEAST_PARTS, Point, kept_bytes
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
+from device_agent.inference_protocol import unanswerable
 from device_agent.process_bounds import peak_rss_bytes, private_bytes
 from device_agent.worker.residents import load, open_slot
 from edgefleet.contracts.bundle import Bundle
@@ -63,6 +65,7 @@ def admit(request: AdmissionRequest, *, busy: Callable[[], bool] | None = None, 
         _check_facts(request, bundle)
         _check_interface(request, bundle)
         _check_size(bundle)
+        _check_answer(bundle)
         _check_parity(bundle, "reference")
         model = _check_parity(bundle, "production")
         _check_acceptance(request, model, bundle)
@@ -115,6 +118,12 @@ def _check_size(bundle: Bundle) -> None:
     size = next(member.size_bytes for member in bundle.manifest.members if member.path == bundle.manifest.model)
     if budget is not None and size > budget:
         raise _RefusedError("model-size", f"the model has {size} bytes, the budget is {budget}")
+
+
+def _check_answer(bundle: Bundle) -> None:
+    """Refuse a model whose answers applications could never be given."""
+    if why := unanswerable([output.shape for output in bundle.manifest.interface.outputs]):
+        raise _RefusedError("answer-size", f"the model answers with {why}")
 
 
 def _check_finite(model: LoadedModel, bundle: Bundle) -> None:

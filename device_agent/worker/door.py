@@ -18,10 +18,12 @@ from device_agent.shared_memory import (
     ANSWERED,
     BY_SOCKET,
     CLIENT_SLEEPS,
+    HEAD_BYTES,
     LENGTH,
     REQUESTED,
     WORKER_SLEEPS,
     create,
+    rounded,
 )
 from device_agent.worker.engine import Reply
 from device_agent.worker.replies import ReplyWriter, encoded
@@ -75,6 +77,11 @@ class Door:
             return socket.send_fds(connection, [data], [self.descriptor])
         finally:
             os.close(self.descriptor)
+
+    @property
+    def size_bytes(self) -> int:
+        """The memory that it takes, with the copy of a request."""
+        return self.memory.size_bytes + len(self._copy)
 
     @property
     def requested(self) -> bool:
@@ -147,6 +154,11 @@ class Door:
         if self._form is not None:
             self._form.memory.release()
             self._form = None
+
+
+def door_bytes(request_bytes: int, answer_bytes: int) -> int:
+    """Return how much memory a door with areas for bodies of these sizes takes, with the copy of a request."""
+    return HEAD_BYTES + 2 * rounded(request_bytes) - LENGTH.size + rounded(answer_bytes)
 
 
 def to_array(tensor: Tensor) -> Array:

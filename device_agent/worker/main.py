@@ -39,7 +39,7 @@ _WRITE = selectors.EVENT_WRITE
 _SETTLED_COLLECTS = 3
 #: Applications beyond this many cost the one that was silent for longest its connection; files stay free for models.
 SESSION_LIMIT = 512
-#: Half-sent requests, unread answers and shared memory of all applications together.
+#: Half-sent requests and unread answers of all applications together.
 BUFFER_LIMIT_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
 #: How long a thread may keep the others from running: a loading model is no reason for a late answer.

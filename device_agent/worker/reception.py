@@ -36,6 +36,8 @@ _MICRO = 1e-6
 _LONGEST_SLEEP_S = 3600.0
 #: Of each new duration in the expected one.
 _WEIGHT = 0.2
+#: Shared memory of all applications together; who comes late is told to use the socket.
+SHARED_LIMIT_BYTES = 256 << 20
 #: Names whose durations are remembered: applications may ask for models that do not exist.
 _COSTS_LIMIT = 256
 
@@ -50,6 +52,7 @@ class Reception:
         self._backlog: Backlog[Session] = Backlog()
         self._costs: dict[str, float] = {}
         self._looked_for: list[Session] = []
+        self._shared_bytes = 0
 
     @property
     def busy(self) -> bool:
@@ -76,9 +79,7 @@ class Reception:
                 case DeclareRequest(document):
                     session.reply(self._applications.declare(session, document))
                 case ShareRequest():
-                    why = session.share(request)
-                    if why:
-                        session.reply(Reply("failed", detail=why))
+                    self._share(session, request)
 
     def work(self) -> Iterable[Session]:
         """Answer what waits: one request, or those that come through shared memory for a while; yield who was."""
@@ -115,8 +116,17 @@ class Reception:
 
     def forget(self, session: Session) -> None:
         """Let go of a session that ends."""
+        self._shared_bytes -= session.shared_bytes
         if session in self._looked_for:
             self._looked_for.remove(session)
+
+    def _share(self, session: Session, request: ShareRequest) -> None:
+        """Give a session shared memory, as long as there is room."""
+        before_bytes = session.shared_bytes
+        why = session.share(request, SHARED_LIMIT_BYTES - self._shared_bytes)
+        self._shared_bytes += session.shared_bytes - before_bytes
+        if why:
+            session.reply(Reply("failed", detail=why))
 
     def _ask(self, session: Session) -> None:
         """Run a request, let it wait, or refuse it."""

@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from device_agent.inference_protocol import ANSWER, STATUSES, VERSION, AnswerFrame, Tensor, encode_answer
+from device_agent.inference_protocol import (
+    ANSWER,
+    STATUSES,
+    VERSION,
+    AnswerFrame,
+    Tensor,
+    encode_answer,
+    unanswerable,
+)
 from device_agent.worker.engine import Reply
 from device_agent.worker.residents import Resident
 
@@ -19,8 +27,11 @@ _REMEMBERED = 256
 
 
 def encoded(reply: Reply) -> bytes:
-    """Return an answer's body."""
-    tensors = tuple(Tensor("float32", o.shape, o.astype("<f4", copy=False).tobytes()) for o in reply.outputs)
+    """Return an answer's body; of outputs that no frame can carry, the sentence that says so."""
+    outputs = reply.outputs
+    if why := unanswerable([output.shape for output in outputs]):
+        return encode_answer(AnswerFrame("failed", release=reply.release, detail=f"the outputs are {why}"))
+    tensors = tuple(Tensor("float32", o.shape, o.astype("<f4", copy=False).tobytes()) for o in outputs)
     return encode_answer(AnswerFrame._make((*msgspec.structs.astuple(reply)[:7], tensors)))
 
 

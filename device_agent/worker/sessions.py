@@ -15,7 +15,7 @@ from device_agent.inference_protocol import (
     frame_length,
 )
 from device_agent.shared_memory import AREA_LIMIT_BYTES, looks
-from device_agent.worker.door import Asked, Door, to_array
+from device_agent.worker.door import Asked, Door, door_bytes, to_array
 from device_agent.worker.engine import Reply
 from device_agent.worker.replies import encoded
 from edgefleet.contracts.errors import MessageError
@@ -58,6 +58,11 @@ class Session:
     def buffered_bytes(self) -> int:
         """Bytes of requests that are not whole yet, and of answers that were not read yet."""
         return len(self._received) + len(self._unsent)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Memory that this connection's shared memory takes."""
+        return 0 if self.door is None else self.door.size_bytes
 
     @property
     def wants_to_write(self) -> bool:
@@ -128,12 +133,14 @@ class Session:
             return False
         return True
 
-    def share(self, request: ShareRequest) -> str:
-        """Make shared memory and pass it on; return why not, if not."""
+    def share(self, request: ShareRequest, room_bytes: int) -> str:
+        """Make shared memory of at most ``room_bytes`` and pass it on; return why not, if not."""
         if self.door is not None or self._unsent:
             return "this connection has shared memory"
         if not 0 < max(request.request_bytes, request.answer_bytes) <= AREA_LIMIT_BYTES:
             return f"an area has at most {AREA_LIMIT_BYTES} bytes"
+        if (taken_bytes := door_bytes(request.request_bytes, request.answer_bytes)) > room_bytes:
+            return f"it would take {taken_bytes} bytes, and other applications leave {room_bytes}: use the socket"
         try:
             self.door = Door(request.request_bytes, request.answer_bytes)
             data = frame(encoded(Reply("ok")))

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from device_agent import inference_protocol
 from device_agent.adapters.children.admission_process import AdmissionProcess
 from device_agent.admission import checks
 from device_agent.admission.checks import InProcessAdmission
@@ -158,6 +159,17 @@ def test_a_model_over_its_size_or_its_memory_is_refused_by_name(agent_bundles, t
     verdict = admitted(greedy, tmp_path, agent_tools)
     assert verdict.cause == "memory-budget"
     assert verdict.detail == f"the checks took {90 << 20} bytes, the budget is 1000 for activations"
+
+
+def test_a_model_whose_answers_no_application_could_be_given_is_refused(
+    agent_bundles, tmp_path, agent_tools, monkeypatch
+):
+    monkeypatch.setattr(inference_protocol, "ANSWER_TENSORS_LIMIT_BYTES", 4 + 2 * 4 + 10 * 4)
+    assert admitted(agent_bundles.v1, tmp_path, agent_tools).kind == "passed"
+    monkeypatch.setattr(inference_protocol, "ANSWER_TENSORS_LIMIT_BYTES", 51)
+    verdict = admitted(agent_bundles.v1, tmp_path, agent_tools)
+    assert (verdict.kind, verdict.cause) == ("refused", "answer-size")
+    assert verdict.detail == "the model answers with 52 bytes of tensors, and an answer has room for 51"
 
 
 def test_a_model_that_keeps_memory_at_each_inference_is_refused(agent_bundles, tmp_path, agent_tools, monkeypatch):

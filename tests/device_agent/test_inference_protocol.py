@@ -23,6 +23,7 @@ from device_agent.inference_protocol import (
     encode_request,
     frame,
     frame_length,
+    unanswerable,
 )
 from edgefleet.contracts.errors import MessageError
 
@@ -113,3 +114,24 @@ def test_the_bytes_of_a_request_are_those_of_the_documentation():
     assert frame(encode_request(request)).hex() == (
         "1a000000" + "01" + "01" + "0100" + "0201000000000000" + "03" + "02" + "0000" + "02000000" + "01000000" + "0708"
     )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "why"),
+    [
+        ([(1, 10)] * 64, ""),
+        ([(1, 10)] * 65, "65 tensors, and an answer has at most 64"),
+        ([(1,) * 8], ""),
+        ([(1,) * 9], "a tensor of 9 dimensions, and an answer's have at most 8"),
+        ([(16_711_678,)], ""),
+        ([(16_711_679,)], "66846724 bytes of tensors, and an answer has room for 66846720"),
+        ([], ""),
+    ],
+)
+def test_what_no_answer_can_carry_is_told(shapes, why):
+    assert unanswerable(shapes) == why
+    if not why:
+        tensors = tuple(Tensor("float32", shape, bytes(4 * math.prod(shape))) for shape in shapes)
+        text = "\N{PERSONAL COMPUTER}" * 20_000
+        body = encode_answer(AnswerFrame("ok", label=text, detail=text, release="r" * 65_535, tensors=tensors))
+        assert frame_length(frame(body)[:4]) == len(body)

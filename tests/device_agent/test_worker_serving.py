@@ -32,7 +32,8 @@ from device_agent.inference_protocol import (
     encode_request,
     frame,
 )
-from device_agent.shared_memory import BY_SOCKET, LENGTH, REQUESTED, attach
+from device_agent.shared_memory import AREA_LIMIT_BYTES, BY_SOCKET, LENGTH, REQUESTED, attach
+from device_agent.worker.reception import SHARED_LIMIT_BYTES
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.interface import NeededInterface, NeededTensor
 from edgefleet.contracts.messages import RunningRelease
@@ -223,6 +224,27 @@ def test_areas_over_the_limit_are_refused(bench, agent_bundles):
         connection.sendall(frame(encode_request(ShareRequest(1 << 30, mmap.PAGESIZE))))
         answer = _answer(connection)
     assert (answer.status, answer.detail) == ("failed", "an area has at most 16777216 bytes")
+
+
+def test_applications_that_leave_no_room_send_the_next_one_to_the_socket(bench, agent_bundles, digits_live):
+    made, picture = agent_bundles.v1, digits_live[0][0]
+    bench.serve(bench.ref(made))
+    size_bytes = AREA_LIMIT_BYTES - mmap.PAGESIZE
+    ask = frame(encode_request(ShareRequest(size_bytes, size_bytes)))
+    with contextlib.ExitStack() as held:
+        for _ in range(SHARED_LIMIT_BYTES // (3 * AREA_LIMIT_BYTES)):
+            os.close(_share(held.enter_context(bench.connect()), size_bytes))
+        late = held.enter_context(bench.connect())
+        late.sendall(ask)
+        answer = _answer(late)
+        assert (answer.status, answer.detail) == (
+            "failed",
+            "it would take 50331900 bytes, and other applications leave 16775956: use the socket",
+        )
+        late.sendall(frame(_body(picture)))
+        assert _answer(late).status == "ok"
+    with bench.connect() as connection:  # those are gone, and so is what they took
+        bench.tools.wait_until(lambda: connection.sendall(ask) or _answer(connection).status == "ok", "room")
 
 
 def test_several_models_answer_by_name(bench, agent_bundles, digits_live):
