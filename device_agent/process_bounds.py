@@ -49,6 +49,15 @@ def limit_resources(*, cpu_s: int, open_files: int, memory_bytes: int) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's own limit of open files as far as is wanted and allowed, and return what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < wanted:  # below zero: without limit
+        soft = min(wanted, hard) if hard >= 0 else wanted
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft if soft >= 0 else wanted
+
+
 def leave_no_core() -> None:
     """Let no core dump be made of this process, which holds what applications sent, and whose end must not wait for it.
 

@@ -70,6 +70,13 @@ class Backlog(Generic[Sender]):
         heapq.heapify(self._heap)
         return first
 
+    def drop(self, sender: Sender) -> None:
+        """Forget the request of a sender who is gone, so that it takes no other's place."""
+        left = [waiting for waiting in self._heap if waiting.sender is not sender]
+        if len(left) < len(self._heap):
+            self._heap = left
+            heapq.heapify(left)
+
     def ready(self, blocked: frozenset[str] | set[str]) -> bool:
         """Tell whether a request waits whose model can run now."""
         return any(waiting.model not in blocked for waiting in self._heap)

@@ -10,6 +10,7 @@ for it; each slow model beside others has a lane of its own. The supervisor owns
 queue there while a worker restarts.
 """
 
+import errno
 import mmap
 import os
 import random
@@ -24,7 +25,13 @@ import msgspec
 from device_agent.control_channel import ControlChannel
 from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
 from device_agent.core.settings.accelerator_settings import AcceleratorSettings
-from device_agent.process_bounds import die_with_parent, leave_no_core, let_go_of_start_up_code, private_bytes
+from device_agent.process_bounds import (
+    allow_open_files,
+    die_with_parent,
+    leave_no_core,
+    let_go_of_start_up_code,
+    private_bytes,
+)
 from device_agent.sandbox.confinement import confine
 from device_agent.worker.accelerator import Accelerator
 from device_agent.worker.applications import Applications
@@ -37,8 +44,10 @@ _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
 #: After so many requests for counts the start is over, and its code is let go.
 _SETTLED_COLLECTS = 3
-#: Applications beyond this many cost the one that was silent for longest its connection; files stay free for models.
+#: Applications beyond this many, or beyond what there may be open files for, cost the one that was silent for longest
+#: its connection. Each may have two files, its connection and its shared memory; the rest stays free for models.
 SESSION_LIMIT = 512
+_FILES_EACH, _FILES_KEPT = 2, 64
 #: Half-sent requests and unread answers of all applications together.
 BUFFER_LIMIT_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
@@ -49,8 +58,11 @@ _SWITCH_S = 0.0005
 class Worker:
     """The event loop of one worker."""
 
-    def __init__(self, listener: socket.socket, control: socket.socket, engine: Engine) -> None:
+    def __init__(
+        self, listener: socket.socket, control: socket.socket, engine: Engine, *, session_limit: int = SESSION_LIMIT
+    ) -> None:
         self._engine = engine
+        self._session_limit = session_limit
         self._listener = listener
         self._control = ControlChannel(control)
         self._selector = selectors.DefaultSelector()
@@ -84,10 +96,12 @@ class Worker:
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return  # it went away again
-        if len(self._sessions) >= SESSION_LIMIT:
-            self._end(min(self._sessions.values(), key=lambda known: known.last_used_s))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE) and self._sessions:  # then it is still there, and waits
+                self._end_the_silent_one()
+            return  # or it went away again
+        if len(self._sessions) >= self._session_limit:
+            self._end_the_silent_one()
         session = Session(connection)
         self._sessions[connection.fileno()] = session
         self._selector.register(connection, _READ, session)
@@ -120,6 +134,9 @@ class Worker:
         if session.buffered_bytes < _LARGE_BYTES:
             return False
         return sum(known.buffered_bytes for known in self._sessions.values()) > BUFFER_LIMIT_BYTES
+
+    def _end_the_silent_one(self) -> None:
+        self._end(min(self._sessions.values(), key=lambda known: known.last_used_s))
 
     def _end(self, session: Session) -> None:
         if session.connection in self._selector.get_map():
@@ -183,6 +200,11 @@ class Worker:
             self._control.send(report)
 
 
+def sessions_that_fit(open_files: int) -> int:
+    """Return how many applications may be connected where so many files may be open."""
+    return min(max((open_files - _FILES_KEPT) // _FILES_EACH, 1), SESSION_LIMIT)
+
+
 def main(arguments: list[str]) -> int:
     """Run a worker on inherited file descriptors."""
     listening_fd, control_fd, mark_fd, parent_pid, threads = (int(argument) for argument in arguments[:5])
@@ -197,7 +219,9 @@ def main(arguments: list[str]) -> int:
         print(f"the worker is not confined: {sentence}", file=sys.stderr)  # noqa: T201  into the agent's log
     nonce = int.from_bytes(os.urandom(4), "little")
     engine = Engine(random=random.random, nonce=nonce, threads=threads, mark=mark, accelerator=Accelerator(given))
-    Worker(socket.socket(fileno=listening_fd), socket.socket(fileno=control_fd), engine).run()
+    limit = sessions_that_fit(allow_open_files(SESSION_LIMIT * _FILES_EACH + _FILES_KEPT))
+    listener, control = socket.socket(fileno=listening_fd), socket.socket(fileno=control_fd)
+    Worker(listener, control, engine, session_limit=limit).run()
     return 0
 
 

@@ -3,6 +3,7 @@
 
 A request for an inference runs at once where nothing else waits. Otherwise it waits in the order of deadlines, or is
 refused with ``busy`` at once where its deadline cannot be kept. Requests for a model that is being replaced wait too.
+Of an application that sends many requests at once, one is taken in each turn of the loop, as of every other.
 """
 
 import time
@@ -53,6 +54,8 @@ class Reception:
         self._costs: dict[str, float] = {}
         self._looked_for: list[Session] = []
         self._shared_bytes = 0
+        #: Sessions that have sent more than was taken in this turn, in the order in which they will be heard.
+        self._unheard: dict[Session, None] = {}
 
     @property
     def busy(self) -> bool:
@@ -64,26 +67,33 @@ class Reception:
         return self._lanes.calls()
 
     def hear(self, session: Session) -> None:
-        """Take every request of a session that may be taken now."""
-        while not session.closed and (request := session.next_request()) is not None:
-            match request:
-                case InferRequest():
-                    self._ask(session)
-                case RingRequest():
-                    self._look_for(session)
-                    self._ask(session)
-                case FeedbackRequest():
-                    session.reply(self._engine.feedback(*request))
-                case InfoRequest(model):
-                    session.reply(self._engine.info(model))
-                case DeclareRequest(document):
-                    session.reply(self._applications.declare(session, document))
-                case ShareRequest():
-                    self._share(session, request)
+        """Take the next request of a session, if one may be taken now; what is behind it waits for the others' turn."""
+        request = None if session.closed else session.next_request()
+        match request:
+            case None:
+                return
+            case InferRequest():
+                self._ask(session)
+            case RingRequest():
+                self._look_for(session)
+                self._ask(session)
+            case FeedbackRequest():
+                session.reply(self._engine.feedback(*request))
+            case InfoRequest(model):
+                session.reply(self._engine.info(model))
+            case DeclareRequest(document):
+                session.reply(self._applications.declare(session, document))
+            case ShareRequest():
+                self._share(session, request)
+        if session.has_more:
+            self._unheard[session] = None
 
     def work(self) -> Iterable[Session]:
         """Answer what waits: one request, or those that come through shared memory for a while; yield who was."""
         now_s = time.monotonic()
+        unheard, self._unheard = self._unheard, {}
+        for session in unheard:
+            yield from self._go_on(session)
         for late in self._backlog.take_expired(now_s) if len(self._backlog) else ():
             late.sender.reply(Reply("deadline", detail="the request waited longer than its deadline"))
             yield from self._go_on(late.sender)
@@ -97,7 +107,7 @@ class Reception:
 
     def wait_s(self) -> float | None:
         """Return how long the loop may sleep; None for as long as nothing comes."""
-        if self._looked_for:
+        if self._looked_for or self._unheard:
             return 0.0
         if not len(self._backlog):
             return None
@@ -117,6 +127,8 @@ class Reception:
     def forget(self, session: Session) -> None:
         """Let go of a session that ends."""
         self._shared_bytes -= session.shared_bytes
+        self._unheard.pop(session, None)
+        self._backlog.drop(session)
         if session in self._looked_for:
             self._looked_for.remove(session)
 

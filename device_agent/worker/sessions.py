@@ -6,6 +6,7 @@ import time
 
 from device_agent.inference_protocol import (
     ANSWER_RING_BODY,
+    FRAME_LIMIT_BYTES,
     InferRequest,
     Request,
     RingRequest,
@@ -65,14 +66,20 @@ class Session:
         return 0 if self.door is None else self.door.size_bytes
 
     @property
+    def has_more(self) -> bool:
+        """Tell whether another request, whole or not to be read, is there already."""
+        length = int.from_bytes(self._received[:_HEAD_BYTES], "little")
+        return len(self._received) >= _HEAD_BYTES + (length if length <= FRAME_LIMIT_BYTES else 0)
+
+    @property
     def wants_to_write(self) -> bool:
         """Tell whether answers wait for the application to read."""
         return bool(self._unsent)
 
     @property
     def wants_to_read(self) -> bool:
-        """Tell whether more may be taken: what waits for an answer is enough for now."""
-        return self.asked is None or len(self._received) < _RECEIVE_BYTES
+        """Tell whether more may be taken: what waits for its turn or an answer is enough for now."""
+        return len(self._received) < _RECEIVE_BYTES or not (self.asked or self.has_more)
 
     def readable(self) -> None:
         """Take what came."""

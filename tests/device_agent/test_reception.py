@@ -13,6 +13,7 @@ import pytest
 from device_agent.core.serving import ModelRef, PlannedModel, Serving, ServingPlan
 from device_agent.inference_protocol import InferRequest, Tensor, decode_answer, encode_request, frame
 from device_agent.worker.applications import Applications
+from device_agent.worker.backlog import WAITING_LIMIT
 from device_agent.worker.engine import Engine
 from device_agent.worker.reception import Reception
 from device_agent.worker.sessions import Session
@@ -129,3 +130,60 @@ def test_requests_wait_while_a_cold_plan_is_loaded_and_are_answered_after_it(hal
     assert hall.reception.wait_s() == 0.0
     hall.work()
     assert _answer(guest).status == "ok"
+
+
+def _said(guest):
+    """Return how many answers wait for a guest."""
+    answers = 0
+    while select.select([guest[0]], [], [], 0)[0]:
+        assert _answer(guest).status == "ok"
+        answers += 1
+    return answers
+
+
+def test_of_many_requests_at_once_one_is_taken_a_turn_and_others_are_heard_between(hall, digits_live):
+    greedy, modest = hall.enter(), hall.enter()
+    hall.ask(greedy, digits_live[0][0], "quick")
+    assert _said(greedy) == 1
+    picture = digits_live[0][0]
+    body = frame(encode_request(InferRequest((Tensor("float32", picture.shape, picture.tobytes()),), 0, "quick")))
+    greedy[0].sendall(3 * body + frame(b""))
+    greedy[1].readable()
+    hall.reception.hear(greedy[1])
+    assert (_said(greedy), hall.reception.wait_s()) == (1, 0.0)
+    hall.ask(modest, picture, "quick")
+    assert _said(modest) == 1
+    hall.work()
+    hall.work()
+    assert _said(greedy) == 2
+    hall.work()
+    assert _answer(greedy).status == "bad-input"  # what cannot be read is told without a byte more
+    assert hall.reception.wait_s() is None
+
+
+def test_what_waits_for_its_turn_is_enough_for_now(hall, digits_live):
+    near, session = hall.enter()
+    body = frame(encode_request(InferRequest((Tensor("uint8", (1 << 18,), bytes(1 << 18)),), 0, "quick")))
+    near.sendall(body[: 1 << 17])
+    session.readable()
+    assert session.wants_to_read  # the rest of it
+    near.sendall(body[1 << 17 :])
+    session.readable()
+    assert not session.wants_to_read
+    hall.reception.hear(session)
+    assert session.wants_to_read
+
+
+def test_who_went_while_a_model_is_loaded_keeps_nobody_out(hall, digits_live):
+    hall.engine.hold(ServingPlan(number=2, swap="cold"))
+    for _ in range(WAITING_LIMIT):
+        guest = hall.enter()
+        hall.ask(guest, digits_live[0][0], "quick")
+        hall.reception.forget(guest[1])
+        guest[1].close()
+        guest[0].close()
+    late = hall.enter()
+    hall.ask(late, digits_live[0][0], "quick")
+    hall.engine.switch(hall.engine.prepare(hall.engine._now.plan))
+    hall.work()
+    assert _said(late) == 1

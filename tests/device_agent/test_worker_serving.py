@@ -4,6 +4,7 @@
 import contextlib
 import mmap
 import os
+import resource
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ from device_agent.adapters.children.worker_process import WorkerProcess
 from device_agent.adapters.system.local_socket import listen
 from device_agent.client import InferenceClient, RawTensor
 from device_agent.core.serving import (
+    Collected,
     Declared,
     LoadFailed,
     ModelRef,
@@ -33,6 +35,7 @@ from device_agent.inference_protocol import (
     frame,
 )
 from device_agent.shared_memory import AREA_LIMIT_BYTES, BY_SOCKET, LENGTH, REQUESTED, attach
+from device_agent.worker.main import SESSION_LIMIT, sessions_that_fit
 from device_agent.worker.reception import SHARED_LIMIT_BYTES
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.interface import NeededInterface, NeededTensor
@@ -245,6 +248,29 @@ def test_applications_that_leave_no_room_send_the_next_one_to_the_socket(bench, 
         assert _answer(late).status == "ok"
     with bench.connect() as connection:  # those are gone, and so is what they took
         bench.tools.wait_until(lambda: connection.sendall(ask) or _answer(connection).status == "ok", "room")
+
+
+def test_a_crowd_with_shared_memory_leaves_files_for_models(tmp_path, agent_tools, agent_bundles, digits_live):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SESSION_LIMIT // 2, hard))  # for the worker, which inherits it
+    try:
+        bench = Bench(tmp_path, agent_tools)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with contextlib.closing(bench), contextlib.ExitStack() as held:
+        bench.serve(bench.ref(agent_bundles.v1))
+        for _ in range(SESSION_LIMIT // 4 + 80):
+            os.close(_share(held.enter_context(bench.connect()), 1))
+        assert isinstance(bench.serve(bench.ref(agent_bundles.v5)), Serving)
+        bench.process.collect()
+        bench.until(lambda report: isinstance(report, Collected))
+        with InferenceClient(bench.path, timeout_s=LIMIT_S) as client:
+            assert client.infer(digits_live[0][0]).release == "digits 5.0.0"
+
+
+@pytest.mark.parametrize(("files", "sessions"), [(20_000, SESSION_LIMIT), (128, 32), (10, 1)])
+def test_where_fewer_files_may_be_open_fewer_applications_are_connected(files, sessions):
+    assert sessions_that_fit(files) == sessions
 
 
 def test_several_models_answer_by_name(bench, agent_bundles, digits_live):
