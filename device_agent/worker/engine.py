@@ -210,14 +210,17 @@ class Engine:
         return next(iter(names)) if len(names) == 1 else ""
 
     def settle(self) -> None:
-        """Let the companion see this thread's last input, if it was drawn for comparison."""
+        """Let the companion see this thread's last input, if it was drawn for comparison; no defect ends the worker."""
         pending: Comparison | None = getattr(self._later, "comparison", None)
         if pending is None:
             return
         self._later.comparison = None
         place = pending.place
         if place.companion is not None and self._now.places.get(place.primary.release.name) is place:
-            self._compare(pending, place.companion)
+            try:
+                self._compare(pending, place.companion)
+            except Exception:  # noqa: BLE001  the application has its answer already, and others wait for theirs
+                _LOG.exception("a comparison met a defect")
 
     def feedback(self, request_id: int, label: str, release: str = "", predicted: int = -1) -> Reply:
         """Count what an earlier answer should have been; ``label`` is a class number or a label's name.

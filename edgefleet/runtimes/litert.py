@@ -28,6 +28,11 @@ _LIBRARIES: tuple[tuple[RuntimeKind, str, str], ...] = (
     ("tflite-runtime", "tflite-runtime", "tflite_runtime"),
 )
 _UNKNOWN_OPERATOR = "Didn't find op for builtin opcode"
+#: What LiteRT says where an output came out empty.
+_EMPTY = "Invalid tensor size."
+_FIXED_HINT = (
+    "export the model with outputs of fixed sizes: a detector with as many rows as it may find, and their count"
+)
 #: CEIL, ELU and ROUND have production kernels only.
 _UNPROVABLE = "a bundle is proved on LiteRT's reference kernels, which lack this operator: train the model without it"
 
@@ -91,6 +96,7 @@ class LiteRtInterpreter:
         inputs, outputs = _details(self._interpreter)
         self.inputs = tuple(_spec(detail) for detail in inputs)
         self.outputs = tuple(_spec(detail) for detail in outputs)
+        self._shapes = [spec.shape for spec in self.outputs]
         self._input_ids = [int(detail["index"]) for detail in inputs]
         self._output_ids = [int(detail["index"]) for detail in outputs]
         self._set, self._run, self._get = _calls(self._interpreter)
@@ -109,14 +115,17 @@ class LiteRtInterpreter:
             for tensor_id, value in zip(self._input_ids, inputs, strict=True):
                 self._set(tensor_id, value, 0)
             self._run()
-            return [self._get(tensor_id, 0) for tensor_id in self._output_ids]
+            outputs = [self._get(tensor_id, 0) for tensor_id in self._output_ids]
         except (ValueError, RuntimeError) as error:
             raise failed(error) from error
+        if [output.shape for output in outputs] != self._shapes:
+            raise _resized(self._shapes, [output.shape for output in outputs])
+        return outputs
 
     def _one_to_one(self, *, delegated: bool) -> Callable[[Sequence[Array]], list[Array]]:
         """Return :meth:`invoke` for one input and one output: its microseconds are what a small model's users feel."""
         set_tensor, run, get_tensor = self._set, self._run, self._get
-        taken, given = self._input_ids[0], self._output_ids[0]
+        taken, given, shape = self._input_ids[0], self._output_ids[0], self._shapes[0]
         views = None if delegated else in_place(self._interpreter, taken, given)
         if views is not None:
             self.direct = Direct(views, run, partial(set_tensor, taken))
@@ -127,9 +136,12 @@ class LiteRtInterpreter:
                 (value,) = inputs
                 set_tensor(taken, value, 0)
                 run()
-                return [get_tensor(given, 0)]
+                output = get_tensor(given, 0)
             except (ValueError, RuntimeError) as error:
                 raise failed(error) from error
+            if output.shape != shape:
+                raise _resized([shape], [output.shape])
+            return [output]
 
         return invoke
 
@@ -197,8 +209,22 @@ def _opened(library: ModuleType, delegate: Delegate) -> Any:
 
 def failed(error: Exception) -> ModelFailedError:
     """Return what is raised where a model does not run."""
+    if _EMPTY in str(error):
+        return ModelFailedError(
+            "an output of the model came out without a value: its size depends on the input", hint=_FIXED_HINT
+        )
     return ModelFailedError(
         f"the model failed to run: {_first_line(error)}", hint="check the inputs' number, shape and dtype"
+    )
+
+
+def _resized(said: Sequence[tuple[int, ...]], found: Sequence[tuple[int, ...]]) -> ModelFailedError:
+    """Return what is raised where outputs have other sizes than the model says: applications count on these."""
+    place = next(number for number, (one, other) in enumerate(zip(said, found, strict=True)) if one != other)
+    return ModelFailedError(
+        f"output {place} of the model has the shape {list(found[place])}, where the model says {list(said[place])}: "
+        "its size depends on the input",
+        hint=_FIXED_HINT,
     )
 
 
@@ -245,10 +271,19 @@ def _spec(detail: dict[str, Any]) -> TensorSpec:
     quantized = bool(scale)
     dtype = np.dtype(detail["dtype"]).name
     if dtype not in _DTYPES:
-        raise _damaged(f"its tensor '{detail['name']}' has the type {dtype}, which no input or output may have")
+        raise UnsupportedModelError(
+            f"the model's tensor '{detail['name']}' has the type {dtype}, which no input or output may have",
+            hint=f"export the model with inputs and outputs of {', '.join(sorted(_DTYPES))}",
+        )
+    shape = tuple(int(size) for size in detail["shape"])
+    if 0 in shape:
+        raise UnsupportedModelError(
+            f"the model's tensor '{detail['name']}' has the shape {list(shape)}: an input or output without a value",
+            hint="export the model again with fixed shapes",
+        )
     return TensorSpec(
         name=str(detail["name"]),
-        shape=tuple(int(size) for size in detail["shape"]),
+        shape=shape,
         dtype=dtype,
         scale=float(scale) if quantized else None,
         zero_point=int(zero_point) if quantized else None,

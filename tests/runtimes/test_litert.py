@@ -99,7 +99,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "an output of complex numbers": (
         lambda model: _changed(model, lambda tree: setattr(tree.subgraphs[0].tensors[13], "type", _COMPLEX64)),
-        "LiteRT loads the model, but its tensor 'Identity' has the type complex64, which no input or output may have",
+        "the model's tensor 'Identity' has the type complex64, which no input or output may have",
     ),
 }
 
