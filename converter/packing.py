@@ -89,7 +89,6 @@ def pack_bundle(
 
 def _manifest(request: ConversionRequest, proved: Proved, sets: SampleSets, members: dict[str, bytes]) -> Manifest:
     profile, made, production = request.profile, proved.made, proved.production
-    paths = sorted(members)
     runtime = runtime_requirement(
         profile, proved_with=installed("ai-edge-litert"), oldest_tflite=needed_runtime(made.facts)
     )
@@ -111,8 +110,8 @@ def _manifest(request: ConversionRequest, proved: Proved, sets: SampleSets, memb
         budgets=profile.budgets,
         parity=ParityVectors(
             samples=len(proved.proof.inputs[0]),
-            inputs=tuple(path for path in paths if path.startswith("golden/parity_input_")),
-            outputs=tuple(path for path in paths if path.startswith("golden/parity_output_")),
+            inputs=tuple(path for path in members if path.startswith("golden/parity_input_")),
+            outputs=tuple(path for path in members if path.startswith("golden/parity_output_")),
         ),
         acceptance=proved.quality.acceptance,
         reference=proved.quality.reference,

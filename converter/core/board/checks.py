@@ -9,6 +9,9 @@ from edgefleet.contracts.evidence import Latency
 from edgefleet.contracts.profile import Profile
 
 _CONTROL_FLOW = frozenset({"CALL", "CALL_ONCE", "IF", "WHILE"})
+#: Inputs and outputs have a file each in a bundle, which has at most 63; the model, its card, its recipe and acceptance
+#: examples are the others.
+_MOST_ENDS = 59
 _ANOTHER = "choose another profile, or train the model without it"
 
 
@@ -16,8 +19,15 @@ def check_source(facts: GraphFacts) -> None:
     """Refuse what no board of this release runs.
 
     Raises:
-        UnsupportedModelError: a custom operator, other than the post-process of detections.
+        UnsupportedModelError: a custom operator, other than the post-process of detections; more inputs and outputs
+            than a bundle has room for.
     """
+    ends = len(facts.inputs) + len(facts.outputs)
+    if ends > _MOST_ENDS:
+        raise UnsupportedModelError(
+            f"the model has {ends} inputs and outputs, and a bundle has room for {_MOST_ENDS}",
+            hint="export the model with fewer: inputs of one kind as one tensor",
+        )
     custom = sorted({operator.name for operator in facts.operators if operator.custom} - {POST_PROCESS})
     if custom:
         raise UnsupportedModelError(
