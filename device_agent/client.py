@@ -9,6 +9,7 @@ While a worker restarts, requests wait in the supervisor's socket. A connection 
 and the request is sent once more.
 """
 
+import os
 import socket
 import struct
 import time
@@ -22,7 +23,6 @@ from device_agent.client_window import SharedWindow
 from device_agent.inference_protocol import (
     ANSWER_RING_BODY,
     FRAME_LIMIT_BYTES,
-    AnswerFrame,
     DeclareRequest,
     FeedbackRequest,
     InferRequest,
@@ -35,7 +35,7 @@ from device_agent.inference_protocol import (
     frame_length,
 )
 from device_agent.shared_memory import AREA_LIMIT_BYTES, attach
-from edgefleet.contracts.errors import InputError, UnreachableError
+from edgefleet.contracts.errors import InputError, MessageError, UnreachableError
 
 if TYPE_CHECKING:
     from edgefleet.contracts.interface import NeededInterface
@@ -86,11 +86,11 @@ class InferenceClient:
             answer = self._through_memory(request, inputs) if self._shares else None
         except TimeoutError as error:
             raise self._late() from error
-        except OSError:
-            self.close()  # the worker ended: ask the next one
+        except (OSError, MessageError):
+            self.close()  # the worker ended, or is out of its mind: ask the next one
             answer = None
             request = InferRequest(tuple(tensor_of(value) for value in inputs), until_us, self._model)
-        return answer or local_answer(self._call(request))
+        return answer or self._call(request)
 
     def declare(self, application: str, interface: "NeededInterface", *, model: str | None = None) -> LocalAnswer:
         """Say for which interface this application was built; said again on each new connection.
@@ -107,7 +107,7 @@ class InferenceClient:
 
         said = Declaration(application=application, interface=interface, model=model or self._model or None)
         self._declaration = msgspec.json.encode(said)
-        return local_answer(self._call(DeclareRequest(self._declaration)))
+        return self._call(DeclareRequest(self._declaration))
 
     def feedback(self, request_id: int, label: str | int, *, release: str = "", predicted: int = -1) -> LocalAnswer:
         """Say what an earlier answer should have been: a label's name or a class number.
@@ -127,7 +127,7 @@ class InferenceClient:
                 self.close()
             else:
                 answer = late
-        return local_answer(answer)
+        return answer
 
     def info(self) -> LocalAnswer:
         """Ask which release answers.
@@ -135,7 +135,7 @@ class InferenceClient:
         Raises:
             UnreachableError: the agent does not answer within the time limit.
         """
-        return local_answer(self._call(InfoRequest(self._model)))
+        return self._call(InfoRequest(self._model))
 
     def close(self) -> None:
         """Close the connection."""
@@ -154,19 +154,19 @@ class InferenceClient:
         """Close the connection."""
         self.close()
 
-    def _call(self, request: Request) -> AnswerFrame:
+    def _call(self, request: Request) -> LocalAnswer:
         body = _encoded(request)
         deadline = time.monotonic() + self._timeout_s
         attempts = 2 if self._connection is None else 3  # a kept connection may be one that a restart broke
         for attempt in range(attempts):
             try:
-                return decode_answer(self._exchange(body, deadline))
+                return local_answer(decode_answer(self._exchange(body, deadline)))
             except TimeoutError as error:
                 raise self._late() from error
-            except OSError as error:
+            except (OSError, MessageError) as error:
                 self.close()
                 if attempt == attempts - 1:
-                    raise self._unreachable(error.strerror or str(error)) from error
+                    raise self._unreachable(getattr(error, "strerror", None) or str(error)) from error
         raise AssertionError("the loop above returns or raises")
 
     def _exchange(self, body: bytes, deadline: float) -> bytes:
@@ -206,6 +206,8 @@ class InferenceClient:
         received = bytearray()
         while len(received) < size_bytes:
             assert self._connection is not None  # noqa: S101  _exchange() made it
+            if time.monotonic() > deadline:  # also where something comes without end
+                raise TimeoutError
             self._connection.settimeout(left_s(deadline))
             piece = self._connection.recv(size_bytes - len(received))
             if not piece:
@@ -231,8 +233,13 @@ class InferenceClient:
         connection.settimeout(left_s(deadline))
         connection.sendall(frame(encode_request(ShareRequest(*areas))))
         head, descriptors, _, _ = socket.recv_fds(connection, 4, 1, socket.MSG_CMSG_CLOEXEC)
-        head += self._receive(4 - len(head), deadline)
-        answer = decode_answer(self._receive(frame_length(head), deadline))
+        try:
+            head += self._receive(4 - len(head), deadline)
+            answer = decode_answer(self._receive(frame_length(head), deadline))
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
         if answer.status != "ok" or not descriptors:
             self._shares = False
             return None

@@ -6,7 +6,7 @@ import time
 from typing import NamedTuple, Protocol
 
 from device_agent.inference_protocol import DTYPES, AnswerFrame, Tensor
-from edgefleet.contracts.errors import InputError
+from edgefleet.contracts.errors import InputError, MessageError
 
 _FORMATS = {
     "f": "float32",
@@ -76,7 +76,13 @@ def tensor_of(value: "RawTensor | Buffer") -> Tensor:
 
 
 def local_answer(answer: AnswerFrame) -> LocalAnswer:
-    """Return an answer as an application sees it."""
+    """Return an answer as an application sees it.
+
+    Raises:
+        MessageError: its tensors are no outputs.
+    """
+    if any(tensor.dtype != "float32" for tensor in answer.tensors):
+        raise MessageError("an answer has outputs that are not float32", hint="see device_agent.inference_protocol")
     outputs = [struct.unpack(f"<{len(tensor.data) // 4}f", tensor.data) for tensor in answer.tensors]
     return LocalAnswer(
         status=answer.status,

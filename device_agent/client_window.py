@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from device_agent.client_answers import Buffer, LocalAnswer, RawTensor, left_s, local_answer
 from device_agent.client_pace import Pace
-from device_agent.inference_protocol import ANSWER, RING_BODY, STATUSES, VERSION, decode_answer, frame
+from device_agent.inference_protocol import ANSWER, ANSWER_RING_BODY, RING_BODY, STATUSES, VERSION, decode_answer, frame
 from device_agent.shared_memory import (
     ANSWERED,
     BY_SOCKET,
@@ -28,6 +28,8 @@ from device_agent.shared_memory import (
 )
 
 _RING = frame(RING_BODY)
+#: Where a frame says what it is, and what one says that is a ring of the worker's.
+_KIND, _RING_KIND = slice(4, 5), ANSWER_RING_BODY[:1]
 _DEADLINE = struct.Struct("<Q")
 _DEADLINE_AT = 4
 #: How the body of an answer without a fault starts; then its number, top class and confidence, and from
@@ -153,15 +155,14 @@ class SharedWindow:
         if length == BY_SOCKET:
             return local_answer(decode_answer(self._receive(time.monotonic() + timeout_s)))
         start = self._memory.answer_at + LENGTH.size
-        piece = self._memory.view[start : start + length]
-        body = bytes(piece)
+        body = self._memory.view[start : start + length].tobytes()
         answer = local_answer(decode_answer(body))
         if body.startswith(_FINE) and len(answer.outputs) == 1 and len(self._seen) < _REMEMBERED:
             values = struct.Struct(f"<{len(answer.outputs[0])}f")
             known = self._forms.get(length)
             if known is not None:
                 known.memory.release()
-            self._forms[length] = _Form(piece, length - values.size, values)
+            self._forms[length] = _Form(self._memory.view[start : start + length], length - values.size, values)
             self._seen[body[_SIZES_AT : length - values.size]] = answer
         return answer
 
@@ -221,7 +222,7 @@ class SharedWindow:
         waiting = self._connection.recv(len(_RING), socket.MSG_PEEK)
         if not waiting:
             raise ConnectionResetError("the worker ended")
-        if waiting[4] == 130:
+        if waiting[_KIND] == _RING_KIND:
             self._connection.recv(len(_RING))
-        else:  # the worker refused what it read
+        else:  # the worker refused what it read, or is out of its mind
             raise ConnectionResetError("the worker refused the request")

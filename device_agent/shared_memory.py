@@ -21,6 +21,7 @@ Rules that both sides keep:
    in case it has not: the worker's word and its request may have crossed.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -96,12 +97,25 @@ def create(request_bytes: int, answer_bytes: int) -> tuple[SharedMemory, int]:
 
 
 def attach(descriptor: int) -> SharedMemory:
-    """Map the memory file that the worker passed.
+    """Map the memory file that the worker passed, and take its descriptor over.
 
     Raises:
-        OSError: it cannot be mapped.
-        ValueError: it is smaller than its head says.
+        OSError: it cannot be mapped, smaller than its head says, or not sealed: shrunk, it would end who reads it.
     """
-    head = os.pread(descriptor, HEAD_BYTES, 0)
+    try:
+        areas = _areas(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return SharedMemory(descriptor, *areas)
+
+
+def _areas(descriptor: int) -> tuple[int, int]:
+    """Return the sizes of both areas, which are there and will be."""
+    head = os.pread(descriptor, HEAD_BYTES, 0).ljust(HEAD_BYTES, b"\0")
     request_bytes, answer_bytes = struct.unpack_from("=II", head, 4 * REQUEST_SIZE)
-    return SharedMemory(descriptor, request_bytes, answer_bytes)
+    sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    whole = os.fstat(descriptor).st_size >= HEAD_BYTES + request_bytes + answer_bytes
+    if not (sealed and whole) or min(request_bytes, answer_bytes) < LENGTH.size:
+        raise OSError(errno.EINVAL, "the shared memory is not as its head says")
+    return request_bytes, answer_bytes

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#define _GNU_SOURCE /* MSG_CMSG_CLOEXEC, MSG_NOSIGNAL */
+#define _GNU_SOURCE /* MSG_CMSG_CLOEXEC, MSG_NOSIGNAL, F_GET_SEALS */
 #include "edgefleet_client.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,6 +44,7 @@ struct ef_client {
   uint32_t share_request, share_answer;
   unsigned char *memory;
   size_t memory_bytes;
+  uint32_t request_room, answer_room; /* as they were when the memory was mapped: its head may change */
   uint32_t number;
 };
 
@@ -111,7 +114,20 @@ static int send_all(int fd, const unsigned char *bytes, size_t size, int64_t unt
   return 0;
 }
 
-/* Receive exactly `size` bytes, and a descriptor if one comes along and `passed` asks for it. */
+/* Keep the first descriptor that comes along, and close all others. */
+static void keep_one(struct msghdr *message, int *passed) {
+  for (struct cmsghdr *head = CMSG_FIRSTHDR(message); head != NULL; head = CMSG_NXTHDR(message, head)) {
+    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+    for (size_t at = CMSG_LEN(0); at + sizeof(int) <= head->cmsg_len; at += sizeof(int)) {
+      int one;
+      memcpy(&one, (unsigned char *)head + at, sizeof one);
+      if (*passed < 0) *passed = one;
+      else close(one);
+    }
+  }
+}
+
+/* Receive exactly `size` bytes in time, and a descriptor if one comes along and `passed` asks for it. */
 static int receive(int fd, void *bytes, size_t size, int64_t until_ms, int *passed) {
   unsigned char *at = bytes;
   while (size > 0) {
@@ -125,16 +141,15 @@ static int receive(int fd, void *bytes, size_t size, int64_t until_ms, int *pass
       message.msg_control = control.bytes;
       message.msg_controllen = sizeof control.bytes;
     }
+    if (now_ms() > until_ms) return -1; /* also where something comes without end */
     ssize_t got = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got >= 0 && passed != NULL) keep_one(&message, passed);
     if (got == 0) return -1;
     if (got < 0) {
       if (errno != EAGAIN && errno != EINTR) return -1;
       if (wait_for(fd, POLLIN, until_ms) < 0) return -1;
       continue;
     }
-    struct cmsghdr *head = passed != NULL ? CMSG_FIRSTHDR(&message) : NULL;
-    if (head != NULL && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS)
-      memcpy(passed, CMSG_DATA(head), sizeof *passed);
     at += got;
     size -= (size_t)got;
   }
@@ -185,6 +200,25 @@ static void set_word(ef_client *client, int place, uint32_t value) {
   __atomic_store_n((uint32_t *)(void *)client->memory + place, value, __ATOMIC_SEQ_CST);
 }
 
+/* Map the memory file behind a descriptor, if it has all that its head says and cannot be shrunk. */
+static void map_memory(ef_client *client, int passed) {
+  uint32_t head[HEAD_BYTES / 4];
+  struct stat facts;
+  int seals = fcntl(passed, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(passed, &facts) < 0) return;
+  if (pread(passed, head, sizeof head, 0) != (ssize_t)sizeof head) return;
+  uint32_t request_room = head[REQUEST_SIZE], answer_room = head[ANSWER_SIZE];
+  if (request_room < 4 || answer_room < 4 || request_room > FRAME_LIMIT || answer_room > FRAME_LIMIT) return;
+  size_t size = (size_t)HEAD_BYTES + request_room + answer_room;
+  if (facts.st_size < (off_t)size) return;
+  void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, passed, 0);
+  if (memory == MAP_FAILED) return;
+  client->memory = memory;
+  client->memory_bytes = size;
+  client->request_room = request_room;
+  client->answer_room = answer_room;
+}
+
 /* Ask for shared memory; without it the socket has to do. -1: the connection broke. */
 static int open_memory(ef_client *client, int64_t until_ms) {
   int passed = -1;
@@ -192,18 +226,15 @@ static int open_memory(ef_client *client, int64_t until_ms) {
   memcpy(frame + 8, &client->share_request, 4);
   memcpy(frame + 12, &client->share_answer, 4);
   if (send_all(client->fd, frame, sizeof frame, until_ms) < 0) return -1;
-  if (receive_answer(client, until_ms, &passed) < 0) return -1;
+  if (receive_answer(client, until_ms, &passed) < 0) {
+    if (passed >= 0) close(passed);
+    return -1;
+  }
   if (passed < 0) {
     client->share_request = 0;
     return client->answer.size > 2 && client->answer.bytes[2] == EF_BAD_INPUT ? -1 : 0;
   }
-  uint32_t head[HEAD_BYTES / 4];
-  ssize_t got = pread(passed, head, sizeof head, 0);
-  if (got == (ssize_t)sizeof head && head[REQUEST_SIZE] <= FRAME_LIMIT && head[ANSWER_SIZE] <= FRAME_LIMIT) {
-    client->memory_bytes = (size_t)HEAD_BYTES + head[REQUEST_SIZE] + head[ANSWER_SIZE];
-    void *memory = mmap(NULL, client->memory_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, passed, 0);
-    if (memory != MAP_FAILED) client->memory = memory;
-  }
+  map_memory(client, passed);
   close(passed);
   client->number = 0;
   return 0;
@@ -222,8 +253,9 @@ static int wait_for_answer(ef_client *client, int64_t until_ms) {
     }
     struct pollfd one = {.fd = client->fd, .events = POLLIN, .revents = 0};
     int64_t left = (patience_ms < until_ms ? patience_ms : until_ms) - now_ms();
-    if (poll(&one, 1, left > 0 ? (int)left : 0) <= 0) {
-      patience_ms = until_ms;
+    int ready = poll(&one, 1, left > 0 ? (int)left : 0);
+    if (ready <= 0) {
+      if (ready == 0) patience_ms = until_ms;
       continue;
     }
     if (word(client, ANSWERED) == client->number) break;
@@ -238,16 +270,15 @@ static int wait_for_answer(ef_client *client, int64_t until_ms) {
 
 static int exchange_by_memory(ef_client *client, int64_t until_ms) {
   static const unsigned char ring[] = {4, 0, 0, 0, RING, VERSION, 0, 0};
-  const uint32_t *head = (const uint32_t *)(void *)client->memory;
-  uint32_t request_size = head[REQUEST_SIZE], answer_size = head[ANSWER_SIZE], length;
+  uint32_t length;
   memcpy(client->memory + HEAD_BYTES, client->request.bytes, client->request.size); /* length and body */
   client->number++;
   set_word(client, REQUESTED, client->number);
   if (send_all(client->fd, ring, sizeof ring, until_ms) < 0 || wait_for_answer(client, until_ms) < 0) return -1;
-  unsigned char *area = client->memory + HEAD_BYTES + request_size;
+  unsigned char *area = client->memory + HEAD_BYTES + client->request_room;
   memcpy(&length, area, sizeof length);
   if (length == BY_SOCKET) return receive_answer(client, until_ms, NULL);
-  if (length > answer_size - 4 || reserve(&client->answer, length) < 0) return -1;
+  if (length > client->answer_room - 4 || reserve(&client->answer, length) < 0) return -1;
   memcpy(client->answer.bytes, area + 4, length);
   client->answer.size = length;
   return 0;
@@ -265,6 +296,7 @@ static ef_status refuse(ef_answer *answer, ef_status status, const char *why) {
 
 static void copy_text(char *to, const unsigned char *from, size_t size) {
   size_t kept = size < EF_TEXT_BYTES - 1 ? size : EF_TEXT_BYTES - 1;
+  while (kept > 0 && kept < size && (from[kept] & 0xC0) == 0x80) kept--; /* not within a character */
   memcpy(to, from, kept);
   to[kept] = '\0';
 }
@@ -272,13 +304,14 @@ static void copy_text(char *to, const unsigned char *from, size_t size) {
 /* Read one output's head; return how many bytes head and values take, 0 where that is more than there is. */
 static size_t read_output(const unsigned char *at, size_t left, ef_output *output) {
   size_t size;
+  uint64_t count = 1;
   if (left < 4 || at[0] != EF_FLOAT32 || at[1] > EF_MAX_RANK || left < 4 + 4u * at[1]) return 0;
   output->rank = at[1];
-  output->count = 1;
   for (unsigned axis = 0; axis < output->rank; axis++) {
     memcpy(&output->shape[axis], at + 4 + 4 * axis, 4);
-    if (output->shape[axis] > FRAME_LIMIT / 4 || (output->count *= output->shape[axis]) > FRAME_LIMIT / 4) return 0;
+    if (output->shape[axis] > FRAME_LIMIT / 4 || (count *= output->shape[axis]) > FRAME_LIMIT / 4) return 0;
   }
+  output->count = (size_t)count;
   size = 4 + 4u * output->rank;
   return left - size < 4 * output->count ? 0 : size + 4 * output->count;
 }
@@ -337,16 +370,15 @@ static int introduce(ef_client *client, int64_t until_ms) {
 
 static int exchange(ef_client *client, int by_memory, int64_t until_ms) {
   if (client->fd < 0 && introduce(client, until_ms) < 0) return -1;
-  if (by_memory && client->memory != NULL) {
-    const uint32_t *head = (const uint32_t *)(void *)client->memory;
-    if (client->request.size <= head[REQUEST_SIZE]) return exchange_by_memory(client, until_ms);
-  }
+  if (by_memory && client->memory != NULL && client->request.size <= client->request_room)
+    return exchange_by_memory(client, until_ms);
   if (send_all(client->fd, client->request.bytes, client->request.size, until_ms) < 0) return -1;
   return receive_answer(client, until_ms, NULL);
 }
 
 static ef_status call(ef_client *client, int by_memory, ef_answer *answer) {
   int64_t until_ms = now_ms() + client->timeout_ms;
+  if (client->path[0] == '\0') return refuse(answer, EF_WRONG_USE, "the socket's path is empty or too long");
   int attempts = client->fd < 0 ? 2 : 3; /* a kept connection may be one that a restart broke */
   if (client->request.size - 4 > FRAME_LIMIT) return refuse(answer, EF_WRONG_USE, "the request is over 64 MiB");
   while (attempts-- > 0) {
@@ -362,7 +394,7 @@ ef_client *ef_open(const char *path, int timeout_ms) {
   if (client == NULL) return NULL;
   client->fd = -1;
   client->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
-  strncpy(client->path, path, sizeof client->path - 1);
+  if (strlen(path) < sizeof client->path) strcpy(client->path, path);
   return client;
 }
 
@@ -398,14 +430,14 @@ ef_status ef_declare(ef_client *client, const char *json, ef_answer *answer) {
 
 static int put_tensor(buffer *to, const ef_tensor *tensor) {
   static const unsigned char sizes[] = {4, 2, 1, 1, 2, 4, 8, 1};
-  size_t size;
+  uint64_t size;
   if ((unsigned)tensor->dtype >= sizeof sizes || tensor->rank > EF_MAX_RANK) return -1;
   size = sizes[tensor->dtype];
   for (unsigned axis = 0; axis < tensor->rank; axis++) {
     if (tensor->shape[axis] > FRAME_LIMIT || (size *= tensor->shape[axis]) > FRAME_LIMIT) return -1;
   }
   return put_u8(to, (unsigned)tensor->dtype) || put_u8(to, tensor->rank) || put_u16(to, 0) ||
-         put(to, tensor->shape, 4 * (size_t)tensor->rank) || put(to, tensor->values, size);
+         put(to, tensor->shape, 4 * (size_t)tensor->rank) || put(to, tensor->values, (size_t)size);
 }
 
 ef_status ef_infer(ef_client *client, const char *model, const ef_tensor *inputs, unsigned count, int deadline_ms,
@@ -436,16 +468,23 @@ ef_status ef_feedback(ef_client *client, uint64_t request_id, const char *label,
 
 ef_status ef_feedback_late(ef_client *client, uint64_t request_id, const char *label, const char *release,
                            int32_t predicted, ef_answer *answer) {
-  buffer *to = &client->request;
+  buffer late = {NULL, 0, 0}; /* written first: the texts may be those in `answer` */
   size_t size = strlen(release);
-  ef_status status = ef_feedback(client, request_id, label, answer);
-  if (status != EF_UNKNOWN_REQUEST || size == 0) return status;
-  if (size > UINT16_MAX || put_feedback(to, request_id, label) || put_u32(to, (uint32_t)predicted) ||
-      put_u16(to, size) || put(to, release, size))
-    return refuse(answer, EF_WRONG_USE, "a release has at most 65535 bytes");
-  end_frame(to);
-  status = call(client, 0, answer);
-  if (status != EF_BAD_INPUT || answer->release[0] != '\0') return status;
+  int failed = size > UINT16_MAX || put_feedback(&late, request_id, label) || put_u32(&late, (uint32_t)predicted) ||
+               put_u16(&late, size) || put(&late, release, size);
+  ef_status status = failed ? EF_WRONG_USE : ef_feedback(client, request_id, label, answer);
+  if (status == EF_UNKNOWN_REQUEST && size > 0) {
+    buffer first = client->request;
+    end_frame(&late);
+    client->request = late;
+    late = first;
+    status = call(client, 0, answer);
+  } else {
+    size = 0;
+  }
+  free(late.bytes);
+  if (failed) return refuse(answer, EF_WRONG_USE, "a label and a release have at most 65535 bytes each");
+  if (size == 0 || status != EF_BAD_INPUT || answer->release[0] != '\0') return status;
   disconnect(client); /* an agent that cannot read this */
   return refuse(answer, EF_UNKNOWN_REQUEST, "the request is not known any more, and this agent takes no late labels");
 }
