@@ -10,8 +10,11 @@ EdgeFleetError
 │   ├── TrustRefusedError      with the cause that the event carries
 │   └── CorruptDownloadError
 └── StorageError
+    ├── DiskFullError
     └── DamagedStateError
 """
+
+import errno
 
 from device_agent.core.recall import Recall
 from edgefleet.contracts.errors import NotAllowedError, RefusedError, StorageError, TrustError
@@ -57,6 +60,13 @@ class DamagedStateError(StorageError):
     code = "state-damaged"
 
 
+class DiskFullError(StorageError):
+    """There is no room: the one refusal of a disk that goes away by itself, or by deleting something."""
+
+    code = "disk-full"
+
+
 def storage_failed(what: str, error: OSError) -> StorageError:
     """Map an operating system error of a file operation to one sentence."""
-    return StorageError(f"cannot {what}: {error.strerror or error}", hint="free space or correct the permissions")
+    kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    return kind(f"cannot {what}: {error.strerror or error}", hint="free space or correct the permissions")

@@ -17,7 +17,7 @@ from device_agent.core.schedule import Backoff
 from device_agent.core.serving import SLOT_DAMAGE, AdmissionRequest, AdmissionVerdict, ModelRef
 from device_agent.errors import CorruptDownloadError
 from device_agent.ports import Ports
-from edgefleet.contracts.errors import EdgeFleetError, StorageError
+from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.interface import Declaration
 from edgefleet.contracts.messages import DeviceStatus, EventKind
 
@@ -194,9 +194,8 @@ class Installation:
             given_up = f"{self._corrupt} corrupt downloads; tried again at the next order"
             self._forget()
             return Outcome("bundle-unavailable", (event, ("download-failed", "corrupt", given_up)), about=self._about)
-        cause = "disk-full" if isinstance(error, StorageError) else error.code
-        events = (("download-failed", cause, error.message),) if cause not in self._told else ()
-        self._told.add(cause)
+        events = (("download-failed", error.code, error.message),) if error.code not in self._told else ()
+        self._told.add(error.code)
         return Outcome(None, events, about=self._about)  # type: ignore[arg-type]
 
     def _judged(self, verdict: AdmissionVerdict, now: float) -> Outcome:

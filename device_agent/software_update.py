@@ -253,7 +253,7 @@ class SoftwareUpdate:
                 self._refuse(wanted, "corrupt", f"{self._corrupt} corrupt downloads; tried again at the next order")
             return
         _LOG.warning("%s", error, exc_info=None if isinstance(error, EdgeFleetError) else error)
-        cause = "disk-full" if isinstance(error, StorageError) else getattr(error, "code", "step-failed")
+        cause = getattr(error, "code", "step-failed")
         if cause not in self._told:
             self._told.add(cause)
             self._tell("download-failed", cause, str(error), release=wanted.release)

@@ -313,6 +313,19 @@ def test_a_disk_without_room_stops_the_download_and_nothing_else(device, device_
     assert device.stories().count(("download-failed", "disk-full")) == 1
 
 
+def test_a_disk_that_refuses_is_not_called_full(device, device_side, agent_bundles, digits_live):
+    device_side.assign(device_side.release(agent_bundles.v1))
+    device.until_running(agent_bundles.v1, digits_live[0])
+    in_the_way = device.agent.ports.repositories._downloads._folder / f"{agent_bundles.v5.sha256}.part"
+    in_the_way.mkdir()
+    device_side.assign(device_side.release(agent_bundles.v5))
+    device.until(lambda: ("download-failed", "storage-failed") in device.stories(), "the refusal")
+    assert device.ask(digits_live[0][0]).release == "digits 1.0.0"
+    in_the_way.rmdir()
+    device.until_running(agent_bundles.v5, digits_live[0])
+    assert ("download-failed", "disk-full") not in device.stories()
+
+
 def test_a_factory_model_answers_while_there_is_no_good_release(
     device, device_side, agent_bundles, digits_live, tmp_path
 ):

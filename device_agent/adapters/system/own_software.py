@@ -24,7 +24,7 @@ from device_agent.core.orders.software_trial import (
     proved,
     without,
 )
-from device_agent.errors import SoftwareRefusedError, storage_failed
+from device_agent.errors import DiskFullError, SoftwareRefusedError, storage_failed
 from device_agent.launcher import (
     FOLDER_VARIABLE,
     HEALTHY,
@@ -48,7 +48,7 @@ _CHILD = (
     "die_with_parent(int(sys.argv.pop(1))); be_first_to_go(); from device_agent.cli import main; sys.exit(main())"
 )
 #: Errors that say nothing of the set: it is tried again.
-_PASSING: tuple[type[EdgeFleetError], ...] = (StorageError, ConflictError)
+_PASSING: tuple[type[EdgeFleetError], ...] = (DiskFullError, StorageError, ConflictError)
 
 
 class OwnSoftware:

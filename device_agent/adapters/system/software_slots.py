@@ -27,10 +27,10 @@ from device_agent.adapters.system.own_software import RELEASE
 from device_agent.core.orders.software_orders import misfit
 from device_agent.core.orders.software_trial import SoftwareRecord, on_trial, proved
 from device_agent.core.settings.agent_settings import AgentSettings
-from device_agent.errors import storage_failed
+from device_agent.errors import DiskFullError, storage_failed
 from device_agent.launcher import COMPLETE, HEALTHY, read_record, read_report, write_record
 from edgefleet.contracts.canonical import canonical_json, sha256_file
-from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError, StorageError
+from edgefleet.contracts.errors import BundleError, ConflictError, IncompatibleError, ModelFailedError
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.software import SOFTWARE_NAME, WHEEL_SET_LIMIT_BYTES, WheelSet
 from edgefleet.contracts.wheel_set import read_facts, read_wheel
@@ -120,7 +120,7 @@ class SoftwareSlots:
             raise BundleError(f"the wheel set unpacks to more than {WHEEL_SET_LIMIT_BYTES} bytes", hint=_HINT)
         needed, free = unpacked_bytes * 3 // 2, shutil.disk_usage(self._folder).free  # a third of it is bytecode
         if free < needed + _RESERVE_BYTES:
-            raise StorageError(
+            raise DiskFullError(
                 f"the wheel set needs {needed} bytes to be unpacked beside a reserve of {_RESERVE_BYTES} bytes, "
                 f"{free} bytes are free",
                 hint="free space on the device; what runs goes on",

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 from device_agent.core.orders.release_orders import TargetFile
 from device_agent.core.pace import Pace
-from device_agent.errors import CorruptDownloadError, storage_failed
+from device_agent.errors import CorruptDownloadError, DiskFullError, storage_failed
 from edgefleet.contracts.canonical import sha256_file
-from edgefleet.contracts.errors import StorageError, UnreachableError
+from edgefleet.contracts.errors import UnreachableError
 
 #: A server that stays below this over a window is left, and asked again from there: another way may be better.
 SLOWEST_BYTES_S = 200.0
@@ -62,7 +62,8 @@ class BundleDownloads:
 
         Raises:
             CorruptDownloadError: the file has another hash, or is longer; it was dropped.
-            StorageError: the disk is full; what was fetched is dropped, so that space is free.
+            DiskFullError: there is no room; what was fetched is dropped, so that space is free.
+            StorageError: the disk does not take it.
             UnreachableError: the server does not answer, is too slow, or has no such file; what came stays.
         """
         part = self._folder / f"{target.sha256}.part"
@@ -88,7 +89,7 @@ class BundleDownloads:
         free = shutil.disk_usage(self._folder).free
         needed = target.size_bytes - there + self._reserve_bytes
         if free < needed:
-            raise StorageError(
+            raise DiskFullError(
                 f"cannot download '{target.path.rpartition('/')[2]}': {free} bytes are free, {needed} are needed",
                 hint="free space on the device; the agent tries again by itself",
             )

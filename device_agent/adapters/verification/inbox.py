@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from device_agent.adapters.storage.durable import sync_folder
-from device_agent.errors import storage_failed
-from edgefleet.contracts.errors import StorageError
+from device_agent.errors import DiskFullError, storage_failed
 from edgefleet.contracts.update_file import DESCRIPTION_PATH, UpdateFile
 
 _OK, _NOT_FOUND = 200, 404
@@ -47,14 +46,15 @@ class Inbox:
         """Write an update beside its place, durably, and return where; ``reserve_bytes`` of the disk stay free.
 
         Raises:
-            StorageError: the disk is full.
+            DiskFullError: there is no room.
+            StorageError: the disk does not take it.
         """
         needed = sum(member.size_bytes for member in update.members.values()) + reserve_bytes
         try:
             shutil.rmtree(self._aside, ignore_errors=True)
             free = shutil.disk_usage(self._aside.parent).free
             if free < needed:
-                raise StorageError(
+                raise DiskFullError(
                     f"cannot take the update in: {free} bytes are free, {needed} are needed",
                     hint="free space on the device",
                 )

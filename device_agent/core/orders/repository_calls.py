@@ -4,7 +4,7 @@
 from device_agent.core.orders.agreement import Agreement
 from device_agent.core.orders.release_orders import Order, TargetFile
 from device_agent.core.recall import Recall
-from device_agent.errors import CorruptDownloadError, TrustRefusedError
+from device_agent.errors import CorruptDownloadError, DiskFullError, TrustRefusedError
 from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, InputError, StorageError, UnreachableError
 from edgefleet.contracts.manifest import Fact, Natural
 
@@ -52,6 +52,7 @@ Answer = Agreed | Fetched | Failed
 #: Most particular first: an error goes over the wire as the first class that it belongs to.
 _ERRORS: tuple[type[EdgeFleetError], ...] = (
     CorruptDownloadError,
+    DiskFullError,
     StorageError,
     UnreachableError,
     FileMissingError,
