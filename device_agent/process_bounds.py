@@ -11,6 +11,8 @@ from pathlib import Path
 #: Environment of a child that runs models: the interpreter has its own threads, those of numpy's libraries would only
 #: cost memory and time at the start.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+#: Where the worker finds the accelerator's settings, whose options are nobody else's: arguments are shown to all users.
+ACCELERATOR_VARIABLE = "EDGEFLEET_WORKER_ACCELERATOR"
 _PR_SET_PDEATHSIG = 1
 _MADV_DONTNEED = 4
 _CLONE_NEWUSER = 0x10000000

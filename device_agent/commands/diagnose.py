@@ -25,7 +25,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     existing_folder(options.data)
     secrets = Secrets(known_secrets(options.data, options.config))
     files = {
-        name: secrets.scrub(data.decode("utf-8", errors="replace")).encode()
+        secrets.scrub(name): secrets.scrub(data.decode("utf-8", errors="replace")).encode()
         for name, data in diagnosis(options.data, options.config).items()
     }
     packed = _packed(files)

@@ -7,20 +7,22 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from device_agent.core.secret_names import NAMES
+
 TAKEN_OUT = "[taken out]"
 #: Shorter ones would take ordinary words out with them.
 _SHORTEST = 4
-_NAMES = r"pass(?:word|wd|phrase)?|secret|token|authorization|credentials?|api[_-]?key|private[_-]?key"
 _PATTERNS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), TAKEN_OUT),
-    (re.compile(r"(?<=://)[^/\s\"'@]+:[^/\s\"']*@"), f"{TAKEN_OUT}@"),
+    (re.compile(r"(?<=://)(?:[^/\s\"':@]*:[^\s\"']*|[^/\s\"']*)@"), f"{TAKEN_OUT}@"),
+    (re.compile(r"\b[\w.%+-]+:[^\s\"'/:@]+@(?=[\w.-]+:\d)"), f"{TAKEN_OUT}@"),
+    (re.compile(r"(?i)([?&][\w.-]*(?:sig|signature)=)[^&\s\"']+"), rf"\g<1>{TAKEN_OUT}"),
     (re.compile(r"(?i)\b((?:basic|bearer)\s+)[A-Za-z0-9+/_=.~-]{4,}"), rf"\g<1>{TAKEN_OUT}"),
     (
-        re.compile(rf"(?i)([\"']?\b[\w.-]*(?:{_NAMES})\b[\"']?\s*[:=]\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,;}}]+)"),
+        re.compile(rf"(?i)([\"']?\b[\w.-]*(?:{NAMES})\b[\"']?\s*[:=]\s*)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\s,;}}]+)"),
         rf'\g<1>"{TAKEN_OUT}"',
     ),
 )
-SECRET_NAME = re.compile(rf"(?i)(?:{_NAMES})")
 
 
 def forms(secret: bytes) -> set[str]:

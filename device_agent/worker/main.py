@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker process.
 
-    python -m device_agent.worker.main LISTENING_FD CONTROL_FD MARK_FD PARENT_PID THREADS ACCELERATOR [READABLE…]
+    python -m device_agent.worker.main LISTENING_FD CONTROL_FD MARK_FD PARENT_PID THREADS [READABLE…]
 
-ACCELERATOR is the setting of that name as JSON, empty without one.
+EDGEFLEET_WORKER_ACCELERATOR in the environment is the setting `accelerator` as JSON, empty without one.
 
 One thread answers applications and switches models; a second one loads and verifies, so that requests do not wait
 for it; each slow model beside others has a lane of its own. The supervisor owns the listening socket: connections
@@ -26,6 +26,7 @@ from device_agent.control_channel import ControlChannel
 from device_agent.core.serving import Collect, Command, ServingPlan, Stop, Verify
 from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from device_agent.process_bounds import (
+    ACCELERATOR_VARIABLE,
     allow_open_files,
     die_with_parent,
     leave_no_core,
@@ -208,8 +209,9 @@ def sessions_that_fit(open_files: int) -> int:
 def main(arguments: list[str]) -> int:
     """Run a worker on inherited file descriptors."""
     listening_fd, control_fd, mark_fd, parent_pid, threads = (int(argument) for argument in arguments[:5])
-    given = msgspec.json.decode(arguments[5], type=AcceleratorSettings) if arguments[5] else None
-    readable = [*arguments[6:], *([given.library] if given else [])]
+    said = os.environ.get(ACCELERATOR_VARIABLE)
+    given = msgspec.json.decode(said, type=AcceleratorSettings) if said else None
+    readable = [*arguments[5:], *([given.library] if given else [])]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with_parent(parent_pid)
     leave_no_core()

@@ -108,7 +108,7 @@ def main(role, key, slot, port):
         if "mark_fd" in worker.main.__code__.co_varnames:
             passed.append(os.memfd_create("mark"))
             os.ftruncate(passed[-1], 4096)
-        return worker.main([str(n) for n in (*passed, os.getppid(), 1)] + ["", str(Path(slot).parent)])
+        return worker.main([str(n) for n in (*passed, os.getppid(), 1)] + [str(Path(slot).parent)])
     from device_agent.admission import checks
     from device_agent.admission import main as admission
     from device_agent.core.serving import AdmissionVerdict

@@ -175,3 +175,13 @@ def test_a_lost_accelerator_is_told_to_the_fleet_and_takes_no_model_back(
     assert told.release.bundle_sha256 == agent_bundles.v1.sha256
     assert (device.agent.record.status, device.agent.record.quarantine) == (before.status, ())
     assert device.ask(pictures[0]).release == "digits 1.0.0"
+
+
+def test_neither_its_options_nor_secrets_of_the_agents_environment_are_shown(board, delegate, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "a-token")
+    monkeypatch.setenv("HTTPS_PROXY", "http://ada:a-word@host:1")
+    process = Path("/proc") / str(board().process.pid)
+    assert str(delegate).encode() not in (process / "cmdline").read_bytes()
+    environment = (process / "environ").read_bytes()
+    assert str(delegate).encode() in environment
+    assert [word for word in (b"a-token", b"a-word") if word in environment] == []

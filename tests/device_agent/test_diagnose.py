@@ -4,6 +4,7 @@
 import base64
 import io
 import json
+import os
 import tarfile
 from urllib.parse import quote
 
@@ -128,6 +129,25 @@ def test_a_device_whose_files_are_damaged_is_diagnosed_all_the_same(enrolled, ca
     assert json.loads(files["system.json"])["disk"]["free_bytes"] > 0
 
 
+def test_passwords_in_addresses_and_names_of_files_are_found_and_a_pipe_is_passed_over(
+    enrolled, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("HTTPS_PROXY", "http://eve:pro/xy@word@host:1")
+    monkeypatch.setenv("SOME_URL", "eve:database-word@host/x")
+    config = tmp_path / "agent.toml"
+    config.write_text('proxy = "http://ada:sett/ings-word@host:1"\n')
+    words = ("pro/xy@word", "database-word", "sett/ings-word")
+    (enrolled.root / "database-word.log").write_text("\n".join(f"with {word} alone" for word in words))
+    os.mkfifo(enrolled.root / "pipe.log")
+    enrolled.slots.mkdir(exist_ok=True)
+    os.mkfifo(enrolled.slots / f"{'0' * 64}.bundle")
+    files = diagnose(enrolled, capsys, "--config", str(config))
+    everything = "\n".join(files) + b"\n".join(files.values()).decode()
+    assert [word for word in words if word in everything] == []
+    assert f"logs/{TAKEN_OUT}.log" in files
+    assert json.loads(files["slots.json"])[0]["kind"] == "no file"
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path, capsys):
     arguments = ["diagnose", "--data", str(tmp_path / "none"), "--output", str(tmp_path / "d.tar.gz")]
     assert main(arguments) == 2
@@ -148,6 +168,13 @@ def test_a_secret_inside_any_base64_is_found(secret, before, after):
         ("Proxy-Authorization: Basic QWxhZGRpbg==", f'Proxy-Authorization: "{TAKEN_OUT}" {TAKEN_OUT}'),
         ("https://u:p@host/", f"https://{TAKEN_OUT}@host/"),
         ("the token count is fine", "the token count is fine"),
+        ("at 12:30 mail ada@host", "at 12:30 mail ada@host"),
+        ("http://ada:pass/w@rd@host:1/x", f"http://{TAKEN_OUT}@host:1/x"),
+        ("https://ghp_0123@host/", f"https://{TAKEN_OUT}@host/"),
+        ("proxy ada:word@host:3128 used", f"proxy {TAKEN_OUT}@host:3128 used"),
+        ("AWS_SECRET_ACCESS_KEY=abc next", f'AWS_SECRET_ACCESS_KEY="{TAKEN_OUT}" next'),
+        ("Set-Cookie: session=abc; Path=/", f'Set-Cookie: "{TAKEN_OUT}"; Path=/'),
+        ("https://h/x?a=1&X-Amz-Signature=abc&b=2", f"https://h/x?a=1&X-Amz-Signature={TAKEN_OUT}&b=2"),
     ],
 )
 def test_what_looks_like_a_secret_is_taken_out(text, expected):

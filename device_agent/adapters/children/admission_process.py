@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from device_agent.core.evidence.silence import STARVED_TIMES, Silence
+from device_agent.core.secret_names import without_secrets
 from device_agent.core.serving import AdmissionRequest, AdmissionVerdict
 from device_agent.errors import storage_failed
 from device_agent.exertion import exertion_of
@@ -67,7 +68,7 @@ class AdmissionProcess:
 
     def _run(self, request: bytes) -> _Ended:
         command = [sys.executable, "-P", "-m", "device_agent.admission.main", str(os.getpid()), self._cpu_s()]
-        pipe, environment = subprocess.PIPE, os.environ | ONE_THREAD
+        pipe, environment = subprocess.PIPE, without_secrets(os.environ) | ONE_THREAD
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd="/", env=environment) as child:
             try:
                 return self._watched(child, request)

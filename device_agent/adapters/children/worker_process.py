@@ -29,10 +29,11 @@ import msgspec
 from device_agent.adapters.children.control_group import WorkerGroup
 from device_agent.control_channel import ControlChannel
 from device_agent.core.evidence.silence import Exertion
+from device_agent.core.secret_names import without_secrets
 from device_agent.core.serving import CapturePlan, Collect, Command, Died, ModelRef, Report, ServingPlan, Stop, Verify
 from device_agent.core.settings.accelerator_settings import AcceleratorSettings
 from device_agent.exertion import exertion_of
-from device_agent.process_bounds import ONE_THREAD, rss_bytes
+from device_agent.process_bounds import ACCELERATOR_VARIABLE, ONE_THREAD, rss_bytes
 
 #: Signals that come from outside; a model does not send them to its own process.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -121,12 +122,11 @@ class WorkerProcess:
         mine, its = socket.socketpair()
         passed = (self._listener.fileno(), its.fileno(), self._mark)
         arguments = [str(number) for number in (*passed, os.getpid(), self._threads)]
-        arguments.append(self._accelerator)
         with its:
             child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "device_agent.worker.main", *arguments, *self._readable],
                 pass_fds=passed,
-                env=os.environ | ONE_THREAD,
+                env=without_secrets(os.environ) | ONE_THREAD | {ACCELERATOR_VARIABLE: self._accelerator},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
             )

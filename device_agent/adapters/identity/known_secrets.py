@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 
 from device_agent.adapters.network.proxy import CREDENTIALS_VARIABLE
-from device_agent.core.secrecy import SECRET_NAME
+from device_agent.core.secret_names import SECRET_NAME
 
 _LIMIT_BYTES = 64 << 10
+#: The password in an address, with or without a scheme, whatever it holds.
+_IN_ADDRESS = re.compile(r"(?:[A-Za-z][\w+.-]*://)?[^\s:@/]*:(.+)@[^@]+")
 _PEM = re.compile(rb"-----BEGIN ([A-Z ]*)-----\s*(.*?)\s*-----END", re.DOTALL)
 
 
@@ -26,8 +28,7 @@ def known_secrets(root: Path, config: Path | None) -> Iterator[bytes]:
         with suppress(OSError, ValueError):
             yield from _named(tomllib.loads(config.read_text()))
     for name, value in os.environ.items():
-        if SECRET_NAME.search(name):
-            yield from _value(value)
+        yield from _value(value) if SECRET_NAME.search(name) else _in_address(value)
     yield from _value(os.environ.get(CREDENTIALS_VARIABLE, ""))
     if folder := os.environ.get("CREDENTIALS_DIRECTORY"):
         for path in _files(Path(folder)):
@@ -75,8 +76,14 @@ def _named(value: Any, name: str = "") -> Iterator[bytes]:
     elif isinstance(value, list):
         for inner in value:
             yield from _named(inner, name)
-    elif isinstance(value, str) and (SECRET_NAME.search(name) or name == "instance"):
-        yield from _value(value)
+    elif isinstance(value, str):
+        yield from _value(value) if SECRET_NAME.search(name) or name == "instance" else _in_address(value)
+
+
+def _in_address(value: str) -> Iterator[bytes]:
+    """Yield the password of an address that holds one."""
+    if found := _IN_ADDRESS.fullmatch(value):
+        yield found[1].encode()
 
 
 def _value(value: str) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ def diagnosis(root: Path, config: Path | None) -> dict[str, bytes]:
         "files": lambda: list(_listing(root)),
     }
     files = {f"{name}.json": msgspec.json.format(_encoded(_tried(part))) for name, part in parts.items()}
-    logs = {f"logs/{path.name}": _tail(path) for path in sorted(root.glob("*.log"))}
+    logs = {f"logs/{path.name}": _tail(path) for path in sorted(root.glob("*.log")) if path.is_file()}
     journal = _journal()
     return files | logs | ({"logs/journal.txt": journal} if journal else {})
 
@@ -95,7 +95,9 @@ def _slots(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.iterdir()):
         facts: dict[str, Any] = {"name": path.name, "size_bytes": path.stat().st_size}
-        if path.suffix == ".bundle":
+        if not path.is_file():  # opening a pipe would wait for ever
+            facts["kind"] = "no file"
+        elif path.suffix == ".bundle":
             with path.open("rb") as file:
                 facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             facts["intact"] = facts["sha256"] == path.stem
