@@ -4,7 +4,8 @@
 1. The slot's file is the bundle that was ordered, made for this profile, with the interface that applications need.
 2. The model is no larger than its budget, and its answers no more than a frame can carry; neither its parity vectors
    nor its own answers to them have a NaN.
-3. It loads with reference kernels and meets its parity vectors to the bit (its reference tolerance).
+3. It loads with reference kernels, answers an input that is asked again as before, and meets its parity vectors to the
+   bit (its reference tolerance).
 4. It loads with production kernels and meets them within the tolerance measured at conversion.
 5. It scores the pinned minimum on the pinned acceptance examples, without a NaN.
 6. It keeps no memory from one inference to the next, takes no more than its budget, and fits beside the other models
@@ -138,12 +139,26 @@ def _check_finite(model: LoadedModel, bundle: Bundle) -> None:
         raise _RefusedError("non-finite", f"{bad} of {samples} parity vectors are answered with NaN or infinity")
 
 
+def _check_memoryless(model: LoadedModel, bundle: Bundle) -> None:
+    """Refuse a model whose answers depend on what it was asked before: several ask it, some of them to compare."""
+    inputs, _ = read_vectors(bundle)
+    samples = [[tensor[sample] for tensor in inputs] for sample in range(bundle.manifest.parity.samples)]
+    first, *_, again = [model.invoke(sample) for sample in (*samples, samples[0])]
+    if any(not np.array_equal(one, other, equal_nan=True) for one, other in zip(first, again, strict=True)):
+        raise _RefusedError(
+            "stateful",
+            "asked the same input again, it answers otherwise: it keeps state between inferences, or draws lots",
+        )
+
+
 def _finite(outputs: Sequence[npt.NDArray[Any]]) -> bool:
     return all(bool(np.isfinite(output).all()) for output in outputs)
 
 
 def _check_parity(bundle: Bundle, kernels: Kernels) -> LoadedModel:
     model = LoadedModel.from_bundle(bundle, kernels=kernels)
+    if kernels == "reference":
+        _check_memoryless(model, bundle)
     _check_finite(model, bundle)
     parity = check_parity(model, bundle, kernels)
     if not parity.passed:

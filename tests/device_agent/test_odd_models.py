@@ -150,3 +150,30 @@ def test_an_output_that_comes_out_empty_is_told():
     with pytest.raises(ModelFailedError) as caught:
         LiteRtInterpreter(varying()).invoke([np.float32(0.0)])
     assert caught.value.message == "an output of the model came out without a value: its size depends on the input"
+
+
+def remembering():
+    """Answers with the sum of all its inputs so far."""
+    graph = GraphWriter()
+    given, old, summed = (graph.tensor([1, 4], dtype="float32") for _ in range(3))
+    handle, first = graph.tensor([], dtype="resource"), graph.tensor([], dtype="resource")
+    value = graph.tensor([1, 4], dtype="float32", data=np.zeros((1, 4), np.float32))
+    graph.operator("VAR_HANDLE", [], [handle], container="", sharedName="sum")
+    graph.operator_once("VAR_HANDLE", [], [first], container="", sharedName="sum")
+    graph.operator_once("ASSIGN_VARIABLE", [first, value], [])
+    graph.operator("CALL_ONCE", [], [], initSubgraphIndex=1)
+    graph.operator("READ_VARIABLE", [handle], [old])
+    graph.operator("ADD", [given, old], [summed], version=1)
+    graph.operator("ASSIGN_VARIABLE", [handle, summed], [])
+    return flatbuffer(graph.case("remembering", {given: np.zeros((1, 4), np.float32)}, [summed]).graph)
+
+
+def test_a_model_with_a_memory_is_refused_for_that(tmp_path):
+    inputs = [np.full((1, 4), value, np.float32) for value in (1.0, 2.0)]
+    verdict = admitted(packed(tmp_path, remembering(), "1.0.0", inputs))
+    assert (verdict.kind, verdict.cause, verdict.detail) == (
+        "refused",
+        "stateful",
+        "asked the same input again, it answers otherwise: it keeps state between inferences, or draws lots",
+    )
+    assert admitted(packed(tmp_path, remembering(), "2.0.0", inputs[:1])).cause == "stateful"
