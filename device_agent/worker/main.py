@@ -49,7 +49,7 @@ _SETTLED_COLLECTS = 3
 #: its connection. Each may have two files, its connection and its shared memory; the rest stays free for models.
 SESSION_LIMIT = 512
 _FILES_EACH, _FILES_KEPT = 2, 64
-#: Half-sent requests and unread answers of all applications together.
+#: Half-sent requests and unread answers of all applications together; beyond it, who holds most loses its connection.
 BUFFER_LIMIT_BYTES = 256 << 20
 _LARGE_BYTES = 1 << 20
 #: How long a thread may keep the others from running: a loading model is no reason for a late answer.
@@ -119,7 +119,9 @@ class Worker:
         """Wait for what the session can take now, or end it."""
         if session.connection.fileno() < 0:
             return
-        if session.closed or self._takes_too_much(session):
+        if not session.closed and self._is_full(session):
+            self._end(max(self._sessions.values(), key=lambda known: known.buffered_bytes))
+        if session.closed:
             self._end(session)
             return
         events = _WRITE if session.wants_to_write else _READ if session.wants_to_read else 0
@@ -131,7 +133,8 @@ class Worker:
         elif known is not None and known.events != events:
             self._selector.modify(session.connection, events, session)
 
-    def _takes_too_much(self, session: Session) -> bool:
+    def _is_full(self, session: Session) -> bool:
+        """Tell whether all hold too much, where a session holds much of it."""
         if session.buffered_bytes < _LARGE_BYTES:
             return False
         return sum(known.buffered_bytes for known in self._sessions.values()) > BUFFER_LIMIT_BYTES
@@ -140,6 +143,8 @@ class Worker:
         self._end(min(self._sessions.values(), key=lambda known: known.last_used_s))
 
     def _end(self, session: Session) -> None:
+        if session.connection.fileno() < 0:
+            return
         if session.connection in self._selector.get_map():
             self._selector.unregister(session.connection)
         del self._sessions[session.connection.fileno()]

@@ -26,6 +26,7 @@ from device_agent.core.serving import (
     ServingPlan,
 )
 from device_agent.inference_protocol import (
+    FRAME_LIMIT_BYTES,
     InferRequest,
     RingRequest,
     ShareRequest,
@@ -35,7 +36,7 @@ from device_agent.inference_protocol import (
     frame,
 )
 from device_agent.shared_memory import AREA_LIMIT_BYTES, BY_SOCKET, LENGTH, REQUESTED, attach
-from device_agent.worker.main import SESSION_LIMIT, sessions_that_fit
+from device_agent.worker.main import BUFFER_LIMIT_BYTES, SESSION_LIMIT, sessions_that_fit
 from device_agent.worker.reception import SHARED_LIMIT_BYTES
 from edgefleet.contracts.errors import InputError
 from edgefleet.contracts.interface import NeededInterface, NeededTensor
@@ -271,6 +272,18 @@ def test_a_crowd_with_shared_memory_leaves_files_for_models(tmp_path, agent_tool
 @pytest.mark.parametrize(("files", "sessions"), [(20_000, SESSION_LIMIT), (128, 32), (10, 1)])
 def test_where_fewer_files_may_be_open_fewer_applications_are_connected(files, sessions):
     assert sessions_that_fit(files) == sessions
+
+
+def test_who_holds_most_makes_room_for_the_others(bench, agent_bundles):
+    bench.serve(bench.ref(agent_bundles.v1))
+    share, value = BUFFER_LIMIT_BYTES // 5, RawTensor(bytes(2 << 20), "uint8", (2 << 20,))
+    with contextlib.ExitStack() as held:
+        for _ in range(5):  # half-sent requests that fill all the room there is
+            hog = held.enter_context(bench.connect())
+            hog.sendall(struct.pack("<I", FRAME_LIMIT_BYTES) + bytes(share - 4))
+        with InferenceClient(bench.path, timeout_s=LIMIT_S, shared_memory=False) as client:
+            answer = client.infer(value)
+            assert (answer.status, answer.release) == ("bad-input", "digits 1.0.0")
 
 
 def test_several_models_answer_by_name(bench, agent_bundles, digits_live):
