@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 import rfc8785
 
+from edgefleet.contracts.files import open_regular
+
 _CHUNK_BYTES = 1 << 20
 
 
@@ -23,7 +25,7 @@ def sha256_hex(data: bytes) -> str:
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while piece := stream.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()

@@ -17,6 +17,7 @@ from device_agent.adapters.identity.sealed_copy import copy_of, mend, write_twic
 from device_agent.adapters.network.mqtt import MqttChannel
 from device_agent.adapters.network.mqtt_pump import MqttPump
 from device_agent.caretaking import FIRST_S, PERIOD_S, TAKEOVER_LIMIT, Caretaking
+from device_agent.cli import main
 from device_agent.core.orders.renewal import CertificateLife
 from device_agent.core.timers import Timers
 from device_agent.core.upkeep import Note, UpkeepResult
@@ -139,7 +140,7 @@ def put(path, data, *, later_s=0.0):
     os.utime(path, ns=times)
 
 
-@pytest.mark.parametrize("damage", ["zeros", "one bit", "deleted"])
+@pytest.mark.parametrize("damage", ["zeros", "one bit", "deleted", "a pipe", "/dev/zero", "nowhere"])
 @pytest.mark.parametrize("what", ["file", "copy"])
 @pytest.mark.parametrize("name", NAMES)
 def test_what_came_once_survives_damage_to_it_or_to_its_copy(device_side, enrolled, name, what, damage):
@@ -149,9 +150,13 @@ def test_what_came_once_survives_damage_to_it_or_to_its_copy(device_side, enroll
     victim = path if what == "file" else copy_of(path)
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 4
-    if damage == "deleted":
+    if damage in ("deleted", "a pipe", "/dev/zero", "nowhere"):
         victim.unlink()
-    else:
+    if damage == "a pipe":
+        os.mkfifo(victim)
+    elif damage in ("/dev/zero", "nowhere"):
+        victim.symlink_to(damage)
+    elif damage != "deleted":
         put(victim, data if damage == "one bit" else bytes(len(data)))
     assert enrolled.mend() == ([path] if what == "file" else [])
     assert {path: path.read_bytes() for path in enrolled.single} == before
@@ -168,6 +173,28 @@ def test_what_cannot_be_what_the_file_is_for_is_damage_whenever_it_was_written(d
         put(path, damaged, later_s=60)
         assert enrolled.mend() == [path]
         assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["state.db", "outbox.db", "labels.json", "identity/key.pem", "slots/x.bundle"])
+def test_a_pipe_in_the_place_of_a_file_is_named_by_the_doctor_waited_for_by_nobody_and_put_aside(
+    enrolled, name, tmp_path, capsys
+):
+    path = enrolled.root / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert enrolled.strange() == [path]
+    for words in (["status"], ["diagnose", "--output", str(tmp_path / "all.tar.gz")]):
+        main([*words, "--data", str(enrolled.root)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        main(["doctor", "--data", str(enrolled.root)])
+    said = f"fail  data folder     '{path.name}' is a device or a pipe, expected a file  → restart the agent"
+    assert said in capsys.readouterr().out
+    enrolled.mend()
+    assert enrolled.strange() == []
+    assert not path.exists()
+    assert path.with_name(f"{path.name}.no-file").is_fifo()
 
 
 def test_another_identity_that_somebody_wrote_stays_and_so_does_the_next_one_right_after(device_side, enrolled):

@@ -16,6 +16,7 @@ from device_agent.errors import storage_failed
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import CHECK_IN_PATH, CheckIn, CheckInAnswer, HardwareFacts
 from edgefleet.contracts.errors import UnreachableError
+from edgefleet.contracts.files import read_regular
 from edgefleet.contracts.manifest import Fact
 
 _OK, _NOT_FOUND = 200, 404
@@ -80,7 +81,7 @@ def _changes(before: HardwareFacts, now: HardwareFacts) -> str:
 def _read_memory(folder: DataFolder) -> CheckInMemory:
     """Return what the last check-in left; nothing where that is missing or damaged, which harms nothing."""
     try:
-        return msgspec.json.decode(folder.check_in.read_bytes(), type=CheckInMemory)
+        return msgspec.json.decode(read_regular(folder.check_in), type=CheckInMemory)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return CheckInMemory()
 

@@ -26,8 +26,11 @@ from device_agent.adapters.identity.sealed_copy import mend, write_twice
 from device_agent.core.identity import Identity
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import EdgeFleetError, FileMissingError, NotAllowedError
+from edgefleet.contracts.files import read_regular
 from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 
+#: The end of the names of what was put aside.
+_ASIDE = ".no-file"
 _LOG = logging.getLogger("edgefleet.agent")
 
 
@@ -66,7 +69,7 @@ class DataFolder:
             SettingError: the file is damaged.
         """
         try:
-            return decode_json(self.identity.read_bytes(), Identity, source=str(self.identity))
+            return decode_json(read_regular(self.identity), Identity, source=str(self.identity))
         except PermissionError as error:
             raise NotAllowedError(
                 f"'{self.root}' may not be read by this user", hint="run it as root, or as the agent's user"
@@ -98,8 +101,21 @@ class DataFolder:
         own: dict[Path, Callable[[bytes], object]] = {self.identity: _read_identity}
         return own | certificates | dict.fromkeys(roots, _read_root)
 
+    def strange(self) -> list[Path]:
+        """Return the pipes and devices that lie where files should be: whoever opens one may wait for ever."""
+        folders = (self.root, self.identity.parent, self.trust, self.slots, self.downloads, self.captures, self.holds)
+        entries = (path for folder in folders if folder.is_dir() for path in folder.iterdir() if path.suffix != _ASIDE)
+        return [path for path in entries if path.is_fifo() or path.is_char_device() or path.is_block_device()]
+
     def mend(self) -> list[Path]:
-        """Write the files again that the disk changed, and return them; what cannot be written stays as it is."""
+        """Write the files again that the disk changed, and return them; what cannot be written stays as it is.
+
+        What is no file is put aside first.
+        """
+        for path in self.strange():
+            with suppress(OSError):
+                path.rename(path.with_name(f"{path.name}{_ASIDE}"))
+                _LOG.warning("'%s' was a device or a pipe, expected a file: it is put aside", path.name)
         mended = []
         for path, read in self._single.items():
             with suppress(OSError):
@@ -115,7 +131,7 @@ def key_of(certificate: Path, key: Path | None) -> Path | None:
     Raises:
         OSError: the certificate cannot be read.
     """
-    return certificate if b"PRIVATE KEY" in certificate.read_bytes() else key
+    return certificate if b"PRIVATE KEY" in read_regular(certificate) else key
 
 
 def _is_usable(read: Callable[[bytes], object], data: bytes) -> bool:

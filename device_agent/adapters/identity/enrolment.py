@@ -31,7 +31,7 @@ from edgefleet.contracts.errors import (
     NotAllowedError,
     UnreachableError,
 )
-from edgefleet.contracts.files import read_file
+from edgefleet.contracts.files import read_file, read_regular
 from edgefleet.contracts.tuf_custom import DIRECTOR_REPOSITORY, IMAGE_REPOSITORY
 
 #: What holds a private key is for its owner only.
@@ -120,7 +120,7 @@ def stored_key(path: Path) -> ec.EllipticCurvePrivateKey:
         InputError: it is damaged, or of another kind.
     """
     try:
-        stored = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        stored = serialization.load_pem_private_key(read_regular(path), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key is encrypted
         raise InputError(f"'{path}' holds no key that can be read", hint="delete it and enrol again") from error
     if not isinstance(stored, ec.EllipticCurvePrivateKey):

@@ -36,6 +36,7 @@ from edgefleet.contracts.enrolment import (
     SignedRenewal,
 )
 from edgefleet.contracts.errors import FileMissingError, InputError, UnreachableError
+from edgefleet.contracts.files import read_regular
 
 _OK, _NOT_FOUND, _REFUSED = 200, 404, (400, 403, 422)
 
@@ -83,12 +84,12 @@ def make_up(folder: DataFolder) -> None:
         StorageError: it cannot be written.
     """
     try:
-        data = folder.certificate.read_bytes()
+        data = read_regular(folder.certificate)
         key = data[data.find(b"-----BEGIN PRIVATE KEY-----") :] if b"PRIVATE KEY" in data else b""
         if key and folder.key.parent == folder.certificate.parent:
-            if not folder.key.exists() or folder.key.read_bytes() != key:
+            if not folder.key.exists() or read_regular(folder.key) != key:
                 write_durably(folder.key, key, mode=PRIVATE_MODE)
-            if folder.next_key.exists() and folder.next_key.read_bytes() == key:
+            if folder.next_key.exists() and read_regular(folder.next_key) == key:
                 folder.next_key.unlink()
     except OSError as error:
         raise storage_failed("complete a renewal", error) from error
@@ -170,7 +171,7 @@ def _put_in_force(folder: DataFolder, certificate_pem: bytes, key: ec.EllipticCu
 
 def _certificate(folder: DataFolder) -> x509.Certificate:
     try:
-        return x509.load_pem_x509_certificate(folder.certificate.read_bytes())
+        return x509.load_pem_x509_certificate(read_regular(folder.certificate))
     except OSError as error:
         raise FileMissingError("the device's certificate is missing", hint="enrol the device again") from error
     except ValueError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from device_agent.adapters.storage.durable import write_durably
 from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.files import read_regular
 
 _PRIVATE, _PUBLIC = 0o600, 0o644
 _SEAL_BYTES = 65
@@ -82,10 +83,7 @@ def _unsealed(sealed: bytes | None) -> bytes | None:
 
 
 def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
+    return read_regular(path) if path.is_file() else None  # whatever else is there
 
 
 def _mode(data: bytes) -> int:

@@ -20,8 +20,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from device_agent.adapters.identity.data_folder import key_of
+from device_agent.adapters.network.mqtt_client import CONNECT_S, BoundedClient
 from device_agent.adapters.network.mqtt_pump import LOOK_S, MqttPump
-from device_agent.adapters.network.proxy import proxy_for
 from device_agent.adapters.network.tls_time import judge_by_known_time
 from device_agent.core.schedule import Backoff
 from edgefleet.contracts.enrolment import BrokerAddress
@@ -40,10 +40,13 @@ from edgefleet.contracts.topics import Channel, topic
 
 _LOG = logging.getLogger("edgefleet.agent")
 _KEEPALIVE_S = 30
-_CONNECT_S = 10.0
 _QUEUE_LIMIT = 1000
 _SESSION_TAKEN_OVER = 0x8E
 _RECONNECT = Backoff(first_s=0.5, cap_s=60.0)
+#: A connection that ends sooner counts as one that failed: a broker that lets go of everybody is asked less and less.
+_STEADY_S = 2.0
+#: A broker that sends without end is heard so often a second, about a thousand packets, and no more.
+_READS_PER_S = 3000
 #: The protocols that are spoken, the preferred one first.
 PROTOCOLS = (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311)
 
@@ -107,7 +110,9 @@ class MqttChannel:
         self._failures = 0
         self._retry_at = 0.0
         self._look_at = 0.0
-        self._client: paho.Client | None = None
+        self._client: BoundedClient | None = None
+        self._connected_at = 0.0
+        self._second_began = self._deaf_until = 0.0
         self.on_news: Callable[[], None] = lambda: None
         pump.add(self)
 
@@ -150,6 +155,8 @@ class MqttChannel:
 
     def step(self, now: float) -> None:
         """Connect if it is time, send what waits, keep the connection alive."""
+        if now >= self._deaf_until:
+            self._deaf_until = 0.0
         if self._client is None:
             if now >= self._retry_at:
                 self._connect()
@@ -166,14 +173,18 @@ class MqttChannel:
         """When :meth:`step` has something to do: at once where messages wait to be sent."""
         if self._client is None:
             return self._retry_at
-        if not self._connected:
-            return self._answer_by
-        return 0.0 if self._outgoing else self._look_at
+        due_at = self._answer_by if not self._connected else 0.0 if self._outgoing else self._look_at
+        return min(due_at, self._deaf_until) if self._deaf_until else due_at
 
     @property
     def client_socket(self) -> socket.socket | None:
         """The socket to select on."""
         return self._client.socket() if self._client is not None else None  # type: ignore[return-value]
+
+    @property
+    def wants_to_read(self) -> bool:
+        """Tell whether the broker may be heard: not for a moment, where it sends without end."""
+        return not self._deaf_until
 
     @property
     def wants_to_write(self) -> bool:
@@ -194,12 +205,20 @@ class MqttChannel:
     def _read_and_write(self, *, readable: bool, writable: bool) -> bool:
         client = self._client
         if client is not None and readable:
+            self._count_reads(client)
             if client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 return False
             while (end := client.socket()) is not None and getattr(end, "pending", int)():
                 if client.loop_read() != paho.MQTT_ERR_SUCCESS:  # what TLS has decrypted does not wake a selector
                     return False
         return client is None or not writable or client.loop_write() == paho.MQTT_ERR_SUCCESS
+
+    def _count_reads(self, client: BoundedClient) -> None:
+        now = time.monotonic()
+        if now - self._second_began >= 1.0:
+            self._second_began, client.reads = now, 0
+        elif client.reads > _READS_PER_S:
+            self._deaf_until = self._second_began + 1.0
 
     def _not_spoken(self) -> None:
         """Forget a connection that never came to a good answer, and try the other protocol next."""
@@ -224,14 +243,16 @@ class MqttChannel:
         if self._client is not None and (end := self._client.socket()) is not None:
             end.close()
         self._client = None
-        self._failures = 1 if was_connected else self._failures + 1
-        self._retry_at = time.monotonic() + _RECONNECT.delay_s(self._failures, self._random())
+        now = time.monotonic()
+        self._failures = 1 if was_connected and now - self._connected_at >= _STEADY_S else self._failures + 1
+        self._deaf_until = 0.0
+        self._retry_at = now + _RECONNECT.delay_s(self._failures, self._random())
         if was_connected:
             self.on_news()
 
     def _connect(self) -> None:
         self._outgoing.clear()
-        self._answer_by = time.monotonic() + _CONNECT_S
+        self._answer_by = time.monotonic() + CONNECT_S
         try:
             client = self._client = self._new_client()
             client.connect(self._broker.host, self._broker.port, keepalive=_KEEPALIVE_S)
@@ -241,15 +262,15 @@ class MqttChannel:
                 _LOG.warning("the broker at %s does not answer: %s; it is tried again", where, error)
             self.lost()
 
-    def _new_client(self) -> paho.Client:
-        client = _Client(
+    def _new_client(self) -> BoundedClient:
+        client = BoundedClient(
             CallbackAPIVersion.VERSION2,
             client_id=f"{self._tenant}.{self._device}",
             protocol=self._protocols[self._protocol],
         )
         if self._tls is not None:
             client.tls_set_context(self._tls.context())
-        client.connect_timeout = _CONNECT_S
+        client.connect_timeout = CONNECT_S
         client.max_inflight_messages_set(_QUEUE_LIMIT)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
@@ -267,8 +288,7 @@ class MqttChannel:
             [(topic(self._tenant, self._device, "hint"), 1), (topic(self._tenant, self._device, "watermark"), 1)]
         )
         self._connections += 1
-        self._connected = True
-        self._failures = 0
+        self._connected, self._connected_at = True, time.monotonic()
         if self._state is not None:
             self.announce(self._state)
         self.on_news()
@@ -293,16 +313,6 @@ class MqttChannel:
         while self._connected and self._client is not None and self._outgoing:
             name, payload, retain = self._outgoing.popleft()
             self._client.publish(name, payload, qos=1, retain=retain)
-
-
-class _Client(paho.Client):
-    """paho's client, with a proxy on its way where there is one (its own support of proxies needs another package)."""
-
-    def _create_socket_connection(self) -> socket.socket:
-        proxy = proxy_for("mqtt", self._host)
-        if proxy is None:
-            return socket.create_connection((self._host, self._port), timeout=_CONNECT_S)
-        return proxy.tunnel(self._host, self._port, timeout_s=_CONNECT_S)
 
 
 def _hint_or_capabilities(payload: bytes) -> Hint | Capabilities:

@@ -28,6 +28,10 @@ class Driven(Protocol):
         """The socket to select on."""
 
     @property
+    def wants_to_read(self) -> bool:
+        """Tell whether what comes may be read now."""
+
+    @property
     def wants_to_write(self) -> bool:
         """Tell whether there are bytes to write."""
 
@@ -113,7 +117,8 @@ class _Watched:
 
     def follow(self, channels: list[Driven]) -> None:
         """Watch the sockets that the channels have now, for what they have to do."""
-        wanted = {channel: (end, _events(channel)) for channel in channels if (end := channel.client_socket)}
+        ends = {channel: (end, _events(channel)) for channel in channels if (end := channel.client_socket)}
+        wanted = {channel: (end, events) for channel, (end, events) in ends.items() if events}
         # First of all what is gone: a new socket may have the number of one that was closed.
         for channel, (end, _) in list(self._known.items()):
             if channel not in wanted or wanted[channel][0] is not end:
@@ -142,4 +147,5 @@ class _Watched:
 
 
 def _events(channel: Driven) -> int:
-    return selectors.EVENT_READ | (selectors.EVENT_WRITE if channel.wants_to_write else 0)
+    reading = selectors.EVENT_READ if channel.wants_to_read else 0
+    return reading | (selectors.EVENT_WRITE if channel.wants_to_write else 0)

@@ -18,6 +18,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from edgefleet.contracts.errors import SettingError, UnreachableError
+from edgefleet.contracts.files import read_regular
 
 CREDENTIALS_VARIABLE = "EDGEFLEET_PROXY_CREDENTIALS"
 _ANSWER_LIMIT_BYTES = 16 << 10
@@ -105,7 +106,7 @@ def _parse(url: str, authorization: str) -> Proxy:
 
 def _authorization(path: Path) -> str:
     try:
-        data = path.read_bytes()[:_CREDENTIALS_LIMIT_BYTES].strip()
+        data = read_regular(path)[:_CREDENTIALS_LIMIT_BYTES].strip()
     except OSError as error:
         raise UnreachableError(
             f"the proxy's credentials in '{path.name}' cannot be read: {error.strerror or error}", hint=_HINT

@@ -20,6 +20,7 @@ from device_agent.core.settings.capture import Budget, admitted
 from device_agent.process_bounds import ONE_THREAD
 from edgefleet.contracts.capture import CAPTURE_LIMIT_BYTES, CAPTURE_PATH, CapturedInput, read_captured
 from edgefleet.contracts.errors import EdgeFleetError, UnreachableError
+from edgefleet.contracts.files import read_regular
 
 if TYPE_CHECKING:
     from device_agent.adapters.network.https import ServerConnection
@@ -69,7 +70,7 @@ class CaptureFolder:
         """
         taken = 0
         for path in self.files()[:limit]:
-            status, _ = connection.post_json(CAPTURE_PATH, path.read_bytes())
+            status, _ = connection.post_json(CAPTURE_PATH, read_regular(path))
             if status in _STORED:
                 taken += 1
             if status in (*_STORED, *_NOT_WANTED):

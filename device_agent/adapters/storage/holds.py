@@ -12,6 +12,7 @@ import msgspec
 
 from device_agent.adapters.storage.durable import sync_folder, write_durably
 from device_agent.errors import storage_failed
+from edgefleet.contracts.files import read_regular
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.names import Name
 
@@ -69,7 +70,7 @@ class HoldFolder:
     def _read(self, path: Path) -> Hold | None:
         try:
             latest = path.stat().st_mtime + HOLD_LIMIT_S
-            data = path.read_bytes()
+            data = read_regular(path)
         except OSError:
             return None  # it was taken back just now
         try:

@@ -10,6 +10,7 @@ from device_agent.adapters.storage.durable import write_durably
 from device_agent.core.evidence.labels import LabelMemory
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.files import read_regular
 
 _LOG = logging.getLogger("edgefleet.agent")
 _LIMIT_BYTES = 8 << 20
@@ -24,7 +25,7 @@ class LabelsFile:
     def load(self) -> LabelMemory:
         """Return what is remembered; nothing where there is no whole file."""
         try:
-            return _decode(self._path.read_bytes())
+            return _decode(read_regular(self._path))
         except FileNotFoundError:
             return LabelMemory()
         except (OSError, ValueError) as error:

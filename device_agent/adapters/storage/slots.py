@@ -14,6 +14,7 @@ from device_agent.adapters.storage.durable import sync_file, sync_folder, write_
 from device_agent.errors import storage_failed
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import BundleError
+from edgefleet.contracts.files import read_regular
 from edgefleet.contracts.manifest import Fact, Natural
 from edgefleet.contracts.messages import RunningRelease
 
@@ -152,7 +153,7 @@ class SlotFolder:
 
 def _read_mark(path: Path) -> GoodMark | None:
     try:
-        mark = msgspec.json.decode(path.read_bytes(), type=GoodMark)
+        mark = msgspec.json.decode(read_regular(path), type=GoodMark)
     except (OSError, msgspec.DecodeError):
         return None  # a damaged note is no note
     return mark if mark.release.bundle_sha256 == path.stem else None

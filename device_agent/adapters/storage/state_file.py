@@ -16,6 +16,7 @@ from device_agent.core.life.record import DeviceRecord
 from device_agent.core.life.record_schema import SCHEMA, DamagedRecordError, Saved, decode, encode
 from device_agent.errors import DamagedStateError, storage_failed
 from edgefleet.contracts.errors import StorageError
+from edgefleet.contracts.files import open_regular
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS device (id INTEGER PRIMARY KEY CHECK (id = 1), record TEXT NOT NULL) STRICT;
@@ -100,9 +101,10 @@ def read_record(path: Path, *, alone: bool = False) -> DeviceRecord | None:
         return None
     way = "immutable=1" if alone else "mode=ro"
     try:
+        open_regular(path).close()  # of a pipe SQLite would wait for ever
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{way}", uri=True, timeout=5.0)) as database:
             return _read(database, path)
-    except UNREADABLE as error:
+    except (OSError, *UNREADABLE) as error:
         raise _mapped(error, f"read the device's state in '{path.name}'") from error
 
 
@@ -149,7 +151,8 @@ def _is_without_log(path: Path) -> bool:
 def _mapped(error: Exception, what: str) -> StorageError:
     if is_damage(error):
         return DamagedStateError(f"cannot {what}: {error}", hint="restart the agent: it sets the file aside")
-    return StorageError(f"cannot {what}: {error}", hint="free space or correct the permissions")
+    why = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot {what}: {why}", hint="free space or correct the permissions")
 
 
 def _damaged(path: Path, why: str) -> DamagedStateError:

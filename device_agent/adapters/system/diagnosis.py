@@ -22,6 +22,7 @@ import msgspec
 from device_agent.adapters.identity.data_folder import DataFolder
 from device_agent.adapters.storage.state_file import read_record
 from device_agent.settings import read_settings
+from edgefleet.contracts.files import open_regular, read_regular
 from edgefleet.version import __version__
 
 _PACKAGES = ("ai-edge-litert", "cryptography", "msgspec", "numpy", "paho-mqtt", "tflite-runtime", "tuf", "urllib3")
@@ -75,6 +76,7 @@ def _versions() -> dict[str, str]:
 
 def _messages(path: Path) -> dict[str, Any]:
     """Return how the outbox is, and its newest messages but for telemetry."""
+    open_regular(path).close()  # of a pipe SQLite would wait for ever
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as database:
         database.execute("PRAGMA query_only = ON")
         database.execute("BEGIN")  # one moment, whatever the agent appends meanwhile
@@ -114,7 +116,7 @@ def _certificates(paths: tuple[Path, ...]) -> dict[str, Any]:
 def _loaded(path: Path) -> list[Any]:
     from cryptography import x509
 
-    return list(x509.load_pem_x509_certificates(path.read_bytes()))
+    return list(x509.load_pem_x509_certificates(read_regular(path)))
 
 
 def _certificate(certificate: Any) -> dict[str, str]:
@@ -136,7 +138,7 @@ def _metadata(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _signed(path: Path) -> dict[str, Any]:
-    signed = msgspec.json.decode(path.read_bytes())["signed"]
+    signed = msgspec.json.decode(read_regular(path))["signed"]
     return {name: signed.get(name) for name in ("_type", "version", "expires")}
 
 

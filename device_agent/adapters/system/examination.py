@@ -35,6 +35,7 @@ from device_agent.sandbox.confinement import available
 from device_agent.settings import AgentSettings
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import EdgeFleetError
+from edgefleet.contracts.files import read_regular
 
 _CONNECT_S = 5.0
 _CREDENTIAL_STORES = (Path("/etc/credstore.encrypted"), Path("/run/credstore.encrypted"))
@@ -45,6 +46,11 @@ def examine(folder: DataFolder, settings: AgentSettings, *, offline: bool) -> It
     yield of_python(tuple(sys.version_info[:3]))
     yield from of_packages(_versions())
     yield from _kernel()
+    if strange := folder.strange():  # to look into these, or to go on beside them, may last for ever
+        for path in strange:
+            said = f"'{path.name}' is a device or a pipe, expected a file"
+            yield Finding("fail", "data folder", said, "restart the agent: it puts it aside")
+        return
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("identity", lambda: _identity(folder)),
         ("key", lambda: _key(folder)),
@@ -114,7 +120,7 @@ def _dates(folder: DataFolder) -> Iterator[Finding]:
     from cryptography.x509 import load_pem_x509_certificate  # the doctor's alone, and slow to load
 
     now = time.time()
-    certificate = load_pem_x509_certificate(folder.certificate.read_bytes())
+    certificate = load_pem_x509_certificate(read_regular(folder.certificate))
     begins = certificate.not_valid_before_utc.timestamp()
     yield of_certificate(begins, certificate.not_valid_after_utc.timestamp(), now)
     seen = [begins, *(path.stat().st_mtime for path in folder.trust.rglob("*.json"))]

@@ -35,6 +35,7 @@ from device_agent.launcher import (
     write_record,
 )
 from edgefleet.contracts.errors import ConflictError, EdgeFleetError, StorageError
+from edgefleet.contracts.files import read_regular
 from edgefleet.contracts.messages import RunningRelease
 from edgefleet.contracts.software import SOFTWARE_NAME
 from edgefleet.version import __version__
@@ -77,7 +78,7 @@ class OwnSoftware:
     def release_of(self, sha256: str) -> RunningRelease | None:
         """Return what a set that lies here is; None where there is none, or nobody noted it."""
         try:
-            return msgspec.json.decode((self._folder / "sets" / sha256 / RELEASE).read_bytes(), type=RunningRelease)
+            return msgspec.json.decode(read_regular(self._folder / "sets" / sha256 / RELEASE), type=RunningRelease)
         except (OSError, msgspec.MsgspecError):
             return None
 

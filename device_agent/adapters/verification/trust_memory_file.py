@@ -10,6 +10,7 @@ import msgspec
 from device_agent.adapters.storage.durable import write_durably
 from device_agent.core.orders.trust_memory import TrustMemory
 from edgefleet.contracts.canonical import sha256_hex
+from edgefleet.contracts.files import read_regular
 
 _LOG = logging.getLogger("edgefleet.agent")
 _LIMIT_BYTES = 8 << 20
@@ -25,7 +26,7 @@ class TrustMemoryFile:
         """Return what is remembered; nothing where neither file is there or whole."""
         for path in self._paths:
             with suppress(OSError, ValueError):
-                return _decode(path.read_bytes())
+                return _decode(read_regular(path))
         if any(path.exists() for path in self._paths):
             _LOG.warning("what was remembered of verified metadata is damaged; it is learned again")
         return TrustMemory()

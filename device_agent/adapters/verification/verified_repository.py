@@ -24,6 +24,7 @@ from device_agent.core.orders.clock_judgement import day
 from device_agent.core.orders.ordered_targets import refused
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import FileMissingError
+from edgefleet.contracts.files import read_regular
 
 _TOP = ("root", "timestamp", "snapshot", "targets")
 
@@ -102,7 +103,7 @@ class VerifiedRepository:
             cached.parent.mkdir(parents=True, exist_ok=True)
             self._updater.download_target(target, str(cached), targets_url)
             sync_file(cached)
-        return cached.read_bytes()
+        return read_regular(cached)
 
     def first_expiry(self) -> float:
         """Return when the first of the top-level roles expires, in Unix seconds."""
@@ -110,7 +111,7 @@ class VerifiedRepository:
 
     def news(self) -> dict[str, str | None]:
         """Return the addresses that tell of news: the timestamp's SHA-256, and None for a root that is not yet."""
-        timestamp = sha256_hex(self._file("timestamp").read_bytes())
+        timestamp = sha256_hex(read_regular(self._file("timestamp")))
         return {
             f"{self._url}timestamp.json": timestamp,
             f"{self._url}{self._signed('root').version + 1}.root.json": None,
