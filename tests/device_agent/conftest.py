@@ -10,6 +10,7 @@ import ipaddress
 import itertools
 import json
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -781,3 +782,21 @@ def refusal():
         return raised.value.cause, raised.value.message
 
     return of
+
+
+@pytest.fixture(scope="session")
+def with_the_c_client(tmp_path_factory):
+    """Compile a program of this folder together with the C client, every warning an error, with sanitizers."""
+
+    def compiled(source):
+        compiler = shutil.which("gcc") or shutil.which("clang")
+        if compiler is None:
+            pytest.skip("there is neither gcc nor clang")
+        made = tmp_path_factory.mktemp("c") / "client"
+        client = Path(__file__).parents[2] / "firmware" / "client"
+        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1", "-fsanitize=address,undefined"]
+        sources = [Path(__file__).parent / source, client / "edgefleet_client.c"]
+        subprocess.run([compiler, *flags, f"-I{client}", "-o", made, *sources], check=True)
+        return made
+
+    return compiled

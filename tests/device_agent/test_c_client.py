@@ -2,9 +2,7 @@
 """The C client against the real worker, compiled with every warning as an error and with sanitizers."""
 
 import os
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -14,19 +12,10 @@ from device_agent.client import InferenceClient
 from device_agent.core.serving import Died, ModelRef, PlannedModel, ServingPlan
 from edgefleet.contracts.messages import RunningRelease
 
-CLIENT = Path(__file__).parents[2] / "firmware" / "client"
-FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1", "-fsanitize=address,undefined"]
-
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("there is neither gcc nor clang")
-    made = tmp_path_factory.mktemp("c") / "client"
-    sources = [Path(__file__).parent / "c_client.c", CLIENT / "edgefleet_client.c"]
-    subprocess.run([compiler, *FLAGS, f"-I{CLIENT}", "-o", made, *sources], check=True)
-    return made
+def program(with_the_c_client):
+    return with_the_c_client("c_client.c")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import os
 import random
-import shutil
 import socket
 import struct
 import subprocess
@@ -22,8 +21,6 @@ from device_agent.inference_protocol import ANSWER_RING_BODY, AnswerFrame, Tenso
 from device_agent.shared_memory import ANSWERED, HEAD_BYTES, REQUEST_SIZE
 from edgefleet.contracts.errors import UnreachableError
 
-CLIENT = Path(__file__).parents[2] / "firmware" / "client"
-FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-g", "-O1", "-fsanitize=address,undefined"]
 #: Ends a test that fails.
 LIMIT_S = 120.0
 AREA, CALLS, INPUT_BYTES, TIMEOUT_MS = 1 << 16, 12, 40_000, 150
@@ -141,14 +138,8 @@ def worker(folder, behave):
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    compiler = shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("there is neither gcc nor clang")
-    made = tmp_path_factory.mktemp("c") / "client"
-    sources = [Path(__file__).parent / "c_hostile_client.c", CLIENT / "edgefleet_client.c"]
-    subprocess.run([compiler, *FLAGS, f"-I{CLIENT}", "-o", made, *sources], check=True)
-    return made
+def program(with_the_c_client):
+    return with_the_c_client("c_hostile_client.c")
 
 
 def ran(program, path, *, share=AREA, timeout_ms=TIMEOUT_MS, calls=CALLS, size_bytes=INPUT_BYTES):
