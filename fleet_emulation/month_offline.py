@@ -26,8 +26,8 @@ from edgefleet.contracts.messages import (
 )
 from edgefleet.contracts.topics import Channel, topic
 from fleet_emulation.reporting_rig import DEVICE, TENANT
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.telemetry_store import Arrival, TelemetryStore
+from fleet_server.adapters.storage.database import Database
+from fleet_server.adapters.telemetry.telemetry_store import Arrival, TelemetryStore
 
 _MINUTE_S = 60.0
 _BATCH = 100

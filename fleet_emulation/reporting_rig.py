@@ -21,9 +21,9 @@ from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Gap
 from fleet_emulation.broker import Broker, wait_for_port
 from fleet_emulation.processes import Program
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.mqtt_link import BrokerTls, MqttLink, parse_broker
-from fleet_server.adapters.telemetry_store import TelemetryStore
+from fleet_server.adapters.storage.database import Database
+from fleet_server.adapters.telemetry.mqtt_link import BrokerTls, MqttLink, parse_broker
+from fleet_server.adapters.telemetry.telemetry_store import TelemetryStore
 
 TENANT = "acme"
 DEVICE = "dev-1"

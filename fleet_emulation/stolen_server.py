@@ -22,9 +22,9 @@ from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Hint, encode_message
 from edgefleet.contracts.topics import topic
 from edgefleet.contracts.tuf_custom import Assignment, to_custom
-from fleet_server.adapters.key_files import load_signer
-from fleet_server.core.delegation import production_role
-from fleet_server.core.tuf_types import Metadata, MetaFile, Signer, Snapshot, TargetFile, Targets, Timestamp
+from fleet_server.adapters.keys.key_files import load_signer
+from fleet_server.core.trust.delegation import production_role
+from fleet_server.core.trust.tuf_types import Metadata, MetaFile, Signer, Snapshot, TargetFile, Targets, Timestamp
 
 _LIFETIME = timedelta(days=7)
 _PUBLISH_LIMIT_S = 10.0

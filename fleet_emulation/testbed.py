@@ -30,8 +30,8 @@ from fleet_emulation.broker import Broker, BrokerKind
 from fleet_emulation.command import edgefleet, require
 from fleet_emulation.listeners import Listener, listeners
 from fleet_emulation.processes import Program
-from fleet_server.adapters.api_client import ApiClient
-from fleet_server.adapters.home import Home
+from fleet_server.adapters.access.api_client import ApiClient
+from fleet_server.adapters.access.home import Home
 
 TENANT = "demo"
 PRODUCT = "digits"

@@ -9,7 +9,7 @@ import msgspec
 
 from edgefleet.contracts.errors import EdgeFleetError
 from fleet_emulation.demo.stage import Stage
-from fleet_server.adapters.device_register import DeviceRecord
+from fleet_server.adapters.devices.device_register import DeviceRecord
 from fleet_server.api.documents import FleetEvent, RolloutStatus
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from fleet_emulation.demo.stage import Stage
 from fleet_emulation.stolen_server import StolenServer
 from fleet_emulation.testbed import PRODUCT, TENANT
 from fleet_server.api.documents import RolloutStatus
-from fleet_server.core.gate import Finding
+from fleet_server.core.rollouts.gate import Finding
 
 _ROLLOUT_LIMIT_S = 240.0
 _STORY_LIMIT_S = 120.0

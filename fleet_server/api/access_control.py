@@ -9,7 +9,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import Request
 
 from edgefleet.contracts.errors import InputError, NotAllowedError
-from fleet_server.adapters.access import RANK, Caller, Role, find_caller
+from fleet_server.adapters.access.tokens import RANK, Caller, Role, find_caller
 from fleet_server.api.parts import ServerParts
 
 COOKIE = "edgefleet_session"

@@ -28,9 +28,9 @@ from edgefleet.contracts.enrolment import (
     SignedRenewal,
 )
 from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
-from fleet_server.adapters.certificates import read_peer
-from fleet_server.adapters.director import DirectorFiles
-from fleet_server.adapters.image_repository import director_root
+from fleet_server.adapters.devices.director import DirectorFiles
+from fleet_server.adapters.keys.certificates import read_peer
+from fleet_server.adapters.releases.image_repository import director_root
 from fleet_server.api.access_control import read_body
 from fleet_server.api.image_files import image_metadata_answer, image_target_path, metadata_answer
 from fleet_server.api.parts import ServerParts

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from edgefleet.contracts.manifest import Fact
 from edgefleet.contracts.names import Name, Sha256, Version
-from fleet_server.adapters.device_register import DeviceRecord
-from fleet_server.adapters.problems import MEDIA_TYPE, Problem
-from fleet_server.core.gate import Verdict
+from fleet_server.adapters.access.problems import MEDIA_TYPE, Problem
+from fleet_server.adapters.devices.device_register import DeviceRecord
+from fleet_server.core.rollouts.gate import Verdict
 
 
 class Invitation(Fact, frozen=True, kw_only=True):

@@ -4,9 +4,9 @@
 from sqlalchemy.engine import Connection
 
 from edgefleet.contracts.software import SOFTWARE_NAME
-from fleet_server.adapters.device_register import list_devices
-from fleet_server.adapters.fitness import unfit_devices
-from fleet_server.adapters.rollout_store import (
+from fleet_server.adapters.devices.device_register import list_devices
+from fleet_server.adapters.releases.fitness import unfit_devices
+from fleet_server.adapters.rollouts.rollout_store import (
     bundles_by_profile,
     enrolled_devices,
     find_rollout,
@@ -24,7 +24,7 @@ from fleet_server.api.documents import (
     RolloutStatus,
 )
 from fleet_server.api.parts import ServerParts
-from fleet_server.core.rollout import DeviceEvidence, last_wave
+from fleet_server.core.rollouts.rollout import DeviceEvidence, last_wave
 
 _EVENTS_SHOWN = 50
 

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import NotFoundError
-from fleet_server.adapters.image_repository import served_metadata
+from fleet_server.adapters.releases.image_repository import served_metadata
 from fleet_server.api.parts import ServerParts
 
 _TARGET_PATH = re.compile(r"[a-z0-9][a-z0-9_-]*/[a-z0-9][a-z0-9.-]*/[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]*")

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from fleet_server.adapters.access import create_token, find_caller, hash_secret
+from fleet_server.adapters.access.tokens import create_token, find_caller, hash_secret
 from fleet_server.api.access_control import COOKIE, identify, read_body
 from fleet_server.api.parts import ServerParts
 

@@ -5,23 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgefleet.contracts.enrolment import BrokerAddress
-from fleet_server.adapters.approval_desk import ApprovalDesk
-from fleet_server.adapters.capture_store import CaptureStore
-from fleet_server.adapters.check_ins import CheckIns
-from fleet_server.adapters.data_folder import DataFolder, ServerSettings
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.device_certificates import DeviceCertificates
-from fleet_server.adapters.device_register import DeviceRegister
-from fleet_server.adapters.director import Director
-from fleet_server.adapters.image_repository import ImageRepository
-from fleet_server.adapters.mqtt_link import LinkStatus, MqttLink
-from fleet_server.adapters.poll_times import PollTimes
-from fleet_server.adapters.quarantines import Quarantines
-from fleet_server.adapters.release_store import ReleaseStore
-from fleet_server.adapters.rollout_engine import RolloutEngine
-from fleet_server.adapters.signer_process import SignerProcess
-from fleet_server.adapters.telemetry_store import TelemetryStore
-from fleet_server.adapters.update_export import UpdateExport
+from fleet_server.adapters.devices.check_ins import CheckIns
+from fleet_server.adapters.devices.device_certificates import DeviceCertificates
+from fleet_server.adapters.devices.device_register import DeviceRegister
+from fleet_server.adapters.devices.director import Director
+from fleet_server.adapters.devices.poll_times import PollTimes
+from fleet_server.adapters.devices.quarantines import Quarantines
+from fleet_server.adapters.keys.signer_process import SignerProcess
+from fleet_server.adapters.releases.approval_desk import ApprovalDesk
+from fleet_server.adapters.releases.image_repository import ImageRepository
+from fleet_server.adapters.releases.release_store import ReleaseStore
+from fleet_server.adapters.releases.update_export import UpdateExport
+from fleet_server.adapters.rollouts.rollout_engine import RolloutEngine
+from fleet_server.adapters.storage.data_folder import DataFolder, ServerSettings
+from fleet_server.adapters.storage.database import Database
+from fleet_server.adapters.telemetry.capture_store import CaptureStore
+from fleet_server.adapters.telemetry.mqtt_link import LinkStatus, MqttLink
+from fleet_server.adapters.telemetry.telemetry_store import TelemetryStore
 
 
 @dataclass

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgefleet.contracts.errors import EdgeFleetError, InputError, NotAllowedError, NotFoundError
-from fleet_server.adapters.problems import MEDIA_TYPE, describe_problem
+from fleet_server.adapters.access.problems import MEDIA_TYPE, describe_problem
 
 
 def problem_answer(

@@ -20,8 +20,8 @@ def show(home: HomeOption = None, as_json: JsonOption = False) -> None:
     import msgspec
 
     from edgefleet.contracts.errors import TrustError
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
     from fleet_server.core.audit_chain import AuditEntry, first_broken
 
     entries: list[dict[str, Any]] = []

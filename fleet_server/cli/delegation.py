@@ -4,11 +4,11 @@
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import ConflictError
 from edgefleet.contracts.files import read_file
-from fleet_server.adapters.api_client import ApiClient
-from fleet_server.adapters.data_folder import DataFolder, Listening
-from fleet_server.adapters.home import Home, Login, read_token
-from fleet_server.adapters.provision import ProductDelegation, delegate_product, publish_targets_offline
-from fleet_server.core.tuf_types import Signer
+from fleet_server.adapters.access.api_client import ApiClient
+from fleet_server.adapters.access.home import Home, Login, read_token
+from fleet_server.adapters.keys.provision import ProductDelegation, delegate_product, publish_targets_offline
+from fleet_server.adapters.storage.data_folder import DataFolder, Listening
+from fleet_server.core.trust.tuf_types import Signer
 
 
 def publish_delegation(folder: DataFolder, home: Home, signer: Signer, delegation: ProductDelegation) -> None:

@@ -24,9 +24,9 @@ def invite(
     """Make a one-time ticket with which a device enrols: edgefleet-agent enrol --ticket FILE."""
     import msgspec
 
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.private_files import check_absent, write_secret
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.storage.private_files import check_absent, write_secret
 
     check_absent(output)
     with ApiClient(Home(home).login()) as client:
@@ -39,8 +39,8 @@ def invite(
 @app.command("list", epilog="Example: edgefleet devices list --json")
 def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all devices: connection, running release, status."""
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         found = client.get("devices")
@@ -54,8 +54,8 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one device and its recent events."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         device = client.get(f"devices/{segment(name)}")
@@ -76,8 +76,8 @@ def grace(
     as_json: JsonOption = False,
 ) -> None:
     """Let a device whose certificate has lapsed renew it all the same, for some days."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         device = client.post(f"devices/{segment(name)}/grace", {"days": days})
@@ -94,8 +94,8 @@ def lift(
     as_json: JsonOption = False,
 ) -> None:
     """Let a device try a release once more that it refused, or went back from: a signed order ends its quarantine."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         found = client.post(f"devices/{segment(device)}/lift", {"name": name, "version": version})
@@ -111,8 +111,8 @@ def decommission(
     as_json: JsonOption = False,
 ) -> None:
     """Take a device out of the fleet for good: its certificate ends, and nothing is signed for it any more."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
 
     if not yes and not typer.confirm(f"Take {name} out of the fleet for good?", err=True):
         raise typer.Exit(1)

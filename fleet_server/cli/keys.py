@@ -23,8 +23,8 @@ def create(
     """Make an Ed25519 signing key. Only its public part (NAME.pub.json) is ever handed on."""
     from edgefleet.contracts.errors import InputError
     from edgefleet.contracts.names import is_name
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.key_files import create_key
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.keys.key_files import create_key
 
     if not is_name(name):
         raise InputError(f"'{name}' cannot name a key", hint="use lowercase letters, digits, '-' and '_'")
@@ -58,10 +58,10 @@ def delegate(
 
     A server that runs on the folder gets the new metadata through its API, with the admin's token.
     """
-    from fleet_server.adapters.data_folder import DataFolder
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.key_files import load_signer, read_public_key
-    from fleet_server.adapters.provision import ProductDelegation
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.keys.key_files import load_signer, read_public_key
+    from fleet_server.adapters.keys.provision import ProductDelegation
+    from fleet_server.adapters.storage.data_folder import DataFolder
     from fleet_server.cli.delegation import publish_delegation
 
     person = Home(home)

@@ -29,9 +29,9 @@ def log_in(
     own on this first use. Compare the printed SHA-256 with the administrator's.
     """
     from edgefleet.contracts.files import read_file
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.approver import pin_root
-    from fleet_server.adapters.home import Home, Login, read_token
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home, Login, read_token
+    from fleet_server.adapters.releases.approver import pin_root
 
     person = Home(home)
     wanted = Login(server=server.strip().rstrip("/"), token=read_token(token_file))

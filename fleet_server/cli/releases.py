@@ -43,9 +43,9 @@ def publish(
     from edgefleet.contracts.files import read_file
     from edgefleet.contracts.policy import read_policy
     from edgefleet.contracts.wheel_set import open_wheel_set
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
-    from fleet_server.core.release_rules import check_files
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.core.trust.release_rules import check_files
 
     policy_bytes = read_file(policy, "the policy")
     opened = [open_wheel_set(path) if kind is Kind.SOFTWARE else _open_bundle(path) for path in files]
@@ -73,10 +73,10 @@ def approve(
 
     Once the product's threshold of approvers has signed, the server publishes the release.
     """
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.approver import prepare_approval, send_approval
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.key_files import load_signer
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.keys.key_files import load_signer
+    from fleet_server.adapters.releases.approver import prepare_approval, send_approval
 
     person = Home(home)
     with ApiClient(person.login()) as client:
@@ -92,8 +92,8 @@ def approve(
 @app.command("list", epilog="Example: edgefleet releases list")
 def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List all releases, the newest first."""
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         found = client.get("releases")
@@ -103,8 +103,8 @@ def list_(home: HomeOption = None, as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: edgefleet releases show doorbell 1.2.0")
 def show(name: NameArgument, version: VersionArgument, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Show one release: its bundles, and its approvals."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         found = client.get(f"releases/{segment(name)}/{segment(version)}")
@@ -122,9 +122,9 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write the newest orders of devices without a network, with all they need: edgefleet-agent import FILE."""
-    from fleet_server.adapters.api_client import ApiClient, segment
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.private_files import check_absent
+    from fleet_server.adapters.access.api_client import ApiClient, segment
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.storage.private_files import check_absent
 
     check_absent(output)
     with ApiClient(Home(home).login()) as client:

@@ -87,14 +87,14 @@ def _order(home: HomeOption, rollout_id: str, order: str, as_json: bool) -> None
 
 
 def _path(rollout_id: str) -> str:
-    from fleet_server.adapters.api_client import segment
+    from fleet_server.adapters.access.api_client import segment
 
     return f"rollouts/{segment(rollout_id)}"
 
 
 def _call(home: HomeOption, method: str, path: str, document: object = None) -> Any:
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
 
     with ApiClient(Home(home).login()) as client:
         return client.get(path) if method == "GET" else client.post(path, document)

@@ -29,8 +29,8 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Make a new server: offline keys for the administrator, online keys for the signer, certificates, a token."""
-    from fleet_server.adapters.data_folder import DataFolder
-    from fleet_server.adapters.provision import init_server
+    from fleet_server.adapters.keys.provision import init_server
+    from fleet_server.adapters.storage.data_folder import DataFolder
 
     hosts = list(dict.fromkeys(["127.0.0.1", "localhost", *(host or [])]))
     init_server(
@@ -90,9 +90,9 @@ def token(
     as_json: JsonOption = False,
 ) -> None:
     """Make an API token for a person or a program; only admins may."""
-    from fleet_server.adapters.api_client import ApiClient
-    from fleet_server.adapters.home import Home
-    from fleet_server.adapters.private_files import check_absent, write_secret
+    from fleet_server.adapters.access.api_client import ApiClient
+    from fleet_server.adapters.access.home import Home
+    from fleet_server.adapters.storage.private_files import check_absent, write_secret
 
     check_absent(output)
     with ApiClient(Home(home).login()) as client:

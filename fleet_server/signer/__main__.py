@@ -12,9 +12,9 @@ import msgspec
 from tuf.api.exceptions import RepositoryError
 
 from edgefleet.contracts.errors import EdgeFleetError
-from fleet_server.adapters.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate
-from fleet_server.adapters.key_files import load_signer
-from fleet_server.core.tuf_types import Metadata, Root
+from fleet_server.adapters.keys.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate
+from fleet_server.adapters.keys.key_files import load_signer
+from fleet_server.core.trust.tuf_types import Metadata, Root
 from fleet_server.signer.requests import Refused, decode_request, receive_frame, send_frame
 from fleet_server.signer.service import SignerService
 

@@ -10,7 +10,7 @@
 from datetime import UTC, datetime
 
 from edgefleet.contracts.errors import CertificateLapsedError, DeviceDecommissionedError, NotAllowedError
-from fleet_server.adapters.renewal_proof import ProvedRenewal
+from fleet_server.adapters.devices.renewal_proof import ProvedRenewal
 
 
 def check_enrolment(device: str, profile: str, *, known_profile: str | None) -> None:

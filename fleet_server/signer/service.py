@@ -24,12 +24,12 @@ from edgefleet.contracts.canonical import sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError, PolicyError, RefusedError, TrustError
 from edgefleet.contracts.policy import PinnedPolicy, read_policy
 from edgefleet.contracts.tuf_custom import Assignment, ReleaseCustom, SoftwareCustom, to_custom
-from fleet_server.adapters.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate, issue_device
-from fleet_server.adapters.private_files import write_file
-from fleet_server.adapters.renewal_proof import read_proof
-from fleet_server.core.approved import ApprovedSet, ApprovedTarget, verify_approvals
-from fleet_server.core.cohort import cap_at
-from fleet_server.core.tuf_types import Metadata, MetaFile, Root, Signer, Snapshot, TargetFile, Targets, Timestamp
+from fleet_server.adapters.devices.renewal_proof import read_proof
+from fleet_server.adapters.keys.certificates import DEVICE_CERTIFICATE_DAYS, KeyedCertificate, issue_device
+from fleet_server.adapters.storage.private_files import write_file
+from fleet_server.core.rollouts.cohort import cap_at
+from fleet_server.core.trust.approved import ApprovedSet, ApprovedTarget, verify_approvals
+from fleet_server.core.trust.tuf_types import Metadata, MetaFile, Root, Signer, Snapshot, TargetFile, Targets, Timestamp
 from fleet_server.signer.certificate_rules import check_enrolment, check_not_decommissioned, check_renewal
 from fleet_server.signer.journal import (
     AssignmentSigned,

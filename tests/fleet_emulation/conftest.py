@@ -21,8 +21,8 @@ from fleet_emulation.live_stream import LiveStream
 from fleet_emulation.processes import Program
 from fleet_emulation.rehearsal import Rehearsal
 from fleet_emulation.testbed import ServerReady, Testbed, module
-from fleet_server.adapters.api_client import ApiClient
-from fleet_server.adapters.home import Home
+from fleet_server.adapters.access.api_client import ApiClient
+from fleet_server.adapters.access.home import Home
 
 #: Ends a test that fails; a machine that does much else needs some of it for the start of a process.
 LIMIT_S = 300.0

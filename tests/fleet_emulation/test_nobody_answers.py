@@ -11,7 +11,7 @@ import pytest
 
 from fleet_emulation.rehearsal import wait_until
 from fleet_emulation.testbed import Testbed
-from fleet_server.adapters.home import Home, Login
+from fleet_server.adapters.access.home import Home, Login
 
 HashOf = Callable[[Path], str]
 Tell = Callable[..., tuple[int, str]]

@@ -13,7 +13,7 @@ from device_agent.adapters.storage.capture_folder import CaptureFolder
 from edgefleet.contracts.capture import CapturedInput, CapturedTensor
 from edgefleet.contracts.errors import MessageError, NotAllowedError, StorageError
 from edgefleet.contracts.messages import RunningRelease
-from fleet_server.adapters.capture_store import CaptureStore
+from fleet_server.adapters.telemetry.capture_store import CaptureStore
 
 
 def captured(at: float = 1.0) -> bytes:

@@ -21,7 +21,7 @@ from device_agent.adapters.network.https import ServerConnection
 from device_agent.adapters.system.hardware import facts_to_tell, hardware_facts
 from edgefleet.contracts.enrolment import HardwareFacts
 from edgefleet.contracts.errors import UnreachableError
-from fleet_server.core.instance_chain import InstanceChain, present
+from fleet_server.core.devices.instance_chain import InstanceChain, present
 
 
 @dataclass

@@ -15,11 +15,11 @@ from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import ConflictError, PolicyError
 from edgefleet.contracts.policy import GateRule, Policy, RolloutPolicy, WaveRule
 from fleet_server.core.audit_chain import GENESIS, AuditEntry, entry_hash, first_broken
-from fleet_server.core.cohort import cap_at, cohort_order, devices_to_assign, draw_holdout, wave_size
-from fleet_server.core.gate import Figures, WaveEvidence, judge
-from fleet_server.core.release_rules import check_release
-from fleet_server.core.rollout import DeviceEvidence, Rollout, carry_out, step
-from fleet_server.core.watermark import advance
+from fleet_server.core.rollouts.cohort import cap_at, cohort_order, devices_to_assign, draw_holdout, wave_size
+from fleet_server.core.rollouts.gate import Figures, WaveEvidence, judge
+from fleet_server.core.rollouts.rollout import DeviceEvidence, Rollout, carry_out, step
+from fleet_server.core.telemetry.watermark import advance
+from fleet_server.core.trust.release_rules import check_release
 
 NAMES = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True), unique=True, max_size=40)
 POLICY = RolloutPolicy(

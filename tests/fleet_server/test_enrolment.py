@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from edgefleet.contracts.enrolment import EnrolmentTicket
-from fleet_server.adapters.certificates import KeyedCertificate, issue_client
+from fleet_server.adapters.keys.certificates import KeyedCertificate, issue_client
 
 
 @pytest.fixture(name="server")

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from edgefleet.contracts.enrolment import EnrolmentTicket
 from edgefleet.contracts.errors import EdgeFleetError
 from edgefleet.contracts.messages import Event, Message, ModelWindow, RunningRelease, State, Telemetry, encode_message
-from fleet_server.adapters.certificates import create_authority, issue_device
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.mqtt_link import MqttLink
-from fleet_server.adapters.rollout_store import find_rollout, read_evidence
-from fleet_server.adapters.telemetry_store import Arrival, TelemetryStore
-from fleet_server.core.gate import Figures
-from fleet_server.core.rollout import DeviceEvidence, Rollout, step
+from fleet_server.adapters.keys.certificates import create_authority, issue_device
+from fleet_server.adapters.rollouts.rollout_store import find_rollout, read_evidence
+from fleet_server.adapters.storage.database import Database
+from fleet_server.adapters.telemetry.mqtt_link import MqttLink
+from fleet_server.adapters.telemetry.telemetry_store import Arrival, TelemetryStore
+from fleet_server.core.rollouts.gate import Figures
+from fleet_server.core.rollouts.rollout import DeviceEvidence, Rollout, step
 
 OLD = RunningRelease(name="digits", version="1.0.0", bundle_sha256="1" * 64)
 NEW = RunningRelease(name="digits", version="2.0.0", bundle_sha256="2" * 64)

@@ -17,8 +17,8 @@ from edgefleet.contracts.messages import (
     Telemetry,
     encode_message,
 )
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.telemetry_store import Arrival, Mark, TelemetryStore
+from fleet_server.adapters.storage.database import Database
+from fleet_server.adapters.telemetry.telemetry_store import Arrival, Mark, TelemetryStore
 
 RELEASE = RunningRelease(name="digits", version="1.0.0", bundle_sha256="b" * 64)
 EPOCH = "0" * 16

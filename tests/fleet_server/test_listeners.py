@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from fleet_server.adapters.listeners import listen
+from fleet_server.adapters.access.listeners import listen
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

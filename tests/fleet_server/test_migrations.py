@@ -12,8 +12,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from edgefleet.contracts.errors import ConflictError
-from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
-from fleet_server.adapters.schema import metadata
+from fleet_server.adapters.storage.database import MIGRATIONS, REVISION, Database
+from fleet_server.adapters.storage.schema import metadata
 
 ROWS = 3
 

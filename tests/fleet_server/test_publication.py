@@ -15,16 +15,16 @@ from securesystemslib.signer import CryptoSigner
 from edgefleet.contracts.canonical import sha256_file
 from edgefleet.contracts.errors import ConflictError, TrustError
 from edgefleet.contracts.tuf_custom import Standing, to_custom
-from fleet_server.adapters.approval_desk import ApprovalDesk
-from fleet_server.adapters.data_folder import DataFolder
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.image_repository import ImageRepository
-from fleet_server.adapters.key_files import create_key, load_signer
-from fleet_server.adapters.provision import ProductDelegation, delegate_product
-from fleet_server.adapters.release_store import ReleaseStore
-from fleet_server.adapters.signer_process import SignerProcess
-from fleet_server.core.delegation import APPROVAL_LIFETIME, add_release, release_targets
-from fleet_server.core.tuf_types import Delegations, Metadata, Snapshot, Targets, Timestamp
+from fleet_server.adapters.keys.key_files import create_key, load_signer
+from fleet_server.adapters.keys.provision import ProductDelegation, delegate_product
+from fleet_server.adapters.keys.signer_process import SignerProcess
+from fleet_server.adapters.releases.approval_desk import ApprovalDesk
+from fleet_server.adapters.releases.image_repository import ImageRepository
+from fleet_server.adapters.releases.release_store import ReleaseStore
+from fleet_server.adapters.storage.data_folder import DataFolder
+from fleet_server.adapters.storage.database import Database
+from fleet_server.core.trust.delegation import APPROVAL_LIFETIME, add_release, release_targets
+from fleet_server.core.trust.tuf_types import Delegations, Metadata, Snapshot, Targets, Timestamp
 
 
 def test_what_is_recalled_stays_recalled_in_the_next_release() -> None:

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.release_store import ReleaseStore
-from fleet_server.adapters.rollout_engine import RolloutEngine
+from fleet_server.adapters.releases.release_store import ReleaseStore
+from fleet_server.adapters.rollouts.rollout_engine import RolloutEngine
+from fleet_server.adapters.storage.database import Database
 
 
 class Untouched:

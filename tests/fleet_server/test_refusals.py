@@ -19,9 +19,9 @@ from alembic.script import ScriptDirectory
 from edgefleet.cli.main import run, verbs
 from edgefleet.contracts.canonical import canonical_json, sha256_hex
 from edgefleet.contracts.errors import EdgeFleetError
-from fleet_server.adapters.database import MIGRATIONS, REVISION, Database
-from fleet_server.adapters.problems import describe_problem, error_class
-from fleet_server.adapters.schema import metadata
+from fleet_server.adapters.access.problems import describe_problem, error_class
+from fleet_server.adapters.storage.database import MIGRATIONS, REVISION, Database
+from fleet_server.adapters.storage.schema import metadata
 
 
 @pytest.fixture(name="server")

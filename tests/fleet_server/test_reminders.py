@@ -7,11 +7,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.order_store import Hinted
-from fleet_server.adapters.release_store import ReleaseStore
-from fleet_server.adapters.rollout_engine import RolloutEngine
-from fleet_server.core.reminders import Waiting, remind
+from fleet_server.adapters.devices.order_store import Hinted
+from fleet_server.adapters.releases.release_store import ReleaseStore
+from fleet_server.adapters.rollouts.rollout_engine import RolloutEngine
+from fleet_server.adapters.storage.database import Database
+from fleet_server.core.rollouts.reminders import Waiting, remind
 
 LOOKS = st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 3)), max_size=60)
 

@@ -31,7 +31,7 @@ from device_agent.upkeep.in_process import InProcessUpkeep
 from edgefleet.contracts.enrolment import RENEWAL_PURPOSE, RenewalRequest, SignedRenewal
 from edgefleet.contracts.errors import UnreachableError
 from edgefleet.contracts.messages import Event, Message, decode_message
-from fleet_server.adapters.certificates import create_authority, issue_device
+from fleet_server.adapters.keys.certificates import create_authority, issue_device
 
 #: Long enough for an enrolment, and over soon after.
 MOMENT_DAYS = "1e-5"

@@ -16,13 +16,13 @@ from edgefleet.contracts.bundle import open_bundle
 from edgefleet.contracts.errors import PolicyError, StorageError, TrustError, UnreachableError
 from edgefleet.contracts.policy import read_policy
 from edgefleet.contracts.tuf_custom import SoftwareCustom, read_assignment
-from fleet_server.adapters.data_folder import DataFolder
-from fleet_server.adapters.database import Database
-from fleet_server.adapters.key_files import create_key, load_signer
-from fleet_server.adapters.provision import ProductDelegation, delegate_product, init_server
-from fleet_server.adapters.signer_process import SignerProcess
-from fleet_server.core.delegation import APPROVAL_LIFETIME, ReleaseTarget, add_release, release_targets
-from fleet_server.core.tuf_types import Metadata, Targets
+from fleet_server.adapters.keys.key_files import create_key, load_signer
+from fleet_server.adapters.keys.provision import ProductDelegation, delegate_product, init_server
+from fleet_server.adapters.keys.signer_process import SignerProcess
+from fleet_server.adapters.storage.data_folder import DataFolder
+from fleet_server.adapters.storage.database import Database
+from fleet_server.core.trust.delegation import APPROVAL_LIFETIME, ReleaseTarget, add_release, release_targets
+from fleet_server.core.trust.tuf_types import Metadata, Targets
 from fleet_server.signer.journal import AssignmentSigned, CertificateIssued, Journal
 from fleet_server.signer.requests import OpenRollout, SignAssignment, SignCertificate, SignSnapshot
 

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import InputError, NotFoundError
-from fleet_server.adapters.access import Caller, create_token
-from fleet_server.adapters.audit_log import append_audit, read_audit
-from fleet_server.adapters.image_repository import newest_root
+from fleet_server.adapters.access.audit_log import append_audit, read_audit
+from fleet_server.adapters.access.tokens import Caller, create_token
+from fleet_server.adapters.releases.image_repository import newest_root
 from fleet_server.api.access_control import require
 from fleet_server.api.documents import (
     NewToken,
@@ -25,7 +25,7 @@ from fleet_server.api.documents import (
 from fleet_server.api.parts import ServerParts
 from fleet_server.api.routes.conventions import JSON, PREFIX, Body
 from fleet_server.core.audit_chain import AuditEntry
-from fleet_server.core.delegation import read_targets
+from fleet_server.core.trust.delegation import read_targets
 
 
 def add_routes(app: FastAPI, parts: ServerParts) -> None:

@@ -7,9 +7,9 @@ from starlette.responses import Response
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.enrolment import EnrolmentTicket
 from edgefleet.contracts.errors import InputError
-from fleet_server.adapters.access import Caller
-from fleet_server.adapters.device_register import DeviceRecord, find_device, list_devices
-from fleet_server.adapters.image_repository import newest_root
+from fleet_server.adapters.access.tokens import Caller
+from fleet_server.adapters.devices.device_register import DeviceRecord, find_device, list_devices
+from fleet_server.adapters.releases.image_repository import newest_root
 from fleet_server.api.access_control import require
 from fleet_server.api.documents import (
     GraceWish,

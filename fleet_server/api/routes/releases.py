@@ -13,8 +13,8 @@ from starlette.responses import FileResponse, Response
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import InputError, NotFoundError
 from edgefleet.contracts.names import SHA256_PATTERN
-from fleet_server.adapters.access import Caller
-from fleet_server.adapters.release_store import ReleaseRecord, find_release, list_releases
+from fleet_server.adapters.access.tokens import Caller
+from fleet_server.adapters.releases.release_store import ReleaseRecord, find_release, list_releases
 from fleet_server.api.access_control import require
 from fleet_server.api.documents import (
     ExportWish,
@@ -29,8 +29,8 @@ from fleet_server.api.documents import (
 from fleet_server.api.image_files import image_metadata_answer, image_target_path
 from fleet_server.api.parts import ServerParts
 from fleet_server.api.routes.conventions import BYTES, JSON, PREFIX, Body
-from fleet_server.core.delegation import read_targets
-from fleet_server.core.tuf_types import Targets
+from fleet_server.core.trust.delegation import read_targets
+from fleet_server.core.trust.tuf_types import Targets
 
 
 def add_routes(app: FastAPI, parts: ServerParts) -> None:

@@ -6,8 +6,8 @@ from starlette.responses import Response
 
 from edgefleet.contracts.decoding import decode_json
 from edgefleet.contracts.errors import InputError
-from fleet_server.adapters.access import Caller
-from fleet_server.adapters.rollout_store import list_rollouts
+from fleet_server.adapters.access.tokens import Caller
+from fleet_server.adapters.rollouts.rollout_store import list_rollouts
 from fleet_server.api.access_control import require
 from fleet_server.api.documents import (
     NewRollout,
@@ -21,7 +21,7 @@ from fleet_server.api.fleet_view import (
 )
 from fleet_server.api.parts import ServerParts
 from fleet_server.api.routes.conventions import PREFIX, Body
-from fleet_server.core.rollout import Order
+from fleet_server.core.rollouts.rollout import Order
 
 
 def add_routes(app: FastAPI, parts: ServerParts) -> None:
